@@ -1,0 +1,63 @@
+//! Settings of the HTTP server, with their defaults.
+//!
+//! Plain data; it must not know flags, environment variables or files.
+
+use std::time::Duration;
+
+use crate::edge::origin::OriginError;
+
+/// Settings of a [`crate::Server`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Origins approved beside loopback, compared exactly.
+    pub cors_allow_origins: Vec<String>,
+    /// Host name under which the console is served, with everything below it.
+    pub tenant_domain: Option<String>,
+    /// More host names for the console.
+    pub allowed_hosts: Vec<String>,
+    /// Connections open at once; more are accepted and closed. Default 10,000.
+    pub max_connections: usize,
+    /// Longest request body in bytes. Default 8 MiB: a document of 1 MiB with every byte escaped.
+    pub max_body_bytes: usize,
+    /// Longest time for the head of a request, which is also how long a connection may idle.
+    /// Default 10 s.
+    pub head_timeout: Duration,
+    /// Longest time for a handler, once the body is read. Default 30 s.
+    pub request_timeout: Duration,
+    /// How long a shutdown waits for requests in progress. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            cors_allow_origins: Vec::new(),
+            tenant_domain: None,
+            allowed_hosts: Vec::new(),
+            max_connections: 10_000,
+            max_body_bytes: 8 * 1024 * 1024,
+            head_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a server was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// No address could be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The last address that was tried.
+        address: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An approved origin is not one.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+}

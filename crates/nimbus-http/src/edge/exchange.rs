@@ -1,0 +1,317 @@
+//! One request and its decision: what the audit log is told, exactly once.
+//!
+//! An exchange on the admin surface is concluded before its answer is sent. If it is dropped
+//! unconcluded (the client left, the handler was cancelled) the line is written then. This room
+//! must not decide anything; the gate and the handlers do.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use http::header::ORIGIN;
+use http::{Response, StatusCode, request::Parts};
+use nimbus_auth::{AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId};
+use nimbus_core::ErrorCode;
+
+use super::request_id::Ulid;
+use super::surface::{Target, classify};
+use crate::error::ApiError;
+
+/// The status in the audit line of a request whose client left before the answer.
+const CLIENT_LEFT: u16 = 499;
+
+/// The audit log and whether its last line went through.
+#[derive(Debug)]
+pub(crate) struct AuditTrail {
+    log: Arc<AuditLog>,
+    failing: AtomicBool,
+}
+
+impl AuditTrail {
+    pub(crate) fn new(log: Arc<AuditLog>) -> AuditTrail {
+        AuditTrail {
+            log,
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the last line could not be written. Protected calls are then refused before they
+    /// run; the line about the refusal tells whether the log works again.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, entry: &AuditEntry<'_>) -> bool {
+        let outcome = self.log.record(entry);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the audit log cannot be written; protected calls are refused");
+        }
+        self.failing.store(outcome.is_err(), Ordering::Relaxed);
+        outcome.is_ok()
+    }
+}
+
+/// What was decided so far.
+struct Decision {
+    scope: AuthScope,
+    method: Option<AuthMethod>,
+    success: bool,
+    reason: &'static str,
+    /// Whether the line was written: `None` before, then the outcome.
+    recorded: Option<bool>,
+}
+
+/// A request from its first check to its answer.
+pub(crate) struct Exchange {
+    /// Its name.
+    pub id: Ulid,
+    /// Where it goes.
+    pub target: Target,
+    shared_id: Option<RequestId>,
+    method: String,
+    path: String,
+    origin: Option<String>,
+    peer: SocketAddr,
+    trail: Arc<AuditTrail>,
+    decision: Mutex<Decision>,
+}
+
+impl Exchange {
+    /// Begins an exchange; nothing is decided yet.
+    pub(crate) fn begin(trail: &Arc<AuditTrail>, parts: &Parts, peer: SocketAddr) -> Exchange {
+        let id = Ulid::next();
+        let target = classify(parts.uri.path());
+        let audited = target.gated;
+        let origin = parts.headers.get(ORIGIN);
+        Exchange {
+            id,
+            shared_id: audited.then(|| id.shared()).flatten(),
+            method: if audited {
+                parts.method.to_string()
+            } else {
+                String::new()
+            },
+            path: if audited {
+                parts.uri.path().to_owned()
+            } else {
+                String::new()
+            },
+            origin: origin.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            peer,
+            target,
+            trail: Arc::clone(trail),
+            decision: Mutex::new(Decision {
+                scope: AuthScope::ServerAccess,
+                method: None,
+                success: false,
+                reason: "request.unfinished",
+                recorded: (!audited).then_some(true),
+            }),
+        }
+    }
+
+    /// The id as contexts carry it.
+    pub(crate) fn shared_id(&self) -> Option<&RequestId> {
+        self.shared_id.as_ref()
+    }
+
+    /// Whether protected calls must be refused because they could not be recorded.
+    pub(crate) fn audit_is_failing(&self) -> bool {
+        self.trail.is_failing()
+    }
+
+    /// The caller was let through.
+    pub(crate) fn allow(&self, method: AuthMethod) {
+        self.decide(AuthScope::ServerAccess, Some(method), true, "authorized");
+    }
+
+    /// The caller was refused for `reason`, by the credential check.
+    pub(crate) fn deny(&self, failure: &AuthFailure) {
+        self.decide(
+            AuthScope::ServerAccess,
+            failure.method(),
+            false,
+            failure.audit_reason(),
+        );
+    }
+
+    /// The request was refused before or beside the credential check.
+    pub(crate) fn refuse(&self, scope: AuthScope, reason: &'static str) {
+        self.decide(scope, None, false, reason);
+    }
+
+    /// Replaces the reason of an allowed call, for acts that have a name of their own
+    /// (nimbus.md 4: `token.rotated`, `server.shutdown_requested`).
+    pub(crate) fn note(&self, reason: &'static str) {
+        self.decision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reason = reason;
+    }
+
+    /// No decision is asked for: a CORS preflight carries no credential and reaches nothing.
+    pub(crate) fn exempt(&self) {
+        self.decision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recorded = Some(true);
+    }
+
+    fn decide(
+        &self,
+        scope: AuthScope,
+        method: Option<AuthMethod>,
+        success: bool,
+        reason: &'static str,
+    ) {
+        let mut decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = decision.recorded;
+        *decision = Decision {
+            scope,
+            method,
+            success,
+            reason,
+            recorded,
+        };
+    }
+
+    /// Writes the audit line for `response` unless it was written before, and returns what may be
+    /// sent: the response, or 503 when the line could not be written (design section 7).
+    pub(crate) fn conclude(&self, response: Response<Body>) -> Response<Body> {
+        if self.record(response.status()) {
+            return response;
+        }
+        let text = "the audit log cannot be written, so this call is not answered; if it was a \
+                    write it may have been carried out";
+        ApiError::new(ErrorCode::ServiceUnavailable, text).into_response(&self.id)
+    }
+
+    fn record(&self, status: StatusCode) -> bool {
+        let mut decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = decision.recorded {
+            return outcome;
+        }
+        let outcome = self.write(&decision, status.as_u16());
+        decision.recorded = Some(outcome);
+        outcome
+    }
+
+    fn write(&self, decision: &Decision, status: u16) -> bool {
+        self.trail.record(&AuditEntry {
+            ts: jiff::Timestamp::now(),
+            route_family: self.target.family,
+            tenant_id: self.target.tenant.as_ref(),
+            auth_scope: decision.scope,
+            auth_method: decision.method,
+            success: decision.success,
+            origin: self.origin.as_deref(),
+            reason: decision.reason,
+            method: &self.method,
+            path: &self.path,
+            status,
+            request_id: self.shared_id.as_ref(),
+            client_addr: Some(self.peer.ip().to_canonical()),
+        })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+        if decision.recorded.is_none() {
+            self.write(&decision, CLIENT_LEFT);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        trail: Arc<AuditTrail>,
+        path: std::path::PathBuf,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logs/access.jsonl");
+        let trail = Arc::new(AuditTrail::new(Arc::new(AuditLog::open(&path).unwrap())));
+        Fixture {
+            _dir: dir,
+            trail,
+            path,
+        }
+    }
+
+    impl Fixture {
+        fn begin(&self, path: &str) -> Exchange {
+            let request = http::Request::builder()
+                .uri(path)
+                .header("origin", "http://localhost:1");
+            let parts = request.body(()).unwrap().into_parts().0;
+            Exchange::begin(&self.trail, &parts, "127.0.0.1:9".parse().unwrap())
+        }
+
+        fn lines(&self) -> Vec<Json> {
+            let text = std::fs::read_to_string(&self.path).unwrap();
+            text.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
+        }
+    }
+
+    #[test]
+    fn one_line_per_exchange_however_often_it_is_concluded() {
+        let fixture = fixture();
+        let exchange = fixture.begin("/api/tenants/acme?secret=1");
+        exchange.allow(AuthMethod::LocalAdminBearer);
+        assert_eq!(
+            exchange.conclude(Response::new(Body::empty())).status(),
+            StatusCode::OK
+        );
+        exchange.conclude(Response::new(Body::empty()));
+        let id = exchange.id.as_str().to_owned();
+        drop(exchange);
+        let lines = fixture.lines();
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        assert_eq!(line["requestId"], id.as_str());
+        assert_eq!(line["tenantId"], "acme");
+        assert_eq!(line["status"], 200);
+        assert_eq!(line["success"], true);
+        assert_eq!(line["reason"], "authorized");
+        assert_eq!(line["authMethod"], "local_admin_bearer");
+        assert_eq!(line["routeFamily"], "native_api");
+        assert_eq!(line["path"], "/api/tenants/acme");
+        assert_eq!(line["origin"], "http://localhost:1");
+        assert_eq!(line["clientAddr"], "127.0.0.1");
+    }
+
+    #[test]
+    fn an_exchange_that_is_dropped_still_leaves_its_line() {
+        let fixture = fixture();
+        let exchange = fixture.begin("/debug/license/status");
+        exchange.allow(AuthMethod::LocalAdminHeader);
+        drop(exchange);
+        let lines = fixture.lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], CLIENT_LEFT);
+        assert_eq!(lines[0]["success"], true);
+    }
+
+    #[test]
+    fn open_surfaces_leave_no_line() {
+        let fixture = fixture();
+        for path in ["/health", "/", "/convex/demo/query"] {
+            let exchange = fixture.begin(path);
+            exchange.conclude(Response::new(Body::empty()));
+        }
+        assert_eq!(fixture.lines(), Vec::<Json>::new());
+    }
+}

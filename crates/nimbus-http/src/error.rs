@@ -1,0 +1,448 @@
+//! The error of this crate: what the caller is told, and what only the log is told.
+//!
+//! Every refusal on every path becomes an [`ApiError`] and leaves as the envelope of
+//! nimbus.md 2.11. Statuses come from [`crate::status`]; this room must not choose them.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use nimbus_auth::AuthFailure;
+use nimbus_core::{ErrorCode, JsonError, NameError};
+use nimbus_storage::StoreError;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use crate::edge::request_id::Ulid;
+use crate::status::{HttpFault, Remedy, Severity, meaning};
+use crate::store::DoorError;
+
+/// Result of a handler.
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+/// Text of every answer whose cause is the server's own affair.
+const INTERNAL: &str = "the server failed; the request id leads to the cause in its log";
+
+/// Seconds in `Retry-After`: queues here drain in milliseconds, and the header has no fractions.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// A refusal or failure with its outside and its inside text.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    code: ErrorCode,
+    /// Set where the status differs from the one that the code has by itself.
+    fault: Option<HttpFault>,
+    /// Outside text.
+    message: String,
+    /// Data for programs; shapes are listed in docs/http-api.md.
+    detail: Option<Json>,
+    /// Inside text; logged with the request id, never sent.
+    inside: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inner<'a> {
+    code: ErrorCode,
+    message: &'a str,
+    request_id: &'a str,
+    timestamp: String,
+    severity: Severity,
+    retryable: bool,
+    detail: &'a Option<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remediation: Option<Remedy>,
+}
+
+impl ApiError {
+    /// An error with a code of the vocabulary and an outside text.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
+        ApiError {
+            code,
+            fault: None,
+            message: message.into(),
+            detail: None,
+            inside: None,
+        }
+    }
+
+    /// `op.invalid_input` with an outside text.
+    pub(crate) fn invalid(message: impl Into<String>) -> ApiError {
+        ApiError::new(ErrorCode::OpInvalidInput, message)
+    }
+
+    /// `service.internal`; the cause is logged only.
+    pub(crate) fn internal(inside: impl Into<String>) -> ApiError {
+        ApiError {
+            inside: Some(inside.into()),
+            ..ApiError::new(ErrorCode::ServiceInternal, INTERNAL)
+        }
+    }
+
+    /// A refusal of the HTTP layer itself.
+    pub(crate) fn fault(fault: HttpFault, message: impl Into<String>) -> ApiError {
+        let (_, code) = fault.status();
+        ApiError {
+            fault: Some(fault),
+            ..ApiError::new(code, message)
+        }
+    }
+
+    /// A bound that was passed, as 413, 414 or 431 with its numbers.
+    pub(crate) fn too_large(
+        fault: HttpFault,
+        cap: &'static str,
+        observed: u64,
+        limit: u64,
+    ) -> ApiError {
+        let message = format!("the {cap} cap of {limit} was passed (observed {observed})");
+        ApiError::fault(fault, message)
+            .with_detail(json!({"cap": cap, "observed": observed, "limit": limit}))
+    }
+
+    /// `service.route_not_found`.
+    pub(crate) fn route_not_found() -> ApiError {
+        ApiError::new(
+            ErrorCode::ServiceRouteNotFound,
+            "no such route; /openapi.json lists them",
+        )
+    }
+
+    /// The same error with data for programs.
+    pub(crate) fn with_detail(self, detail: Json) -> ApiError {
+        ApiError {
+            detail: Some(detail),
+            ..self
+        }
+    }
+
+    /// The same error with a cause for the log.
+    pub(crate) fn with_inside(self, inside: impl Into<String>) -> ApiError {
+        ApiError {
+            inside: Some(inside.into()),
+            ..self
+        }
+    }
+
+    /// The status that the answer will have.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.fault
+            .map_or_else(|| meaning(self.code).status, |fault| fault.status().0)
+    }
+
+    /// The code, for the audit line.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The envelope as an answer. Logs the inside text under the request id.
+    pub(crate) fn into_response(self, request: &Ulid) -> Response<Body> {
+        let meaning = meaning(self.code);
+        let status = self.status();
+        self.log(request, status);
+        let envelope = Envelope {
+            error: Inner {
+                code: self.code,
+                message: &self.message,
+                request_id: request.as_str(),
+                timestamp: format!("{:.3}", jiff::Timestamp::now()),
+                severity: meaning.severity,
+                retryable: meaning.retryable,
+                detail: &self.detail,
+                remediation: meaning.remedy,
+            },
+        };
+        let body = serde_json::to_vec(&envelope).unwrap_or_default();
+        let mut response = Response::new(Body::from(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"nimbus\"");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+
+    fn log(&self, request: &Ulid, status: StatusCode) {
+        let (id, code) = (request.as_str(), self.code.as_str());
+        let inside = self.inside.as_deref().unwrap_or("");
+        if status.is_server_error() {
+            tracing::error!(request_id = id, code, inside, "{}", self.message);
+        } else if !inside.is_empty() {
+            tracing::debug!(request_id = id, code, inside, "{}", self.message);
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        let (code, message) = (error.code(), error.to_string());
+        let inside = error.inside();
+        ApiError {
+            inside,
+            detail: store_detail(&error),
+            ..ApiError::new(code, message)
+        }
+    }
+}
+
+fn store_detail(error: &StoreError) -> Option<Json> {
+    Some(match error {
+        StoreError::CapExceeded {
+            cap,
+            limit,
+            observed,
+            ..
+        } => {
+            json!({"cap": cap, "observed": observed, "limit": limit})
+        }
+        StoreError::Conflict { attempts } => json!({"attempts": attempts}),
+        StoreError::Corrupt { .. } => json!({"storageKind": "corruption"}),
+        StoreError::DocumentNotFound { table, id } => json!({"table": table, "documentId": id}),
+        StoreError::MissingIndex { fields, limit } => json!({"fields": fields, "limit": limit}),
+        StoreError::OutcomeUnknown { commit, .. } => json!({"commitId": commit.to_string()}),
+        StoreError::OutOfRetention {
+            requested,
+            floor,
+            head,
+        } => {
+            json!({"requested": requested, "floor": floor, "head": head})
+        }
+        StoreError::SchemaNotFound { table } => json!({"table": table}),
+        StoreError::SchemaViolation {
+            table,
+            id,
+            violations,
+        } => {
+            let violations: Vec<Json> = violations
+                .iter()
+                .map(|v| json!({"field": v.field, "expected": v.expected, "found": v.found}))
+                .collect();
+            match id {
+                Some(id) => json!({"table": table, "documentId": id, "violations": violations}),
+                None => json!({"table": table, "violations": violations}),
+            }
+        }
+        StoreError::Storage(_) => json!({"storageKind": storage_kind(error.code())}),
+        StoreError::StorageFull { .. } => json!({"storageKind": "full"}),
+        StoreError::TenantExists { tenant }
+        | StoreError::TenantNotFound { tenant }
+        | StoreError::TenantUnregistered { tenant } => json!({"tenantId": tenant}),
+        StoreError::TenantNameClash { tenant, existing } => {
+            json!({"tenantId": tenant, "existing": existing})
+        }
+        _ => return None,
+    })
+}
+
+/// The last part of a storage code, such as `busy`.
+fn storage_kind(code: ErrorCode) -> &'static str {
+    code.as_str()
+        .strip_prefix("service.storage_")
+        .unwrap_or("other")
+}
+
+impl From<AuthFailure> for ApiError {
+    /// One outside text per code, so that the answer does not tell which part was wrong.
+    fn from(failure: AuthFailure) -> ApiError {
+        ApiError::new(failure.code(), failure.outside_text())
+    }
+}
+
+impl From<DoorError> for ApiError {
+    fn from(error: DoorError) -> ApiError {
+        match error {
+            DoorError::Store(error) => error.into(),
+            denied => ApiError::new(ErrorCode::AuthPermissionDenied, denied.to_string()),
+        }
+    }
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> ApiError {
+        let detail = match &error {
+            JsonError::Syntax { line, column, .. } | JsonError::Data { line, column, .. } => {
+                Some(json!({"line": line, "column": column}))
+            }
+            JsonError::Utf8 { offset } => Some(json!({"offset": offset})),
+            JsonError::TooDeep { limit } => Some(json!({"limit": limit})),
+            _ => None,
+        };
+        ApiError {
+            detail,
+            ..ApiError::invalid(error.to_string())
+        }
+    }
+}
+
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> ApiError {
+        ApiError::invalid(error.to_string())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use nimbus_storage::CommitId;
+
+    use super::*;
+
+    async fn sent(error: ApiError) -> (StatusCode, http::HeaderMap, Json) {
+        let id = Ulid::next();
+        let response = error.into_response(&id);
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body: Json = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["requestId"], id.as_str());
+        (parts.status, parts.headers, body)
+    }
+
+    #[tokio::test]
+    async fn the_inside_text_is_never_sent() {
+        let error = ApiError::internal("/var/lib/nimbus/secret.sqlite3: disk I/O error");
+        let (status, _, body) = sent(error).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!body.to_string().contains("secret.sqlite3"), "{body}");
+        assert_eq!(body["error"]["severity"], "fatal");
+        assert_eq!(body["error"]["detail"], Json::Null);
+    }
+
+    #[tokio::test]
+    async fn the_envelope_has_every_member() {
+        let (status, headers, body) = sent(ApiError::invalid("no")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(headers["content-type"], "application/json");
+        let inner = body["error"].as_object().unwrap();
+        let mut keys: Vec<&str> = inner.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        let expected = [
+            "code",
+            "detail",
+            "message",
+            "remediation",
+            "requestId",
+            "retryable",
+            "severity",
+            "timestamp",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(inner["remediation"]["action"], "fix_request");
+        let stamp: jiff::Timestamp = inner["timestamp"].as_str().unwrap().parse().unwrap();
+        assert!(jiff::Timestamp::now().duration_since(stamp).as_secs() < 60);
+    }
+
+    #[tokio::test]
+    async fn details_have_the_documented_shapes() {
+        let table: nimbus_core::TableName = "tasks".parse().unwrap();
+        let tenant: nimbus_core::TenantId = "acme".parse().unwrap();
+        let cases: Vec<(StoreError, u16, Json)> = vec![
+            (
+                StoreError::CapExceeded {
+                    cap: "x",
+                    limit: 3,
+                    observed: 4,
+                    advice: "page",
+                },
+                400,
+                json!({"cap": "x", "observed": 4, "limit": 3}),
+            ),
+            (
+                StoreError::DocumentNotFound {
+                    table: table.clone(),
+                    id: "k1".into(),
+                },
+                404,
+                json!({"table": "tasks", "documentId": "k1"}),
+            ),
+            (
+                StoreError::SchemaNotFound {
+                    table: table.clone(),
+                },
+                404,
+                json!({"table": "tasks"}),
+            ),
+            (
+                StoreError::TenantNotFound {
+                    tenant: tenant.clone(),
+                },
+                404,
+                json!({"tenantId": "acme"}),
+            ),
+            (
+                StoreError::TenantExists { tenant },
+                409,
+                json!({"tenantId": "acme"}),
+            ),
+            (
+                StoreError::OutcomeUnknown {
+                    commit: CommitId([0xab; 16]),
+                    inside: "EIO".into(),
+                },
+                503,
+                json!({"commitId": "ab".repeat(16)}),
+            ),
+            (
+                StoreError::StorageFull {
+                    inside: "/x".into(),
+                },
+                507,
+                json!({"storageKind": "full"}),
+            ),
+            (StoreError::QueueFull, 429, Json::Null),
+            (
+                StoreError::SchemaViolation {
+                    table,
+                    id: None,
+                    violations: vec![nimbus_storage::Violation {
+                        field: "title".into(),
+                        expected: "string".into(),
+                        found: "missing".into(),
+                    }],
+                },
+                422,
+                json!({"table": "tasks", "violations":
+                    [{"field": "title", "expected": "string", "found": "missing"}]}),
+            ),
+        ];
+        for (error, status, detail) in cases {
+            let text = error.to_string();
+            let (found, headers, body) = sent(ApiError::from(error)).await;
+            assert_eq!(found.as_u16(), status, "{text}");
+            assert_eq!(body["error"]["detail"], detail, "{text}");
+            assert_eq!(
+                headers.contains_key("retry-after"),
+                matches!(status, 429 | 503),
+                "{text}"
+            );
+            assert!(!body.to_string().contains("/x"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_has_its_own_status() {
+        let error = ApiError::too_large(HttpFault::BodyTooLarge, "body_bytes", 11, 10);
+        let (status, _, body) = sent(error).await;
+        assert_eq!(status.as_u16(), 413);
+        assert_eq!(body["error"]["code"], "op.cap_exceeded");
+        assert_eq!(
+            body["error"]["detail"],
+            json!({"cap": "body_bytes", "observed": 11, "limit": 10})
+        );
+    }
+}

@@ -1,0 +1,435 @@
+//! What a handler may take from a request: a strict JSON body, path parameters, a query string.
+//!
+//! Bodies are bounded in size and in time before a byte is parsed. This room must not know
+//! which routes exist or what the values mean.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Uri};
+use http_body_util::BodyExt as _;
+use nimbus_core::{ErrorCode, NameError};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{ApiError, ApiResult};
+use crate::status::HttpFault;
+
+/// A client may pause this long within a body.
+const BODY_IDLE: Duration = Duration::from_secs(10);
+/// Below this rate a body is given up, once [`BODY_IDLE`] has passed since its start.
+const BODY_FLOOR_BYTES_PER_SEC: u64 = 1024;
+
+/// A body type: how it reads in OpenAPI, and one example that the route test sends.
+pub(crate) trait JsonBody: DeserializeOwned + JsonSchema + Send + 'static {
+    /// A body that the route accepts, as JSON text.
+    const EXAMPLE: &'static str;
+}
+
+/// What the OpenAPI document and the route test say about a body.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyDoc {
+    /// The schema of the body.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// See [`JsonBody::EXAMPLE`].
+    pub example: &'static str,
+}
+
+/// What a handler takes beside its context.
+pub(crate) trait Input: Sized + Send + 'static {
+    /// Describes the body; `None` when the route reads none.
+    fn doc() -> Option<BodyDoc>;
+    /// Reads the body, which is empty when [`Input::doc`] is `None`.
+    fn parse(body: &Bytes) -> ApiResult<Self>;
+}
+
+/// No body. One that is sent anyway is left unread.
+impl Input for () {
+    fn doc() -> Option<BodyDoc> {
+        None
+    }
+
+    fn parse(_: &Bytes) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// A JSON body, read by the strict reader of `nimbus-core`.
+pub(crate) struct Json<T>(pub T);
+
+impl<T: JsonBody> Input for Json<T> {
+    fn doc() -> Option<BodyDoc> {
+        Some(BodyDoc {
+            schema: SchemaGenerator::subschema_for::<T>,
+            example: T::EXAMPLE,
+        })
+    }
+
+    fn parse(body: &Bytes) -> ApiResult<Json<T>> {
+        Ok(Json(nimbus_core::json::from_slice(body)?))
+    }
+}
+
+/// Checks that the body is announced as plain JSON in UTF-8.
+pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
+    let refuse = |message: &str| Err(ApiError::fault(HttpFault::MediaType, message));
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (first, more) = (
+        types.next().and_then(|value| value.to_str().ok()),
+        types.next(),
+    );
+    let (Some(first), None) = (first, more) else {
+        return refuse("send one `Content-Type: application/json` header");
+    };
+    let mut parts = first.split(';').map(str::trim);
+    if !parts
+        .next()
+        .is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
+    {
+        return refuse("the content type must be `application/json`");
+    }
+    for parameter in parts.filter(|part| !part.is_empty()) {
+        let charset = parameter
+            .split_once('=')
+            .filter(|(name, _)| name.eq_ignore_ascii_case("charset"));
+        if charset.is_some_and(|(_, set)| !set.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
+            return refuse("the charset must be utf-8");
+        }
+    }
+    let identity = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
+        return refuse("compressed request bodies are not accepted");
+    }
+    Ok(())
+}
+
+/// Reads a body of at most `limit` bytes, each part within [`BODY_IDLE`] and the whole no slower
+/// than [`BODY_FLOOR_BYTES_PER_SEC`].
+///
+/// # Errors
+/// 413 `body_bytes`, 408 when it comes too slowly, 400 when it ends early.
+pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> ApiResult<Bytes> {
+    let declared = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let bound = u64::try_from(limit).unwrap_or(u64::MAX);
+    let too_large = |n: u64| ApiError::too_large(HttpFault::BodyTooLarge, "body_bytes", n, bound);
+    if let Some(declared) = declared.filter(|declared| *declared > bound) {
+        return Err(too_large(declared));
+    }
+    let (mut body, mut chunks) = (body, Chunks::default());
+    let started = Instant::now();
+    loop {
+        let earned = Duration::from_secs(chunks.len() / BODY_FLOOR_BYTES_PER_SEC);
+        let deadline = (Instant::now() + BODY_IDLE).min(started + BODY_IDLE + earned);
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Ok(chunks.join()),
+            Ok(Some(Err(error))) => {
+                return Err(
+                    ApiError::invalid("the request body ended early or is malformed")
+                        .with_inside(error.to_string()),
+                );
+            }
+            Err(_) => {
+                return Err(ApiError::new(
+                    ErrorCode::OpCancelled,
+                    "the request body came too slowly",
+                ));
+            }
+        };
+        if let Ok(data) = frame.into_data() {
+            chunks.push(data);
+            if chunks.len() > bound {
+                return Err(too_large(chunks.len()));
+            }
+        }
+    }
+}
+
+/// Body parts; a body that came in one piece is not copied.
+#[derive(Default)]
+struct Chunks {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Chunks {
+    fn len(&self) -> u64 {
+        u64::try_from(self.first.len() + self.rest.len()).unwrap_or(u64::MAX)
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest
+                .extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.rest.extend_from_slice(&data);
+    }
+
+    fn join(self) -> Bytes {
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
+    }
+}
+
+/// The parameters of the matched path, percent-decoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PathParams(pub Vec<(String, String)>);
+
+impl PathParams {
+    /// The parameter `name` as text.
+    ///
+    /// # Errors
+    /// An internal error when the route has no such parameter.
+    pub(crate) fn text(&self, name: &str) -> ApiResult<&str> {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found
+            .map(|(_, value)| value.as_str())
+            .ok_or_else(|| ApiError::internal(format!("the route has no parameter {name}")))
+    }
+
+    /// The parameter `name` as a checked name.
+    ///
+    /// # Errors
+    /// 400 when it is not one.
+    pub(crate) fn name<T: FromStr<Err = NameError>>(&self, name: &str) -> ApiResult<T> {
+        Ok(self.text(name)?.parse()?)
+    }
+}
+
+/// One parameter that a route takes in its query string: an unsigned integer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueryField {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value when absent.
+    pub default: u64,
+    /// What it does.
+    pub summary: &'static str,
+}
+
+/// The query string of a request, known parameters only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QueryArgs(Vec<(&'static str, u64)>);
+
+impl QueryArgs {
+    /// Reads the query string of `uri` against the route's `fields`.
+    ///
+    /// # Errors
+    /// 400 for an unknown or repeated parameter, or one that is no unsigned integer.
+    pub(crate) fn parse(uri: &Uri, fields: &'static [QueryField]) -> ApiResult<QueryArgs> {
+        if uri.query().is_none_or(str::is_empty) {
+            return Ok(QueryArgs(
+                fields
+                    .iter()
+                    .map(|field| (field.name, field.default))
+                    .collect(),
+            ));
+        }
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| ApiError::invalid("the query string is malformed"))?
+            .0;
+        let mut found: Vec<(&'static str, u64)> = Vec::new();
+        for (name, value) in &pairs {
+            let shown: String = name.chars().take(80).collect();
+            let Some(field) = fields.iter().find(|field| field.name == name) else {
+                return Err(ApiError::invalid(format!(
+                    "unknown query parameter `{shown}`"
+                )));
+            };
+            if found.iter().any(|(seen, _)| *seen == field.name) {
+                return Err(ApiError::invalid(format!(
+                    "query parameter `{shown}` is repeated"
+                )));
+            }
+            let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+            let number = digits.then(|| value.parse().ok()).flatten();
+            let text = format!("query parameter `{shown}` must be an unsigned integer");
+            found.push((field.name, number.ok_or_else(|| ApiError::invalid(text))?));
+        }
+        for field in fields {
+            if !found.iter().any(|(seen, _)| *seen == field.name) {
+                found.push((field.name, field.default));
+            }
+        }
+        Ok(QueryArgs(found))
+    }
+
+    /// The value of `name`.
+    ///
+    /// # Errors
+    /// An internal error when the route does not declare it.
+    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
+        let found = self.0.iter().find(|(key, _)| *key == name);
+        found
+            .map(|(_, value)| *value)
+            .ok_or_else(|| ApiError::internal(format!("the route has no query parameter {name}")))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use futures_util::stream;
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn only_plain_json_in_utf8_is_accepted() {
+        let good = [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json; charset=\"utf-8\"",
+        ];
+        for value in good {
+            assert!(
+                check_content_type(&headers(&[("content-type", value)])).is_ok(),
+                "{value}"
+            );
+        }
+        let bad: &[&[(&'static str, &str)]] = &[
+            &[],
+            &[("content-type", "text/plain")],
+            &[("content-type", "application/jsonp")],
+            &[("content-type", "application/json; charset=latin1")],
+            &[
+                ("content-type", "application/json"),
+                ("content-type", "text/plain"),
+            ],
+            &[
+                ("content-type", "application/json"),
+                ("content-encoding", "gzip"),
+            ],
+        ];
+        for pairs in bad {
+            let error = check_content_type(&headers(pairs)).unwrap_err();
+            assert_eq!(error.status().as_u16(), 415, "{pairs:?}");
+        }
+    }
+
+    fn stream_of(parts: &[&'static str]) -> Body {
+        let parts: Vec<Result<Bytes, std::io::Error>> = parts
+            .iter()
+            .map(|part| Ok(Bytes::from_static(part.as_bytes())))
+            .collect();
+        Body::from_stream(stream::iter(parts))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_joined_and_bounded() {
+        let none = HeaderMap::new();
+        assert_eq!(read_body(&none, Body::empty(), 4).await.unwrap(), "");
+        assert_eq!(
+            read_body(&none, stream_of(&["ab", "cd"]), 4).await.unwrap(),
+            "abcd"
+        );
+        assert_eq!(
+            read_body(&none, stream_of(&["a", "", "b", "cd"]), 4)
+                .await
+                .unwrap(),
+            "abcd"
+        );
+        let error = read_body(&none, stream_of(&["ab", "cde"]), 4)
+            .await
+            .unwrap_err();
+        assert_eq!(error.status().as_u16(), 413);
+        // A declared length is enough to refuse, before any byte.
+        let pending = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let error = read_body(&headers(&[("content-length", "5")]), pending, 4)
+            .await
+            .unwrap_err();
+        assert_eq!(error.status().as_u16(), 413);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_or_trickles_is_given_up() {
+        let none = HeaderMap::new();
+        let stalled = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let started = Instant::now();
+        let error = read_body(&none, stalled, 100).await.unwrap_err();
+        assert_eq!(error.status().as_u16(), 408);
+        assert_eq!(started.elapsed().as_secs(), BODY_IDLE.as_secs());
+
+        // One byte every 9 s is never idle for 10 s, yet far below the floor.
+        let trickle = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
+        });
+        let started = Instant::now();
+        let error = read_body(&none, Body::from_stream(trickle), 1_000_000)
+            .await
+            .unwrap_err();
+        assert_eq!(error.status().as_u16(), 408);
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+
+    const FIELDS: &[QueryField] = &[
+        QueryField {
+            name: "after",
+            default: 0,
+            summary: "",
+        },
+        QueryField {
+            name: "limit",
+            default: 100,
+            summary: "",
+        },
+    ];
+
+    #[test]
+    fn query_strings_are_strict() {
+        let parse = |text: &str| QueryArgs::parse(&text.parse().unwrap(), FIELDS);
+        for (text, after, limit) in [
+            ("/j", 0, 100),
+            ("/j?", 0, 100),
+            ("/j?after=7", 7, 100),
+            ("/j?limit=5&after=18446744073709551615", u64::MAX, 5),
+            ("/j?%61fter=3", 3, 100),
+        ] {
+            let args = parse(text).unwrap();
+            assert_eq!(
+                (args.number("after").unwrap(), args.number("limit").unwrap()),
+                (after, limit)
+            );
+        }
+        for text in [
+            "/j?x=1",
+            "/j?after=1&after=1",
+            "/j?after=",
+            "/j?after=-1",
+            "/j?after=%2B1",
+            "/j?after",
+            "/j?after=18446744073709551616",
+            "/j?after=1.0",
+            "/j?After=1",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.status().as_u16(), 400, "{text}");
+        }
+    }
+}

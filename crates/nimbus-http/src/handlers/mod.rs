@@ -1,0 +1,13 @@
+//! Handlers of the native API, one file for each kind of resource.
+//!
+//! A handler takes a context that the edge made, calls the store through its door and shapes the
+//! answer. It must not look at credentials, statuses or paths.
+
+pub(crate) mod debug;
+pub(crate) mod documents;
+pub(crate) mod health;
+pub(crate) mod journal;
+pub(crate) mod query;
+pub(crate) mod schema;
+pub(crate) mod system;
+pub(crate) mod tenants;

@@ -1,0 +1,52 @@
+//! Tenants: create, list, delete, adopt, prune (nimbus.md 2.3).
+//!
+//! It must not know what a tenant holds.
+
+use nimbus_auth::{OperationContext, Permission, ServerContext};
+
+use crate::answer::{Created, Found, NoContent};
+use crate::error::ApiResult;
+use crate::extract::Json;
+use crate::route::Call;
+use crate::wire::{CreateTenant, Id, Pruned, TenantList};
+
+pub(crate) async fn create(
+    call: Call<ServerContext>,
+    Json(body): Json<CreateTenant>,
+) -> ApiResult<Created<Id>> {
+    call.app
+        .store
+        .create_tenant(&call.context, &body.id)
+        .await?;
+    Ok(Created(Id {
+        id: body.id.to_string(),
+    }))
+}
+
+pub(crate) async fn list(call: Call<ServerContext>, _: ()) -> ApiResult<Found<TenantList>> {
+    let tenants = call.app.store.list_tenants(&call.context).await?;
+    Ok(Found(TenantList { tenants }))
+}
+
+pub(crate) async fn delete(call: Call<OperationContext>, _: ()) -> ApiResult<NoContent> {
+    call.app.store.delete_tenant(&call.context).await?;
+    Ok(NoContent)
+}
+
+pub(crate) async fn adopt(call: Call<OperationContext>, _: ()) -> ApiResult<Created<Id>> {
+    call.app.store.adopt_tenant(&call.context).await?;
+    Ok(Created(Id {
+        id: call.context.tenant().to_string(),
+    }))
+}
+
+pub(crate) async fn prune(call: Call<OperationContext>, _: ()) -> ApiResult<Found<Pruned>> {
+    let tenant = call
+        .app
+        .store
+        .tenant(&call.context, Permission::ManageTenants)
+        .await?;
+    Ok(Found(Pruned {
+        pruned: tenant.prune_log().await?,
+    }))
+}

@@ -1,0 +1,134 @@
+//! A socket that gives up on a client that does not take its answer.
+//!
+//! Answers lie in memory until the client takes them, so one that never reads would hold up to
+//! 16 MiB for ever. Reading has its own deadlines elsewhere; this room must not know HTTP.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// How long a write may make no progress at all.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// Wraps a stream and fails writes that stall.
+#[derive(Debug)]
+pub(crate) struct Stalling<S> {
+    stream: S,
+    /// The deadline of the present stall; kept to be used again.
+    deadline: Option<Pin<Box<Sleep>>>,
+    stalled: bool,
+}
+
+impl<S> Stalling<S> {
+    pub(crate) fn new(stream: S) -> Stalling<S> {
+        Stalling {
+            stream,
+            deadline: None,
+            stalled: false,
+        }
+    }
+
+    /// The stream without its guard.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = false;
+            return outcome;
+        }
+        let at = Instant::now() + WRITE_STALL;
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if !self.stalled {
+            self.stalled = true;
+            deadline.as_mut().reset(at);
+        }
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(cx, outcome)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_nobody_takes_fails_after_the_stall() {
+        let (ours, mut theirs) = tokio::io::duplex(8);
+        let mut guarded = Stalling::new(ours);
+        guarded.write_all(&[0; 8]).await.unwrap();
+        // Progress, however slow, starts the clock again.
+        for _ in 0..3 {
+            let taking = async {
+                tokio::time::sleep(WRITE_STALL - Duration::from_secs(1)).await;
+                theirs.read_exact(&mut [0; 8]).await.unwrap();
+            };
+            let (written, ()) = tokio::join!(guarded.write_all(&[0; 8]), taking);
+            written.unwrap();
+        }
+        let started = Instant::now();
+        let error = guarded.write_all(&[0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), WRITE_STALL.as_secs());
+    }
+}

@@ -1,0 +1,360 @@
+//! A route as data, and how a request runs through it.
+//!
+//! The types of a handler's context, body and answer are the only source of its class, its
+//! schemas and its success status, so that table, OpenAPI and behaviour cannot disagree. This
+//! room must not know any particular route.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts as _, RawPathParams};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, Request, Response};
+use nimbus_auth::{
+    AuthFailure, Authenticated, OperationContext, Permission, RouteFamily, ServerContext,
+};
+use nimbus_core::ErrorCode;
+
+use crate::answer::{AnswerDoc, Output};
+use crate::app::App;
+use crate::edge::exchange::Exchange;
+use crate::edge::surface::classify;
+use crate::edge::{Ticket, panicked};
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{
+    BodyDoc, Input, PathParams, QueryArgs, QueryField, check_content_type, read_body,
+};
+
+/// Who may call a route, and what it acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RouteClass {
+    /// Anyone, without a credential.
+    Open,
+    /// A verified caller, on the server as a whole.
+    Server,
+    /// A verified caller, on the tenant that the path names.
+    Tenant,
+    /// Reserved for a later version: 404 `service.route_not_found` behind the gate.
+    Planned,
+}
+
+type Handler = Box<dyn Fn(Arrived) -> BoxFuture<'static, ApiResult<Response<Body>>> + Send + Sync>;
+
+/// One row of the route table.
+pub(crate) struct Route {
+    pub method: Method,
+    /// Path template; parameters stand in braces.
+    pub path: &'static str,
+    pub class: RouteClass,
+    /// What a caller needs; `None` on open and planned routes.
+    pub permission: Option<Permission>,
+    /// One line for OpenAPI.
+    pub summary: &'static str,
+    pub query: &'static [QueryField],
+    pub body: Option<BodyDoc>,
+    pub answer: AnswerDoc,
+    handler: Handler,
+}
+
+/// A request on its way into a handler.
+struct Arrived {
+    app: Arc<App>,
+    ticket: Ticket,
+    headers: HeaderMap,
+    params: PathParams,
+    query: QueryArgs,
+    body: Body,
+}
+
+/// What a handler is given: the context that the caller earned, and the request.
+pub(crate) struct Call<S> {
+    /// [`OperationContext`], [`ServerContext`] or, on open routes, `()`.
+    pub context: S,
+    pub app: Arc<App>,
+    pub exchange: Arc<Exchange>,
+    pub headers: HeaderMap,
+    pub params: PathParams,
+    pub query: QueryArgs,
+}
+
+/// How a caller becomes the context of a route.
+pub(crate) trait Scope: Sized + Send + 'static {
+    const CLASS: RouteClass;
+    fn enter(
+        caller: Option<&Authenticated>,
+        params: &PathParams,
+        permission: Option<Permission>,
+    ) -> ApiResult<Self>;
+}
+
+impl Scope for () {
+    const CLASS: RouteClass = RouteClass::Open;
+
+    fn enter(_: Option<&Authenticated>, _: &PathParams, _: Option<Permission>) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+impl Scope for ServerContext {
+    const CLASS: RouteClass = RouteClass::Server;
+
+    fn enter(
+        caller: Option<&Authenticated>,
+        _: &PathParams,
+        permission: Option<Permission>,
+    ) -> ApiResult<Self> {
+        let (caller, permission) = verified(caller, permission)?;
+        Ok(caller.server_context(permission)?)
+    }
+}
+
+impl Scope for OperationContext {
+    const CLASS: RouteClass = RouteClass::Tenant;
+
+    fn enter(
+        caller: Option<&Authenticated>,
+        params: &PathParams,
+        permission: Option<Permission>,
+    ) -> ApiResult<Self> {
+        let (caller, permission) = verified(caller, permission)?;
+        Ok(caller.tenant_context(params.name("tenant")?, permission)?)
+    }
+}
+
+/// A protected route outside the gate would be a mistake of ours; it fails closed.
+fn verified(
+    caller: Option<&Authenticated>,
+    permission: Option<Permission>,
+) -> ApiResult<(&Authenticated, Permission)> {
+    match (caller, permission) {
+        (Some(caller), Some(permission)) => Ok((caller, permission)),
+        _ => Err(AuthFailure::Missing.into()),
+    }
+}
+
+impl Route {
+    /// A row for `handler`, which needs `permission`.
+    pub(crate) fn new<S, I, O, F, Fut>(
+        method: Method,
+        path: &'static str,
+        permission: Permission,
+        summary: &'static str,
+        handler: F,
+    ) -> Route
+    where
+        S: Scope,
+        I: Input,
+        O: Output,
+        F: Fn(Call<S>, I) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = ApiResult<O>> + Send + 'static,
+    {
+        Route::row(method, path, Some(permission), summary, handler)
+    }
+
+    /// A row that anyone may call.
+    pub(crate) fn open<I, O, F, Fut>(
+        method: Method,
+        path: &'static str,
+        summary: &'static str,
+        handler: F,
+    ) -> Route
+    where
+        I: Input,
+        O: Output,
+        F: Fn(Call<()>, I) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = ApiResult<O>> + Send + 'static,
+    {
+        Route::row(method, path, None, summary, handler)
+    }
+
+    fn row<S, I, O, F, Fut>(
+        method: Method,
+        path: &'static str,
+        permission: Option<Permission>,
+        summary: &'static str,
+        handler: F,
+    ) -> Route
+    where
+        S: Scope,
+        I: Input,
+        O: Output,
+        F: Fn(Call<S>, I) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = ApiResult<O>> + Send + 'static,
+    {
+        let handler: Handler =
+            Box::new(move |arrived| Box::pin(run::<S, I, O, F, Fut>(arrived, permission, handler)));
+        let (body, answer) = (I::doc(), O::doc());
+        Route {
+            method,
+            path,
+            class: S::CLASS,
+            permission,
+            summary,
+            query: &[],
+            body,
+            answer,
+            handler,
+        }
+    }
+
+    /// A row for a route of nimbus.md 2.2 that this version does not have.
+    pub(crate) fn planned(method: Method, path: &'static str) -> Route {
+        let handler: Handler = Box::new(|_| Box::pin(async { Err(ApiError::route_not_found()) }));
+        Route {
+            method,
+            path,
+            class: RouteClass::Planned,
+            permission: None,
+            summary: "Reserved for a later version.",
+            query: &[],
+            body: None,
+            answer: AnswerDoc::planned(),
+            handler,
+        }
+    }
+
+    /// The same row with query parameters.
+    pub(crate) fn with_query(self, query: &'static [QueryField]) -> Route {
+        Route { query, ..self }
+    }
+
+    /// The family for metrics and the audit log, as the gate sees it.
+    pub(crate) fn family(&self) -> RouteFamily {
+        classify(self.path).family
+    }
+
+    /// Runs a request that the router matched to this row.
+    pub(crate) async fn serve(&self, app: Arc<App>, request: Request<Body>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let Some(ticket) = parts.extensions.remove::<Ticket>() else {
+            let id = crate::edge::request_id::Ulid::next();
+            return ApiError::internal("a request came past the edge").into_response(&id);
+        };
+        let exchange = Arc::clone(&ticket.exchange);
+        let arrived = async {
+            let raw = RawPathParams::from_request_parts(&mut parts, &()).await;
+            let raw = raw.map_err(|error| {
+                ApiError::invalid("the path is malformed").with_inside(error.to_string())
+            })?;
+            let params = PathParams(
+                raw.iter()
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .collect(),
+            );
+            let query = match self.class {
+                // A probe may add what it likes to defeat caches.
+                RouteClass::Open | RouteClass::Planned => QueryArgs::default(),
+                RouteClass::Server | RouteClass::Tenant => {
+                    QueryArgs::parse(&parts.uri, self.query)?
+                }
+            };
+            Ok(Arrived {
+                app,
+                ticket,
+                headers: parts.headers,
+                params,
+                query,
+                body,
+            })
+        };
+        let result = match arrived.await {
+            Ok(arrived) => (self.handler)(arrived).await,
+            Err(error) => Err(error),
+        };
+        result.unwrap_or_else(|error: ApiError| error.into_response(&exchange.id))
+    }
+}
+
+async fn run<S, I, O, F, Fut>(
+    arrived: Arrived,
+    permission: Option<Permission>,
+    handler: F,
+) -> ApiResult<Response<Body>>
+where
+    S: Scope,
+    I: Input,
+    O: Output,
+    F: Fn(Call<S>, I) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = ApiResult<O>> + Send + 'static,
+{
+    let Arrived {
+        app,
+        ticket,
+        headers,
+        params,
+        query,
+        body,
+    } = arrived;
+    let context = S::enter(ticket.caller.as_ref(), &params, permission)?;
+    let body = if I::doc().is_some() {
+        check_content_type(&headers)?;
+        read_body(&headers, body, app.config.max_body_bytes).await?
+    } else {
+        Bytes::new()
+    };
+    let input = I::parse(&body)?;
+    let exchange = ticket.exchange;
+    let call = Call {
+        context,
+        app: Arc::clone(&app),
+        exchange: Arc::clone(&exchange),
+        headers,
+        params,
+        query,
+    };
+    let work = async move { handler(call, input).await?.into_response() };
+    if permission.is_some_and(writes) {
+        write(app, exchange, work).await
+    } else {
+        read(app, work).await
+    }
+}
+
+/// Whether calls with this permission change something.
+fn writes(permission: Permission) -> bool {
+    !matches!(permission, Permission::ReadData | Permission::Inspect)
+}
+
+/// A read ends with the request's time, or when the client leaves.
+async fn read(
+    app: Arc<App>,
+    work: impl Future<Output = ApiResult<Response<Body>>> + Send,
+) -> ApiResult<Response<Body>> {
+    match tokio::time::timeout(app.config.request_timeout, work).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError::new(
+            ErrorCode::OpCancelled,
+            "the request took too long and was cancelled",
+        )),
+    }
+}
+
+/// A write runs in a task of its own, so that a client that leaves does not cancel it (design
+/// section 3); the task also writes its audit line.
+async fn write(
+    app: Arc<App>,
+    exchange: Arc<Exchange>,
+    work: impl Future<Output = ApiResult<Response<Body>>> + Send + 'static,
+) -> ApiResult<Response<Body>> {
+    let in_progress = app.drain.enter();
+    let task = tokio::spawn(async move {
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+        let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        let response = result.unwrap_or_else(|error| error.into_response(&exchange.id));
+        let response = exchange.conclude(response);
+        drop(in_progress);
+        response
+    });
+    match tokio::time::timeout(app.config.request_timeout, task).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(ApiError::internal(error.to_string())),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::ServiceStorageTransient,
+            "the write takes too long; it goes on, and its outcome is not known: read before trying again",
+        )),
+    }
+}

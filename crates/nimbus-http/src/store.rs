@@ -1,0 +1,137 @@
+//! The one door to stored data: every call names a context that `nimbus-auth` made from a
+//! verified credential (design section 1).
+//!
+//! No other file of this crate may name the engine. This room must not know HTTP, routes or
+//! wire formats; it checks the permission and hands over.
+
+use nimbus_auth::{OperationContext, Permission, ServerContext};
+use nimbus_core::TenantId;
+use nimbus_storage::{Engine, EngineMetrics, StoreError, Tenant};
+
+/// Why the door stayed shut, or what the engine said behind it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorError {
+    /// The context does not allow what was asked.
+    #[error("this needs leave to {needed}, and the context has leave to {held}")]
+    Denied {
+        /// What the call needs.
+        needed: Permission,
+        /// What the context has.
+        held: Permission,
+    },
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Result of a call through the door.
+pub type DoorResult<T> = Result<T, DoorError>;
+
+/// The engine behind its door. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    engine: Engine,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Puts the door in front of `engine`.
+    pub fn new(engine: Engine) -> Store {
+        Store { engine }
+    }
+
+    /// The tenant of the context, opened when needed.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`] unless the context allows `needed`; `TenantNotFound`; storage errors.
+    pub async fn tenant(
+        &self,
+        context: &OperationContext,
+        needed: Permission,
+    ) -> DoorResult<Tenant> {
+        check(context.permission(), needed)?;
+        Ok(self.engine.tenant(context.tenant()).await?)
+    }
+
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; `TenantExists`, `TenantNameClash`, `TenantUnregistered`; storage errors.
+    pub async fn create_tenant(
+        &self,
+        context: &ServerContext,
+        tenant: &TenantId,
+    ) -> DoorResult<()> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.create_tenant(tenant).await?)
+    }
+
+    /// Deletes the tenant of the context with all that it owns.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; `TenantNotFound`; storage errors.
+    pub async fn delete_tenant(&self, context: &OperationContext) -> DoorResult<()> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.delete_tenant(context.tenant()).await?)
+    }
+
+    /// Takes data that is not registered in as the tenant of the context.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; `TenantExists`; `TenantNotFound` when there is no data; storage errors.
+    pub async fn adopt_tenant(&self, context: &OperationContext) -> DoorResult<()> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.adopt_tenant(context.tenant()).await?)
+    }
+
+    /// Every tenant, sorted.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; storage errors.
+    pub async fn list_tenants(&self, context: &ServerContext) -> DoorResult<Vec<TenantId>> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.list_tenants().await?)
+    }
+
+    /// Counters of the whole engine; they name no tenant.
+    pub(crate) fn metrics(&self) -> EngineMetrics {
+        self.engine.metrics()
+    }
+}
+
+fn check(held: Permission, needed: Permission) -> DoorResult<()> {
+    if held.includes(needed) {
+        Ok(())
+    } else {
+        Err(DoorError::Denied { needed, held })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permission_opens_its_own_door_only() {
+        assert!(check(Permission::WriteData, Permission::ReadData).is_ok());
+        assert!(check(Permission::ManageTenants, Permission::ManageTenants).is_ok());
+        for (held, needed) in [
+            (Permission::ReadData, Permission::WriteData),
+            (Permission::ManageSystem, Permission::ReadData),
+            (Permission::WriteData, Permission::ManageTenants),
+            (Permission::Inspect, Permission::ManageSchema),
+        ] {
+            assert!(
+                matches!(check(held, needed), Err(DoorError::Denied { .. })),
+                "{held}: {needed}"
+            );
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! The control database: what is local to this server and belongs to no tenant.
+//!
+//! It holds the registry of embedded tenants and the time at which each tenant next wants to
+//! be woken, in `nimbus-control.db` (redb, plain, 0600). It must not know tenant data, nor
+//! what a wake is for. Everything is mirrored in memory, so reading never touches the disk;
+//! writing blocks for a sync, so async callers go through `spawn_blocking`.
+
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nimbus_core::TenantId;
+use redb::{Database, Durability, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use crate::provider::{ProviderError, ProviderResult};
+
+pub use file::CONTROL_FILE;
+
+/// `format` and `installation`.
+const META: TableDefinition<'static, &str, &str> = TableDefinition::new("meta");
+/// Tenant id to [`TenantEntry`] as JSON.
+const TENANTS: TableDefinition<'static, &str, &str> = TableDefinition::new("tenants");
+/// Tenant id to wake time in milliseconds since 1970-01-01.
+const WAKES: TableDefinition<'static, &str, u64> = TableDefinition::new("wakes");
+/// The same, ordered by time.
+const WAKES_BY_TIME: TableDefinition<'static, (u64, &str), ()> =
+    TableDefinition::new("wakes_by_time");
+
+/// Raises of a wake time between two durable commits: redb frees no pages before one.
+const LAZY_COMMITS: u32 = 64;
+
+/// Sixteen random bytes shown as 32 hexadecimal digits: the name of an installation, or of
+/// one life of a tenant id (deleting and creating it again makes another).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RandomId([u8; 16]);
+
+impl RandomId {
+    fn generate() -> ProviderResult<RandomId> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| ProviderError::io("reading random bytes", e.to_string()))?;
+        Ok(RandomId(bytes))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RandomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for RandomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RandomId({self})")
+    }
+}
+
+impl TryFrom<String> for RandomId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<RandomId, &'static str> {
+        data_encoding::HEXLOWER
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(|b| <[u8; 16]>::try_from(b).ok())
+            .map(RandomId)
+            .ok_or("expected 32 lower-case hexadecimal digits")
+    }
+}
+
+impl From<RandomId> for String {
+    fn from(id: RandomId) -> String {
+        id.to_string()
+    }
+}
+
+/// Where a tenant is between being created and being gone. Only `Ready` is visible to users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantState {
+    /// Being created; a start that finds this undoes it.
+    Creating,
+    /// In use.
+    Ready,
+    /// Being deleted; a start that finds this finishes it.
+    Deleting,
+}
+
+/// What the registry knows of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantEntry {
+    /// Where it is in its life.
+    pub state: TenantState,
+    /// Name of the provider that keeps its data, for example `sqlite`.
+    pub provider: String,
+    /// When it was created, milliseconds since 1970-01-01.
+    pub created_at_ms: u64,
+    /// Names this life of the id.
+    pub incarnation: RandomId,
+}
+
+/// How [`ControlDb::register`] compares ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distinct {
+    /// All ids are distinct.
+    Exactly,
+    /// Ids of one provider that differ only by ASCII case cannot exist side by side, because
+    /// they would be one file.
+    IgnoringCase,
+}
+
+/// The open control database.
+pub struct ControlDb {
+    path: PathBuf,
+    installation: RandomId,
+    /// `None` after an I/O error, until the next writer has opened the file again.
+    writer: Mutex<Writer>,
+    mirror: RwLock<Mirror>,
+}
+
+struct Writer {
+    db: Option<Database>,
+    lazy: u32,
+}
+
+/// Everything in the file, in memory.
+#[derive(Default)]
+struct Mirror {
+    tenants: BTreeMap<TenantId, TenantEntry>,
+    wakes: BTreeMap<TenantId, u64>,
+    wakes_by_time: BTreeSet<(u64, TenantId)>,
+}
+
+impl Mirror {
+    fn set_wake(&mut self, tenant: &TenantId, at_ms: Option<u64>) {
+        let old = match at_ms {
+            Some(at) => self.wakes.insert(tenant.clone(), at),
+            None => self.wakes.remove(tenant),
+        };
+        if let Some(old) = old {
+            self.wakes_by_time.remove(&(old, tenant.clone()));
+        }
+        if let Some(at) = at_ms {
+            self.wakes_by_time.insert((at, tenant.clone()));
+        }
+    }
+}
+
+impl ControlDb {
+    /// Opens `dir/nimbus-control.db`, creating it with mode 0600 if absent. The caller holds
+    /// the lock of `dir`.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the file and leaving every byte of it as it was, if it is damaged, cut
+    /// short, a symbolic link or of an unknown format version; `Busy` if another process has
+    /// it open; `Full`; `Io`.
+    pub fn open(dir: &Path) -> ProviderResult<ControlDb> {
+        let path = dir.join(CONTROL_FILE);
+        file::create_if_absent(dir, &path)?;
+        let (db, contents) = file::open(&path)?;
+        Ok(ControlDb {
+            path,
+            installation: contents.installation,
+            writer: Mutex::new(Writer {
+                db: Some(db),
+                lazy: 0,
+            }),
+            mirror: RwLock::new(contents.mirror),
+        })
+    }
+
+    /// The random name of this installation, made with the file.
+    pub fn installation(&self) -> RandomId {
+        self.installation
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The registry's entry for a tenant, in whatever state.
+    pub fn get(&self, tenant: &TenantId) -> Option<TenantEntry> {
+        self.read().tenants.get(tenant).cloned()
+    }
+
+    /// Whether the tenant is ready to be used and kept by `provider`.
+    pub fn contains(&self, tenant: &TenantId, provider: &str) -> bool {
+        let mirror = self.read();
+        mirror
+            .tenants
+            .get(tenant)
+            .is_some_and(|e| e.state == TenantState::Ready && e.provider == provider)
+    }
+
+    /// The ready tenants of `provider`, sorted.
+    pub fn list(&self, provider: &str) -> Vec<TenantId> {
+        let mirror = self.read();
+        let ready = |e: &TenantEntry| e.state == TenantState::Ready && e.provider == provider;
+        mirror
+            .tenants
+            .iter()
+            .filter(|(_, e)| ready(e))
+            .map(|(t, _)| t.clone())
+            .collect()
+    }
+
+    /// Every entry in every state, sorted by tenant.
+    pub fn entries(&self) -> Vec<(TenantId, TenantEntry)> {
+        self.read()
+            .tenants
+            .iter()
+            .map(|(t, e)| (t.clone(), e.clone()))
+            .collect()
+    }
+
+    /// Enters a tenant in `state`, durably. Of two callers with one id, one gets the entry.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is an entry in any state and of any provider, `NameClash` as
+    /// `distinct` asks, `Full`, `Io`.
+    pub fn register(
+        &self,
+        tenant: &TenantId,
+        provider: &str,
+        distinct: Distinct,
+        state: TenantState,
+    ) -> ProviderResult<TenantEntry> {
+        let mut writer = self.writer();
+        {
+            let mirror = self.read();
+            if mirror.tenants.contains_key(tenant) {
+                return Err(ProviderError::AlreadyExists {
+                    tenant: tenant.clone(),
+                });
+            }
+            let clash = |(t, e): &(&TenantId, &TenantEntry)| {
+                e.provider == provider && t.as_str().eq_ignore_ascii_case(tenant.as_str())
+            };
+            if distinct == Distinct::IgnoringCase
+                && let Some((existing, _)) = mirror.tenants.iter().find(clash)
+            {
+                let existing = existing.clone();
+                return Err(ProviderError::NameClash {
+                    tenant: tenant.clone(),
+                    existing,
+                });
+            }
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let entry = TenantEntry {
+            state,
+            provider: provider.to_owned(),
+            created_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            incarnation: RandomId::generate()?,
+        };
+        self.write_entry(&mut writer, tenant, &entry)?;
+        Ok(entry)
+    }
+
+    /// Changes the state of an entry, durably.
+    ///
+    /// # Errors
+    /// `NotFound` without an entry, `Full`, `Io`.
+    pub fn put_state(&self, tenant: &TenantId, state: TenantState) -> ProviderResult<()> {
+        let mut writer = self.writer();
+        let Some(mut entry) = self.get(tenant) else {
+            return Err(ProviderError::NotFound {
+                tenant: tenant.clone(),
+            });
+        };
+        entry.state = state;
+        self.write_entry(&mut writer, tenant, &entry)
+    }
+
+    /// Removes an entry and its wake, durably; true if there was one.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn remove(&self, tenant: &TenantId) -> ProviderResult<bool> {
+        let mut writer = self.writer();
+        if self.get(tenant).is_none() {
+            return Ok(false);
+        }
+        let wake = self.wake(tenant);
+        self.commit(&mut writer, Sync::Registry, |txn| {
+            txn.open_table(TENANTS)?.remove(tenant.as_str())?;
+            write_wake(txn, tenant, wake, None)
+        })?;
+        let mut mirror = self.mirror();
+        mirror.tenants.remove(tenant);
+        mirror.set_wake(tenant, None);
+        Ok(true)
+    }
+
+    /// When the tenant next wants to be woken, milliseconds since 1970-01-01.
+    pub fn wake(&self, tenant: &TenantId) -> Option<u64> {
+        self.read().wakes.get(tenant).copied()
+    }
+
+    /// Makes sure, durably before it returns, that the tenant is woken at `at_ms` or earlier.
+    /// True if the stored time had to be lowered; otherwise nothing is written.
+    ///
+    /// # Errors
+    /// `Full`, `Io`; the caller must not commit the work that the wake is for.
+    pub fn lower_wake(&self, tenant: &TenantId, at_ms: u64) -> ProviderResult<bool> {
+        let mut writer = self.writer();
+        // The time on disk is never later than the one in memory: only raises are lazy.
+        let old = self.wake(tenant);
+        if old.is_some_and(|old| old <= at_ms) {
+            return Ok(false);
+        }
+        let result = self.commit(&mut writer, Sync::Wake, |txn| {
+            write_wake(txn, tenant, old, Some(at_ms))
+        });
+        result?;
+        self.mirror().set_wake(tenant, Some(at_ms));
+        Ok(true)
+    }
+
+    /// Sets the time to exactly `at_ms`, or forgets it. Lowering is durable at once; raising
+    /// and forgetting may be lost by a crash, which only wakes the tenant too early.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn set_wake(&self, tenant: &TenantId, at_ms: Option<u64>) -> ProviderResult<()> {
+        let mut writer = self.writer();
+        let old = self.wake(tenant);
+        if old == at_ms {
+            return Ok(());
+        }
+        let lowers = at_ms.is_some_and(|at| old.is_none_or(|old| at < old));
+        let sync = if lowers || writer.lazy >= LAZY_COMMITS {
+            Sync::Wake
+        } else {
+            Sync::Lazy
+        };
+        self.commit(&mut writer, sync, |txn| write_wake(txn, tenant, old, at_ms))?;
+        self.mirror().set_wake(tenant, at_ms);
+        Ok(())
+    }
+
+    /// The wakes at or before `now_ms`, earliest first, at most `limit`.
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<(u64, TenantId)> {
+        let mirror = self.read();
+        mirror
+            .wakes_by_time
+            .iter()
+            .take_while(|(at, _)| *at <= now_ms)
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    /// The earliest wake of any tenant.
+    pub fn next_wake(&self) -> Option<u64> {
+        self.read().wakes_by_time.first().map(|(at, _)| *at)
+    }
+
+    /// Whether the file is open and takes writes. Opens it again after an I/O error, so it
+    /// blocks.
+    ///
+    /// # Errors
+    /// `Full`, `Io`, `Corrupt` if it could not be opened again.
+    pub fn check(&self) -> ProviderResult<()> {
+        let mut writer = self.writer();
+        let db = self.reopened(&mut writer)?;
+        let checked = (|| {
+            let txn = db.begin_write()?;
+            txn.open_table(META)?.get("format")?;
+            txn.abort()?;
+            Ok(())
+        })();
+        checked.map_err(|e| self.failed(&mut writer, e))
+    }
+
+    fn write_entry(
+        &self,
+        writer: &mut Writer,
+        tenant: &TenantId,
+        entry: &TenantEntry,
+    ) -> ProviderResult<()> {
+        let json = serde_json::to_string(entry)
+            .map_err(|e| ProviderError::io("encoding a registry entry", e))?;
+        self.commit(writer, Sync::Registry, |txn| {
+            txn.open_table(TENANTS)?
+                .insert(tenant.as_str(), json.as_str())?;
+            Ok(())
+        })?;
+        self.mirror().tenants.insert(tenant.clone(), entry.clone());
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        writer: &mut Writer,
+        sync: Sync,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> ProviderResult<()> {
+        let db = self.reopened(writer)?;
+        match run(db, sync, write) {
+            Ok(()) => {
+                writer.lazy = if sync == Sync::Lazy {
+                    writer.lazy + 1
+                } else {
+                    0
+                };
+                Ok(())
+            }
+            Err(e) => Err(self.failed(writer, e)),
+        }
+    }
+
+    /// The open database, opened again and mirrored again if an error closed it.
+    fn reopened<'w>(&self, writer: &'w mut Writer) -> ProviderResult<&'w Database> {
+        let db = match writer.db.take() {
+            Some(db) => db,
+            None => {
+                let (db, contents) = file::open(&self.path)?;
+                *self.mirror() = contents.mirror;
+                tracing::info!(path = %self.path.display(), "control database opened again");
+                db
+            }
+        };
+        Ok(writer.db.insert(db))
+    }
+
+    /// After an error redb refuses all work until the file is opened again, and whether the
+    /// last commit is on disk is not known: the next writer finds out.
+    fn failed(&self, writer: &mut Writer, e: redb::Error) -> ProviderError {
+        writer.db = None;
+        writer.lazy = 0;
+        file::error("writing", &self.path, e)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Mirror> {
+        self.mirror.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mirror(&self) -> RwLockWriteGuard<'_, Mirror> {
+        self.mirror.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ControlDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlDb")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    /// Two syncs: the commit slot is proven good before it counts, so damage found later is an
+    /// error and never a silent step back to the commit before.
+    Registry,
+    /// One sync.
+    Wake,
+    /// None.
+    Lazy,
+}
+
+fn run(
+    db: &Database,
+    sync: Sync,
+    write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let mut txn = db.begin_write()?;
+    match sync {
+        Sync::Registry => txn.set_two_phase_commit(true),
+        Sync::Wake => {}
+        Sync::Lazy => txn.set_durability(Durability::None)?,
+    }
+    write(&txn)?;
+    txn.commit()?;
+    Ok(())
+}
+
+fn write_wake(
+    txn: &WriteTransaction,
+    tenant: &TenantId,
+    old: Option<u64>,
+    new: Option<u64>,
+) -> Result<(), redb::Error> {
+    let mut wakes = txn.open_table(WAKES)?;
+    let mut by_time = txn.open_table(WAKES_BY_TIME)?;
+    if let Some(old) = old {
+        by_time.remove((old, tenant.as_str()))?;
+    }
+    match new {
+        Some(at) => {
+            wakes.insert(tenant.as_str(), at)?;
+            by_time.insert((at, tenant.as_str()), ())?;
+        }
+        None => {
+            wakes.remove(tenant.as_str())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

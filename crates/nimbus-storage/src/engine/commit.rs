@@ -1,0 +1,313 @@
+//! The way from a transaction to durable: submitting, and the committer that drives batches.
+//!
+//! Validation happens when a transaction is submitted; the committer only moves batches.
+//! While batch N syncs, batch N+1 gathers. No timer delays a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::state::{Member, Outcome, Proposal, Submitted, TakenBatch};
+use super::tenant::{TenantInner, WaitTicket, now_ns};
+use super::txn::Transaction;
+use crate::error::{CommitId, StoreError, StoreResult};
+use crate::provider::CommitError;
+
+/// Times that a batch is offered again after a passing failure (lock timeout, deadlock).
+const TRANSIENT_TRIES: u32 = 6;
+
+/// A validated transaction on its way to the disk.
+pub(crate) enum Accepted {
+    /// It wrote something; the receiver tells the outcome.
+    Written {
+        sequence: u64,
+        outcome: oneshot::Receiver<Outcome>,
+    },
+    /// It wrote nothing; what it saw may not be durable yet.
+    ReadOnly {
+        seen: u64,
+        epoch: u64,
+        sequence: u64,
+    },
+}
+
+impl Accepted {
+    /// Waits for the end. `None`: nothing was written and the transaction may run again.
+    pub(crate) async fn durable(self, tenant: &TenantInner) -> StoreResult<Option<u64>> {
+        match self {
+            Accepted::ReadOnly {
+                seen,
+                epoch,
+                sequence,
+            } => {
+                let stands = seen == 0 || tenant.wait_durable(seen, epoch).await;
+                Ok(stands.then_some(sequence))
+            }
+            Accepted::Written { sequence, outcome } => match outcome.await {
+                Ok(Outcome::Durable) => Ok(Some(sequence)),
+                Ok(Outcome::Rerun) => Ok(None),
+                Ok(Outcome::Failed(error)) => Err(error),
+                Err(_) => Err(StoreError::Closed),
+            },
+        }
+    }
+}
+
+/// Submits and waits; `None` on conflict.
+pub(crate) async fn commit(
+    tenant: &Arc<TenantInner>,
+    transaction: Transaction,
+) -> StoreResult<Option<u64>> {
+    match submit(tenant, transaction).await? {
+        Some(accepted) => accepted.durable(tenant).await,
+        None => Ok(None),
+    }
+}
+
+/// Validates a transaction and queues its writes. `None`: it conflicts.
+///
+/// From here on the commit happens whether or not the caller goes on waiting.
+pub(crate) async fn submit(
+    tenant: &Arc<TenantInner>,
+    transaction: Transaction,
+) -> StoreResult<Option<Accepted>> {
+    let view = &transaction.view;
+    if view.writes.is_empty() {
+        let (seen, epoch, sequence) = (view.seen, view.epoch, view.read_sequence);
+        return Ok(Some(Accepted::ReadOnly {
+            seen,
+            epoch,
+            sequence,
+        }));
+    }
+    tenant
+        .counters
+        .documents_read
+        .fetch_add(view.documents_read, Ordering::Relaxed);
+    if let Some(at_ms) = transaction.wanted_wake() {
+        tenant.shared.lower_wake(&tenant.id, at_ms).await?;
+    }
+    let mut commit = [0; 16];
+    super::fill_random(&mut commit)?;
+    enqueue(tenant, transaction.into_proposal(CommitId(commit))).await
+}
+
+/// Queues a proposal, waiting for room in the batch.
+pub(crate) async fn enqueue(
+    tenant: &Arc<TenantInner>,
+    mut proposal: Proposal,
+) -> StoreResult<Option<Accepted>> {
+    let _ticket = WaitTicket::take(&tenant.waiting)?;
+    loop {
+        let room = tenant.room.notified();
+        tokio::pin!(room);
+        room.as_mut().enable();
+        let submitted = {
+            let mut state = tenant.state();
+            let submitted = state.submit(proposal, now_ns())?;
+            (submitted, state.head.sequence)
+        };
+        match submitted {
+            (Submitted::Accepted(outcome), sequence) => {
+                tenant.counters.transactions.fetch_add(1, Ordering::Relaxed);
+                tenant.work.notify_one();
+                return Ok(Some(Accepted::Written { sequence, outcome }));
+            }
+            (Submitted::Conflict, _) => return Ok(None),
+            (Submitted::Closed, _) => return Err(StoreError::Closed),
+            (Submitted::Wait(back), _) => proposal = back,
+        }
+        room.await;
+    }
+}
+
+/// Drives batches until the tenant is closed and everything accepted is answered.
+pub(crate) async fn run(tenant: Arc<TenantInner>) {
+    loop {
+        let Some(batch) = next_batch(&tenant).await else {
+            return;
+        };
+        write(&tenant, batch).await;
+        if tenant.failed.load(Ordering::Acquire) {
+            return;
+        }
+    }
+}
+
+async fn next_batch(tenant: &TenantInner) -> Option<TakenBatch> {
+    loop {
+        // Let every task that is ready to submit do so first: they then share this sync.
+        tokio::task::yield_now().await;
+        let (batch, closed) = {
+            let mut state = tenant.state();
+            (state.take_batch(), state.closed)
+        };
+        if batch.is_some() {
+            tenant.room.notify_waiters();
+            return batch;
+        }
+        if closed {
+            return None;
+        }
+        tenant.work.notified().await;
+    }
+}
+
+async fn write(tenant: &TenantInner, taken: TakenBatch) {
+    let TakenBatch {
+        expected,
+        batch,
+        members,
+    } = taken;
+    let mut tries = 0;
+    let result = loop {
+        tries += 1;
+        match tenant.store.commit(expected, batch.clone()).await {
+            Err(CommitError::Transient { reason }) if tries < TRANSIENT_TRIES => {
+                tracing::warn!(tenant = %tenant.id, reason, "commit is tried again");
+                tokio::time::sleep(Duration::from_millis(5 << tries)).await;
+            }
+            other => break other,
+        }
+    };
+    match result {
+        Ok(()) => settle(tenant, batch.head, members),
+        Err(CommitError::Full { what }) => {
+            abort(tenant, members, |_| StoreError::StorageFull {
+                inside: what.clone(),
+            });
+        }
+        Err(CommitError::Refused { reason }) => one_by_one(tenant, members, &reason).await,
+        Err(CommitError::Transient { reason }) => abort(tenant, members, |_| {
+            StoreError::Storage(crate::provider::ProviderError::Busy {
+                what: reason.clone(),
+            })
+        }),
+        Err(error) => fail(tenant, members, &error),
+    }
+}
+
+/// The batch is durable: answer, and tell live queries.
+fn settle(tenant: &TenantInner, head: crate::provider::Head, members: Vec<Member>) {
+    let (before, epoch, committed) = {
+        let mut state = tenant.state();
+        let before = state.durable.sequence;
+        let committed = state.committed_between(before, head.sequence);
+        state.settle(head, &members);
+        (before, state.epoch, committed)
+    };
+    tenant.durable.send_replace((head.sequence, epoch));
+    tenant.counters.batches.fetch_add(1, Ordering::Relaxed);
+    tenant
+        .counters
+        .commits
+        .fetch_add(head.sequence - before, Ordering::Relaxed);
+    tenant.live.invalidate(&committed);
+    for member in members {
+        tenant.counters.note_writes(&member.proposal.writes);
+        // A caller that went away does not undo its commit.
+        let _ = member.reply.send(Outcome::Durable);
+    }
+    tenant.log.note_commit(tenant);
+}
+
+/// Nothing of the batch was written: its members are told why, those behind them run again.
+fn abort(tenant: &TenantInner, members: Vec<Member>, error: impl Fn(&Member) -> StoreError) {
+    for member in members {
+        let told = error(&member);
+        let _ = member.reply.send(Outcome::Failed(told));
+    }
+    for member in reset(tenant) {
+        let _ = member.reply.send(Outcome::Rerun);
+    }
+}
+
+/// Throws away what is validated but not durable; returns the members that were waiting.
+fn reset(tenant: &TenantInner) -> Vec<Member> {
+    let (waiting, durable, epoch) = {
+        let mut state = tenant.state();
+        (state.reset(), state.durable.sequence, state.epoch)
+    };
+    tenant.durable.send_replace((durable, epoch));
+    tenant.room.notify_waiters();
+    waiting
+}
+
+/// The provider refuses something in the batch: each member gets a batch of its own, so
+/// that only the one at fault fails.
+async fn one_by_one(tenant: &TenantInner, members: Vec<Member>, reason: &str) {
+    tracing::warn!(tenant = %tenant.id, reason, members = members.len(), "batch refused; committing one by one");
+    let waiting = reset(tenant);
+    let single = members.len() == 1;
+    for member in members {
+        if single {
+            let _ = member.reply.send(Outcome::Failed(refused(reason)));
+            continue;
+        }
+        let resubmitted = tenant.state().resubmit(member, now_ns());
+        let taken = match resubmitted {
+            Ok(taken) => taken,
+            Err(member) => {
+                let _ = member.reply.send(Outcome::Rerun);
+                continue;
+            }
+        };
+        match tenant
+            .store
+            .commit(taken.expected, taken.batch.clone())
+            .await
+        {
+            Ok(()) => settle(tenant, taken.batch.head, taken.members),
+            Err(CommitError::Refused { reason }) => {
+                abort(tenant, taken.members, |_| refused(&reason));
+            }
+            Err(CommitError::Full { what }) => {
+                abort(tenant, taken.members, |_| StoreError::StorageFull {
+                    inside: what.clone(),
+                });
+            }
+            Err(error) => {
+                fail(tenant, taken.members, &error);
+                break;
+            }
+        }
+    }
+    for member in waiting {
+        let _ = member.reply.send(Outcome::Rerun);
+    }
+}
+
+fn refused(reason: &str) -> StoreError {
+    StoreError::Storage(crate::provider::ProviderError::io(
+        "commit",
+        reason.to_owned(),
+    ))
+}
+
+/// The store can no longer be trusted to agree with memory: it is closed, and the next
+/// caller opens it again and sees what the disk holds.
+fn fail(tenant: &TenantInner, members: Vec<Member>, error: &CommitError) {
+    tracing::error!(tenant = %tenant.id, %error, "the tenant is closed after a failed commit");
+    tenant.failed.store(true, Ordering::Release);
+    tenant.state().closed = true;
+    let unknown = matches!(error, CommitError::OutcomeUnknown { .. });
+    let inside = error.to_string();
+    for member in members {
+        let commit = member.proposal.commit;
+        let told = if unknown {
+            StoreError::OutcomeUnknown {
+                commit,
+                inside: inside.clone(),
+            }
+        } else {
+            StoreError::Closed
+        };
+        let _ = member.reply.send(Outcome::Failed(told));
+    }
+    for member in reset(tenant) {
+        let _ = member.reply.send(Outcome::Failed(StoreError::Closed));
+    }
+    tenant.live.close();
+}

@@ -1,0 +1,385 @@
+//! Live queries: a subscription is a query with the read set of its last run.
+//!
+//! A durable commit finds the queries whose read set it touches through an interval index;
+//! only those run again, identical queries run once, and an unchanged result is not sent.
+//! Each subscriber holds at most one undelivered result, the newest. Sockets and wire formats
+//! are not known here.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::interval::IntervalIndex;
+use super::query::Query;
+use super::readset::{ReadSet, SpaceKey};
+use super::state::Committed;
+use super::tenant::{Tenant, TenantInner};
+use super::{Document, txn};
+use crate::error::{StoreError, StoreResult};
+use crate::provider::Keyspace;
+
+/// One state of a live query's result.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LiveResult {
+    /// The commit at which the result was read.
+    pub sequence: u64,
+    /// The documents, or why the query cannot be answered now.
+    pub documents: Result<Arc<[Document]>, Arc<StoreError>>,
+}
+
+impl LiveResult {
+    fn same(&self, other: &LiveResult) -> bool {
+        match (&self.documents, &other.documents) {
+            (Ok(a), Ok(b)) => a == b,
+            (Err(a), Err(b)) => a.to_string() == b.to_string(),
+            _ => false,
+        }
+    }
+}
+
+/// A live query of one subscriber. Dropping it ends the subscription.
+pub struct Subscription {
+    group: u64,
+    results: watch::Receiver<Option<Arc<LiveResult>>>,
+    tenant: Tenant,
+}
+
+impl Subscription {
+    /// The first result, then each newer result that differs. A subscriber that is slower
+    /// than the commits gets the newest. `None` once the tenant is closed or deleted.
+    pub async fn next(&mut self) -> Option<Arc<LiveResult>> {
+        loop {
+            self.results.changed().await.ok()?;
+            let newest = self.results.borrow_and_update().clone();
+            if newest.is_some() {
+                return newest;
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.tenant.inner.live.leave(self.group);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Queued,
+    Running,
+    /// Touched while running: run again.
+    RunningAgain,
+}
+
+struct Group {
+    query: Arc<Query>,
+    reads: ReadSet,
+    results: watch::Sender<Option<Arc<LiveResult>>>,
+    subscribers: usize,
+    stage: Stage,
+}
+
+type QueryKey = ([u8; 32], Option<u32>);
+
+#[derive(Default)]
+struct Registry {
+    groups: HashMap<u64, Group>,
+    by_query: HashMap<QueryKey, u64>,
+    points: HashMap<SpaceKey, HashSet<u64>>,
+    ranges: [IntervalIndex; Keyspace::ALL.len()],
+    queue: VecDeque<u64>,
+    next_id: u64,
+    worker: bool,
+    closed: bool,
+}
+
+/// The live queries of one tenant.
+#[derive(Default)]
+pub(crate) struct Live {
+    registry: Mutex<Registry>,
+    work: Notify,
+}
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues every query that these durable commits touch.
+    pub(crate) fn invalidate(&self, committed: &[Committed]) {
+        let mut registry = self.lock();
+        if registry.groups.is_empty() {
+            return;
+        }
+        let mut touched = HashSet::new();
+        for key in committed.iter().flat_map(|c| c.keys.iter()) {
+            registry.touched_by(key, &mut touched);
+        }
+        for id in touched {
+            registry.mark(id);
+        }
+        if !registry.queue.is_empty() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Ends every subscription.
+    pub(crate) fn close(&self) {
+        let mut registry = self.lock();
+        registry.closed = true;
+        registry.groups.clear();
+        registry.queue.clear();
+        self.work.notify_one();
+    }
+
+    /// Subscriptions and distinct queries now.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let registry = self.lock();
+        let subscribers = registry.groups.values().map(|g| g.subscribers).sum();
+        (subscribers, registry.groups.len(), registry.queue.len())
+    }
+
+    fn leave(&self, id: u64) {
+        let mut registry = self.lock();
+        let Some(group) = registry.groups.get_mut(&id) else {
+            return;
+        };
+        group.subscribers -= 1;
+        if group.subscribers == 0 {
+            registry.drop_group(id);
+            self.work.notify_one();
+        }
+    }
+}
+
+impl Registry {
+    fn touched_by(&self, key: &SpaceKey, out: &mut HashSet<u64>) {
+        if let Some(ids) = self.points.get(key) {
+            out.extend(ids);
+        }
+        self.ranges[key.0 as usize].stab(&key.1, &mut |id| {
+            out.insert(id);
+        });
+    }
+
+    fn mark(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        match group.stage {
+            Stage::Idle => {
+                group.stage = Stage::Queued;
+                self.queue.push_back(id);
+            }
+            Stage::Running => group.stage = Stage::RunningAgain,
+            Stage::Queued | Stage::RunningAgain => {}
+        }
+    }
+
+    fn register(&mut self, id: u64, reads: ReadSet) {
+        self.unregister(id);
+        for key in reads.points() {
+            self.points.entry(key.clone()).or_default().insert(id);
+        }
+        for (space, range) in reads.ranges() {
+            self.ranges[space as usize].insert(range.start, range.end, id);
+        }
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.reads = reads;
+        }
+    }
+
+    fn unregister(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let reads = std::mem::take(&mut group.reads);
+        self.forget(id, &reads);
+    }
+
+    fn forget(&mut self, id: u64, reads: &ReadSet) {
+        for key in reads.points() {
+            if let Some(ids) = self.points.get_mut(key) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.points.remove(key);
+                }
+            }
+        }
+        for (space, range) in reads.ranges() {
+            self.ranges[space as usize].remove(&range.start, id);
+        }
+    }
+
+    fn drop_group(&mut self, id: u64) {
+        if let Some(group) = self.groups.remove(&id) {
+            self.forget(id, &group.reads);
+            self.by_query
+                .remove(&(group.query.digest(), group.query.limit));
+        }
+    }
+}
+
+impl Tenant {
+    /// Subscribes to a query: its result now, then again whenever a durable commit changes it.
+    ///
+    /// # Errors
+    /// As [`Query::check`]; `Closed` when the tenant is closing.
+    pub async fn subscribe(&self, query: Query) -> StoreResult<Subscription> {
+        query.check()?;
+        let key = (query.digest(), query.limit);
+        let mut registry = self.inner.live.lock();
+        if registry.closed {
+            return Err(StoreError::Closed);
+        }
+        let known = registry.by_query.get(&key).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = registry.next_id;
+            registry.next_id += 1;
+            let group = Group {
+                query: Arc::new(query),
+                reads: ReadSet::default(),
+                results: watch::Sender::new(None),
+                subscribers: 0,
+                stage: Stage::Idle,
+            };
+            registry.groups.insert(id, group);
+            registry.by_query.insert(key, id);
+            registry.mark(id);
+            id
+        });
+        let Some(group) = registry.groups.get_mut(&id) else {
+            return Err(StoreError::Closed);
+        };
+        group.subscribers += 1;
+        let mut results = group.results.subscribe();
+        if group.results.borrow().is_some() {
+            results.mark_changed();
+        }
+        if !registry.worker {
+            registry.worker = true;
+            tokio::spawn(work(self.inner.clone()));
+        }
+        drop(registry);
+        self.inner.live.work.notify_one();
+        Ok(Subscription {
+            group: id,
+            results,
+            tenant: self.clone(),
+        })
+    }
+}
+
+/// Runs queued queries until no subscription is left.
+async fn work(tenant: Arc<TenantInner>) {
+    loop {
+        let next = {
+            let mut registry = tenant.live.lock();
+            let next = registry.queue.pop_front();
+            if next.is_none() && registry.groups.is_empty() {
+                registry.worker = false;
+                return;
+            }
+            next
+        };
+        match next {
+            Some(id) => run_one(&tenant, id).await,
+            None => tenant.live.work.notified().await,
+        }
+    }
+}
+
+async fn run_one(tenant: &Arc<TenantInner>, id: u64) {
+    let query = {
+        let mut registry = tenant.live.lock();
+        let Some(group) = registry.groups.get_mut(&id) else {
+            return;
+        };
+        group.stage = Stage::Running;
+        group.query.clone()
+    };
+    tenant
+        .counters
+        .reevaluations
+        .fetch_add(1, Ordering::Relaxed);
+    let (result, reads) = evaluate(tenant, &query).await;
+    let sequence = result.sequence;
+    {
+        let mut registry = tenant.live.lock();
+        registry.register(id, reads);
+        let Some(group) = registry.groups.get_mut(&id) else {
+            return;
+        };
+        let again = group.stage == Stage::RunningAgain;
+        group.stage = Stage::Idle;
+        let changed = group
+            .results
+            .borrow()
+            .as_ref()
+            .is_none_or(|old| !old.same(&result));
+        if changed {
+            group.results.send_replace(Some(Arc::new(result)));
+        }
+        if again {
+            registry.mark(id);
+        }
+    }
+    // Commits that became durable after the view was taken and before the new read set was
+    // registered were not seen by `invalidate`; every later one is.
+    let missed = {
+        let state = tenant.state();
+        let durable = state.durable.sequence;
+        (durable > sequence).then(|| {
+            (
+                state.covers(sequence),
+                state.committed_between(sequence, durable),
+            )
+        })
+    };
+    if let Some((covered, committed)) = missed {
+        let mut registry = tenant.live.lock();
+        let touched = registry.groups.get(&id).is_some_and(|group| {
+            !covered
+                || committed
+                    .iter()
+                    .any(|c| c.keys.iter().any(|k| group.reads.contains(k)))
+        });
+        if touched {
+            registry.mark(id);
+        }
+    }
+}
+
+async fn evaluate(tenant: &Arc<TenantInner>, query: &Query) -> (LiveResult, ReadSet) {
+    let mut view = match tenant.durable_view(true).await {
+        Ok(view) => view,
+        Err(error) => {
+            let sequence = tenant.state().durable.sequence;
+            let documents = Err(Arc::new(error));
+            return (
+                LiveResult {
+                    sequence,
+                    documents,
+                },
+                ReadSet::default(),
+            );
+        }
+    };
+    let sequence = view.read_sequence;
+    let documents = match txn::query_all(&mut view, query).await {
+        Ok(documents) => Ok(documents.into()),
+        Err(error) => Err(Arc::new(error)),
+    };
+    (
+        LiveResult {
+            sequence,
+            documents,
+        },
+        view.reads,
+    )
+}

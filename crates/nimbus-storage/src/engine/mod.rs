@@ -1,0 +1,537 @@
+//! Tables, indexes, transactions, the commit log and live queries: everything that is
+//! written once above the provider traits.
+//!
+//! [`Engine`] keeps tenants open within a budget; [`Tenant`] is where work happens. Nothing
+//! here knows which provider is underneath, who the caller is, or what HTTP is.
+
+mod catalog;
+mod check;
+mod commit;
+mod cursor;
+mod exec;
+mod index;
+mod interval;
+mod live;
+mod log;
+mod metrics;
+mod overlay;
+mod query;
+mod readset;
+mod record;
+mod schema_change;
+mod state;
+mod tenant;
+mod txn;
+mod view;
+mod wake;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nimbus_core::{DocumentId, TenantId};
+use tokio::task::JoinHandle;
+
+pub use catalog::{
+    FieldSchema, FieldType, IndexSchema, IndexState, MAX_INDEX_FIELDS, MAX_INDEXES,
+    MAX_SCHEMA_FIELDS, TableSchema,
+};
+pub use check::{Bootstrap, BootstrapCut, BootstrapSnapshot, ConsistencyReport, Mismatch, Scope};
+pub use live::{LiveResult, Subscription};
+pub use log::{JournalPage, JournalRecord, JournalWrite, LogPin, MAX_JOURNAL_LIMIT};
+pub use metrics::{
+    AdmissionMetrics, EngineMetrics, JournalMetrics, PlanningMetrics, ReadMetrics, SnapshotMetrics,
+    SubscriptionMetrics, TenantMetrics,
+};
+pub use query::{
+    Filter, FilterOp, MAX_FILTERS, MAX_PAGE_SIZE, MAX_RESULT_BYTES, MAX_RESULT_DOCUMENTS, Order,
+    Query,
+};
+pub use tenant::Tenant;
+pub use txn::{Transaction, TransactionSavepoint};
+pub use wake::WakeStore;
+
+use catalog::{COUNTERS_KEY, Catalog, TABLE_PREFIX};
+use cursor::CursorKey;
+use log::{FLOOR_KEY, Floor};
+use record::Record;
+use state::State;
+use tenant::TenantInner;
+
+use crate::error::{StoreError, StoreResult};
+use crate::provider::{
+    Batch, Direction, Head, KeyRange, Keyspace, Provider, Snapshot, TenantStore,
+};
+
+/// Meta row with the tenant's secret for cursors: 32 random bytes.
+const CURSOR_KEY: &[u8] = b"cursor_key";
+
+/// A document as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its id.
+    pub id: DocumentId,
+    /// The whole document as canonical JSON text, `_id` and `_creationTime` included.
+    pub json: Bytes,
+}
+
+impl std::fmt::Debug for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Document({}, {} bytes)", self.id, self.json.len())
+    }
+}
+
+impl Document {
+    /// The document as values.
+    ///
+    /// # Errors
+    /// `Corrupt` if the stored text does not parse.
+    pub fn fields(&self) -> StoreResult<nimbus_core::Object> {
+        exec::parse(&self.json)
+    }
+}
+
+impl From<exec::Hit> for Document {
+    fn from(hit: exec::Hit) -> Document {
+        Document {
+            id: hit.id,
+            json: hit.body,
+        }
+    }
+}
+
+/// One page of a query's result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// The documents, in the query's order.
+    pub documents: Vec<Document>,
+    /// Where the next page starts; `None` on the last.
+    pub next_cursor: Option<String>,
+    /// Whether there is a next page.
+    pub has_more: bool,
+}
+
+/// How an [`Engine`] behaves.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Tenants kept open; the least recently used idle one is closed beyond that.
+    pub max_open_tenants: usize,
+    /// Log records older than this are dropped: 10 minutes (design section 2).
+    pub log_retention: Duration,
+    /// Log bytes kept per tenant at most, whichever is less: 256 MiB.
+    pub log_retention_bytes: u64,
+    /// Where wake times of closed tenants are kept, if anywhere.
+    pub wakes: Option<Arc<dyn WakeStore>>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            max_open_tenants: 1_024,
+            log_retention: Duration::from_secs(600),
+            log_retention_bytes: 256 * 1024 * 1024,
+            wakes: None,
+        }
+    }
+}
+
+/// What every tenant of an engine shares.
+pub(crate) struct EngineShared {
+    pub(crate) options: EngineOptions,
+    /// Counts uses, to order tenants by the last one.
+    pub(crate) clock: AtomicU64,
+}
+
+struct OpenTenant {
+    inner: Arc<TenantInner>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct EngineInner {
+    provider: Arc<dyn Provider>,
+    shared: Arc<EngineShared>,
+    open: Mutex<HashMap<TenantId, OpenTenant>>,
+    /// Serialises opening, closing, creating and deleting of one tenant.
+    gates: Mutex<HashMap<TenantId, Weak<tokio::sync::Mutex<()>>>>,
+    closing: AtomicBool,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    /// What closed tenants counted.
+    past: Mutex<EngineMetrics>,
+}
+
+/// Many tenants over one provider. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<EngineInner>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fills a buffer with random bytes of the operating system.
+pub(crate) fn fill_random(buffer: &mut [u8]) -> StoreResult<()> {
+    getrandom::fill(buffer).map_err(|e| {
+        StoreError::Storage(crate::provider::ProviderError::io(
+            "reading random bytes",
+            e.to_string(),
+        ))
+    })
+}
+
+impl Engine {
+    /// An engine over `provider`. Call within a tokio runtime: open tenants run tasks on it.
+    pub fn new(provider: Arc<dyn Provider>, options: EngineOptions) -> Engine {
+        Engine {
+            inner: Arc::new(EngineInner {
+                provider,
+                shared: Arc::new(EngineShared {
+                    options,
+                    clock: AtomicU64::new(0),
+                }),
+                open: Mutex::new(HashMap::new()),
+                gates: Mutex::new(HashMap::new()),
+                closing: AtomicBool::new(false),
+                opened: AtomicU64::new(0),
+                closed: AtomicU64::new(0),
+                past: Mutex::new(EngineMetrics::default()),
+            }),
+        }
+    }
+
+    /// The provider.
+    pub fn provider(&self) -> &Arc<dyn Provider> {
+        &self.inner.provider
+    }
+
+    /// Creates a tenant, durably.
+    ///
+    /// # Errors
+    /// `TenantExists`, `TenantUnregistered`, `TenantNameClash`, `StorageFull`.
+    pub async fn create_tenant(&self, tenant: &TenantId) -> StoreResult<()> {
+        self.refuse_when_closing()?;
+        let gate = self.gate(tenant);
+        let _held = gate.lock().await;
+        Ok(self.inner.provider.create(tenant).await?)
+    }
+
+    /// Deletes a tenant and everything it owns: first refuses new work and ends what runs,
+    /// then drops the storage. Irreversible.
+    ///
+    /// # Errors
+    /// `TenantNotFound`.
+    pub async fn delete_tenant(&self, tenant: &TenantId) -> StoreResult<()> {
+        self.refuse_when_closing()?;
+        let gate = self.gate(tenant);
+        let _held = gate.lock().await;
+        if !self.inner.provider.contains(tenant).await? {
+            return Err(StoreError::TenantNotFound {
+                tenant: tenant.clone(),
+            });
+        }
+        let open = lock(&self.inner.open).remove(tenant);
+        if let Some(open) = open {
+            self.shut(open).await;
+        }
+        Ok(self.inner.provider.delete(tenant).await?)
+    }
+
+    /// Every tenant, sorted.
+    ///
+    /// # Errors
+    /// The provider's failure.
+    pub async fn list_tenants(&self) -> StoreResult<Vec<TenantId>> {
+        Ok(self.inner.provider.list().await?)
+    }
+
+    /// Takes in tenant data that lies in storage without being registered.
+    ///
+    /// # Errors
+    /// `TenantExists`, `TenantNotFound` if there is none.
+    pub async fn adopt_tenant(&self, tenant: &TenantId) -> StoreResult<()> {
+        self.refuse_when_closing()?;
+        let gate = self.gate(tenant);
+        let _held = gate.lock().await;
+        Ok(self.inner.provider.adopt(tenant).await?)
+    }
+
+    /// Tenant data that lies in storage without being registered.
+    ///
+    /// # Errors
+    /// The provider's failure.
+    pub async fn unregistered(&self) -> StoreResult<Vec<TenantId>> {
+        Ok(self.inner.provider.unregistered().await?)
+    }
+
+    /// Whether storage can serve.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn health(&self) -> StoreResult<()> {
+        Ok(self.inner.provider.health().await?)
+    }
+
+    /// A tenant, opened if need be.
+    ///
+    /// # Errors
+    /// `TenantNotFound`, `Closed` during shutdown, the provider's failure.
+    pub async fn tenant(&self, tenant: &TenantId) -> StoreResult<Tenant> {
+        self.refuse_when_closing()?;
+        if let Some(open) = self.open_now(tenant) {
+            return Ok(open);
+        }
+        if !self.inner.provider.contains(tenant).await? {
+            return Err(StoreError::TenantNotFound {
+                tenant: tenant.clone(),
+            });
+        }
+        let gate = self.gate(tenant);
+        let held = gate.lock().await;
+        if let Some(open) = self.open_now(tenant) {
+            return Ok(open);
+        }
+        self.retire_failed(tenant).await;
+        self.refuse_when_closing()?;
+        let handle = self.open(tenant).await?;
+        drop(held);
+        self.evict().await;
+        Ok(handle)
+    }
+
+    fn open_now(&self, tenant: &TenantId) -> Option<Tenant> {
+        let open = lock(&self.inner.open);
+        let found = open.get(tenant)?;
+        let usable = !found.inner.failed.load(Ordering::Acquire);
+        usable.then(|| Tenant::lease(found.inner.clone()))
+    }
+
+    /// Closes a tenant whose last commit failed, so that it can be opened again.
+    async fn retire_failed(&self, tenant: &TenantId) {
+        let failed = {
+            let mut open = lock(&self.inner.open);
+            let failed = open
+                .get(tenant)
+                .is_some_and(|t| t.inner.failed.load(Ordering::Acquire));
+            if failed { open.remove(tenant) } else { None }
+        };
+        if let Some(failed) = failed {
+            let lost = failed.inner.state().durable;
+            tracing::warn!(%tenant, head = ?lost, "opening the tenant again after a failed commit");
+            self.shut(failed).await;
+        }
+    }
+
+    async fn open(&self, tenant: &TenantId) -> StoreResult<Tenant> {
+        let store = self.inner.provider.open(tenant).await?;
+        let inner = Arc::new(load(tenant, store, self.inner.shared.clone()).await?);
+        let tasks = vec![
+            tokio::spawn(commit::run(inner.clone())),
+            tokio::spawn(schema_change::run(inner.clone())),
+        ];
+        let handle = Tenant::lease(inner.clone());
+        lock(&self.inner.open).insert(tenant.clone(), OpenTenant { inner, tasks });
+        self.inner.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(handle)
+    }
+
+    /// Closes idle tenants, least recently used first, until the budget holds.
+    async fn evict(&self) {
+        loop {
+            let victim = {
+                let mut open = lock(&self.inner.open);
+                if open.len() <= self.inner.shared.options.max_open_tenants {
+                    return;
+                }
+                let idle = open
+                    .iter()
+                    .filter(|(_, t)| t.inner.leases.load(Ordering::Acquire) == 0)
+                    .min_by_key(|(_, t)| t.inner.last_used.load(Ordering::Relaxed))
+                    .map(|(id, _)| id.clone());
+                // Everything is in use: over budget for now.
+                let Some(id) = idle else { return };
+                let gate = self.gate(&id);
+                let Ok(held) = gate.try_lock_owned() else {
+                    return;
+                };
+                open.remove(&id).map(|tenant| (held, tenant))
+            };
+            if let Some((held, tenant)) = victim {
+                self.shut(tenant).await;
+                drop(held);
+            }
+        }
+    }
+
+    /// Refuses new work, ends subscriptions, waits for what was accepted, closes the store.
+    async fn shut(&self, tenant: OpenTenant) {
+        let inner = tenant.inner;
+        inner.state().closed = true;
+        inner.live.close();
+        inner.room.notify_waiters();
+        inner.work.notify_one();
+        inner.background.notify_one();
+        for task in tenant.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(tenant = %inner.id, %error, "a tenant task ended badly");
+            }
+        }
+        if let Err(error) = inner.store.close().await {
+            tracing::warn!(tenant = %inner.id, %error, "closing the tenant store");
+        }
+        lock(&self.inner.past).add(&inner);
+        self.inner.closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Refuses new work, finishes what was accepted and closes every tenant.
+    ///
+    /// # Errors
+    /// None today; failures to close are logged.
+    pub async fn close(&self) -> StoreResult<()> {
+        self.inner.closing.store(true, Ordering::Release);
+        let all: Vec<OpenTenant> = lock(&self.inner.open).drain().map(|(_, t)| t).collect();
+        for tenant in all {
+            self.shut(tenant).await;
+        }
+        Ok(())
+    }
+
+    /// Totals since the engine started.
+    pub fn metrics(&self) -> EngineMetrics {
+        let mut total = *lock(&self.inner.past);
+        total.tenants_opened = self.inner.opened.load(Ordering::Relaxed);
+        total.tenants_closed = self.inner.closed.load(Ordering::Relaxed);
+        for tenant in lock(&self.inner.open).values() {
+            total.add(&tenant.inner);
+            total.add_open(&tenant.inner);
+        }
+        total
+    }
+
+    fn refuse_when_closing(&self) -> StoreResult<()> {
+        if self.inner.closing.load(Ordering::Acquire) {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn gate(&self, tenant: &TenantId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = lock(&self.inner.gates);
+        if let Some(gate) = gates.get(tenant).and_then(Weak::upgrade) {
+            return gate;
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::new(tokio::sync::Mutex::new(()));
+        gates.insert(tenant.clone(), Arc::downgrade(&gate));
+        gate
+    }
+}
+
+/// Reads what an open tenant keeps in memory, and makes what a new one still lacks.
+async fn load(
+    tenant: &TenantId,
+    store: Arc<dyn TenantStore>,
+    shared: Arc<EngineShared>,
+) -> StoreResult<TenantInner> {
+    let mut snapshot = store.snapshot().await?;
+    let head = snapshot.head().await?;
+    let rows = snapshot
+        .get_many(Keyspace::Meta, &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY])
+        .await?;
+    let [cursor_key, floor, counters] =
+        <[Option<Bytes>; 3]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+    let mut catalog = Catalog::default();
+    catalog.apply(COUNTERS_KEY, counters.as_deref())?;
+    let mut range = KeyRange::prefix(TABLE_PREFIX);
+    loop {
+        let rows = snapshot
+            .scan(Keyspace::Meta, &range, Direction::Forward, 1_000)
+            .await?;
+        let Some((last, _)) = rows.last() else { break };
+        range.start = [last.as_slice(), &[0]].concat();
+        for (key, value) in &rows {
+            catalog.apply(key, Some(value))?;
+        }
+    }
+    let floor = Floor::decode(floor.as_deref())?;
+    let log_offset = match newest_record(&mut *snapshot, head).await? {
+        Some(record) => record.offset + record.size,
+        None if head.sequence == floor.sequence => floor.offset,
+        None => {
+            return Err(StoreError::corrupt(format!(
+                "the log ends before the head {head:?}"
+            )));
+        }
+    };
+    drop(snapshot);
+    let cursor_key = match cursor_key {
+        Some(stored) => CursorKey(
+            <[u8; 32]>::try_from(stored.as_ref())
+                .map_err(|_| StoreError::corrupt("the cursor key is not 32 bytes"))?,
+        ),
+        None => new_cursor_key(&*store, head).await?,
+    };
+    let state = State::new(head, catalog, log_offset);
+    Ok(TenantInner::new(
+        tenant.clone(),
+        store,
+        shared,
+        cursor_key,
+        state,
+        floor,
+    ))
+}
+
+/// The record of the head, whose end is the end of the log.
+async fn newest_record(snapshot: &mut dyn Snapshot, head: Head) -> StoreResult<Option<Record>> {
+    let range = KeyRange {
+        start: record::part_key(head.sequence, 0),
+        end: Some(record::key_after(head.sequence)),
+    };
+    let mut text = Vec::new();
+    let mut range = range;
+    loop {
+        let rows = snapshot
+            .scan(Keyspace::Log, &range, Direction::Forward, 64)
+            .await?;
+        let Some((last, _)) = rows.last() else { break };
+        range.start = [last.as_slice(), &[0]].concat();
+        for (_, part) in &rows {
+            text.extend_from_slice(part);
+        }
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let record = Record::decode(&text)?;
+    if record.hash != head.hash || record.sequence != head.sequence {
+        return Err(StoreError::corrupt(
+            "the newest commit record is not the head's",
+        ));
+    }
+    Ok(Some(record))
+}
+
+/// Gives a tenant its secret for cursors. It is no commit of the tenant's: the log, which
+/// operators read, never holds it.
+async fn new_cursor_key(store: &dyn TenantStore, head: Head) -> StoreResult<CursorKey> {
+    let mut key = [0; 32];
+    fill_random(&mut key)?;
+    let mut writes = std::collections::BTreeMap::new();
+    let value = Bytes::copy_from_slice(&key);
+    writes.insert((Keyspace::Meta, CURSOR_KEY.to_vec()), Some(value));
+    match store.commit(head, Batch { head, writes }).await {
+        Ok(()) => Ok(CursorKey(key)),
+        Err(crate::provider::CommitError::Full { what }) => {
+            Err(StoreError::StorageFull { inside: what })
+        }
+        Err(other) => Err(StoreError::Storage(crate::provider::ProviderError::io(
+            "writing the cursor key",
+            other.to_string(),
+        ))),
+    }
+}

@@ -1,0 +1,421 @@
+//! Introducing and removing schemas and indexes, and the background work that follows.
+//!
+//! A schema becomes visible only after every existing document was checked against it; until
+//! then new writes obey both. An index is maintained from the moment it is declared, filled
+//! in steps in the background, and used by queries once complete. Everything here resumes
+//! after a restart from what the meta rows say.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nimbus_core::{DocumentId, TableName};
+
+use super::catalog::{
+    Catalog, FieldSchema, IndexDef, IndexState, TableDef, TableSchema, collect_violations,
+};
+use super::exec::parse;
+use super::readset::ReadSet;
+use super::record::Write;
+use super::state::Writes;
+use super::tenant::{Tenant, TenantInner};
+use super::txn::Transaction;
+use super::view::{Scan, View};
+use super::{index, log};
+use crate::error::{StoreError, StoreResult};
+use crate::provider::{Direction, KeyRange, Keyspace};
+
+/// Documents or entries that one background step handles.
+const STEP: usize = 256;
+/// How often an open tenant looks for expired log records when nothing else wakes it.
+const TICK: Duration = Duration::from_secs(30);
+/// Pause after a background step failed, for example on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Tenant {
+    /// Declares a table's schema and indexes; the table exists from then on.
+    ///
+    /// Existing documents are checked first. New indexes of a table that has documents are
+    /// filled in the background: their state is `backfilling` until queries can use them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bad declaration, `SchemaViolation` naming an existing document that
+    /// contradicts it; then nothing changed.
+    pub async fn put_schema(&self, schema: TableSchema) -> StoreResult<()> {
+        schema.check()?;
+        let _one_at_a_time = self.inner.schema_lock.lock().await;
+        let schema = Arc::new(schema);
+        let finished = self
+            .transact(|tx| {
+                let schema = schema.clone();
+                Box::pin(async move { begin_schema(tx, &schema).await })
+            })
+            .await?;
+        if !finished {
+            if let Err(error) = self.check_existing(&schema.table, &schema.fields).await {
+                self.clear_pending(&schema.table).await?;
+                return Err(error);
+            }
+            self.transact(|tx| {
+                let schema = schema.clone();
+                Box::pin(async move { finish_schema(tx, &schema).await })
+            })
+            .await?;
+        }
+        self.inner.background.notify_one();
+        Ok(())
+    }
+
+    /// Removes a table's schema and indexes; its documents stay.
+    ///
+    /// # Errors
+    /// `SchemaNotFound`.
+    pub async fn delete_schema(&self, table: &TableName) -> StoreResult<()> {
+        let _one_at_a_time = self.inner.schema_lock.lock().await;
+        self.transact(|tx| {
+            let table = table.clone();
+            Box::pin(async move {
+                let def = tx.table(&table).await.filter(|d| d.fields.is_some());
+                let def = def.ok_or(StoreError::SchemaNotFound { table })?;
+                let mut def = TableDef::clone(&def);
+                def.fields = None;
+                def.pending = None;
+                for index in &mut def.indexes {
+                    index.state = IndexState::Deleting;
+                }
+                tx.put_table(&def).await
+            })
+        })
+        .await?;
+        self.inner.background.notify_one();
+        Ok(())
+    }
+
+    async fn check_existing(&self, table: &TableName, fields: &[FieldSchema]) -> StoreResult<()> {
+        let Some(def) = self.catalog().table(table).cloned() else {
+            return Ok(());
+        };
+        let mut remaining = KeyRange::prefix(&def.number.get().to_be_bytes());
+        loop {
+            let mut view = self.inner.durable_view(false).await?;
+            let rows = next_step(&mut view, Keyspace::Docs, &mut remaining).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, body) in rows {
+                let mut violations = Vec::new();
+                collect_violations(fields, &parse(&body)?, &mut violations);
+                if !violations.is_empty() {
+                    let id = DocumentId::from_key(&key).ok();
+                    return Err(StoreError::SchemaViolation {
+                        table: table.clone(),
+                        id,
+                        violations,
+                    });
+                }
+            }
+        }
+    }
+
+    async fn clear_pending(&self, table: &TableName) -> StoreResult<()> {
+        self.transact(|tx| {
+            let table = table.clone();
+            Box::pin(async move {
+                match tx.table(&table).await {
+                    Some(def) if def.pending.is_some() => {
+                        let mut def = TableDef::clone(&def);
+                        def.pending = None;
+                        tx.put_table(&def).await
+                    }
+                    _ => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+}
+
+/// Finishes at once (`true`) when no existing document can contradict the schema; otherwise
+/// makes writes obey it from now on, so that the existing ones can be checked.
+async fn begin_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<bool> {
+    let def = tx.table_or_new(&schema.table).await?;
+    let known = def.fields.as_deref().unwrap_or_default();
+    if schema.fields.iter().all(|f| known.contains(f)) || is_empty(tx, &def).await? {
+        finish_schema(tx, schema).await?;
+        return Ok(true);
+    }
+    let mut def = TableDef::clone(&def);
+    def.pending = Some(schema.fields.clone());
+    tx.put_table(&def).await?;
+    Ok(false)
+}
+
+/// Makes the new schema the table's own and declares what changed among the indexes.
+async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<()> {
+    let def = tx.table_or_new(&schema.table).await?;
+    let mut def = TableDef::clone(&def);
+    def.fields = Some(schema.fields.clone());
+    def.pending = None;
+    for index in &mut def.indexes {
+        let kept = schema
+            .indexes
+            .iter()
+            .any(|i| i.name == index.name && i.fields == index.fields);
+        if !kept {
+            index.state = IndexState::Deleting;
+        }
+    }
+    let fresh: Vec<_> = schema
+        .indexes
+        .iter()
+        .filter(|i| {
+            !def.maintained()
+                .any(|d| d.name == i.name && d.fields == i.fields)
+        })
+        .collect();
+    if !fresh.is_empty() {
+        // An empty table has nothing to fill in.
+        let empty = is_empty(tx, &def).await?;
+        let state = if empty {
+            IndexState::Enabled
+        } else {
+            IndexState::Backfilling
+        };
+        let mut counters = tx.counters();
+        for declared in fresh {
+            let (name, fields) = (declared.name.clone(), declared.fields.clone());
+            def.indexes.push(IndexDef {
+                id: counters.next_index,
+                name,
+                fields,
+                state,
+            });
+            counters.next_index += 1;
+        }
+        tx.put_counters(counters).await?;
+    }
+    tx.put_table(&def).await
+}
+
+/// Whether the table has no document; one inserted meanwhile conflicts.
+async fn is_empty(tx: &mut Transaction, def: &TableDef) -> StoreResult<bool> {
+    let range = KeyRange::prefix(&def.number.get().to_be_bytes());
+    let mut scan = Scan::new(Keyspace::Docs, range, Direction::Forward);
+    Ok(tx.view.scan_next(&mut scan, 1).await?.is_empty() && scan.done)
+}
+
+/// The next rows of a range, which is shortened by them; none at its end.
+async fn next_step(
+    view: &mut View,
+    space: Keyspace,
+    remaining: &mut KeyRange,
+) -> StoreResult<Vec<(Vec<u8>, Bytes)>> {
+    let mut scan = Scan::new(space, remaining.clone(), Direction::Forward);
+    let rows = view.scan_next(&mut scan, STEP).await?;
+    if let Some((last, _)) = rows.last() {
+        remaining.start = [last.as_slice(), &[0]].concat();
+    }
+    Ok(rows)
+}
+
+/// The background task of an open tenant: schema leftovers, indexes, log retention.
+pub(crate) async fn run(tenant: Arc<TenantInner>) {
+    loop {
+        match step_all(&tenant).await {
+            Ok(()) => {
+                let _ = tokio::time::timeout(TICK, tenant.background.notified()).await;
+            }
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(tenant = %tenant.id, %error, inside = error.inside(), "background work is tried again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        if tenant.state().closed {
+            return;
+        }
+    }
+}
+
+async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
+    let lease = Tenant::lease(tenant.clone());
+    abandon_pending(&lease).await?;
+    while let Some((table, index)) = unfinished(&lease.catalog()) {
+        match index.state {
+            IndexState::Backfilling => {
+                fill(tenant, &table, &index).await?;
+                set_state(&lease, &table.name, index.id, Some(IndexState::Enabled)).await?;
+            }
+            IndexState::Deleting => {
+                clear(tenant, &index).await?;
+                set_state(&lease, &table.name, index.id, None).await?;
+            }
+            IndexState::Enabled => {}
+        }
+    }
+    if !tenant.log_is_fresh() {
+        log::prune(tenant, false).await?;
+    }
+    Ok(())
+}
+
+impl TenantInner {
+    /// Whether a look at the log's age can wait.
+    fn log_is_fresh(&self) -> bool {
+        let wanted = self.log.prune_wanted.swap(false, Ordering::AcqRel);
+        let head = self.state().durable;
+        let floor = self.log.floor().sequence;
+        !wanted && head.sequence == floor
+    }
+}
+
+/// A schema change that a crash cut short was never acknowledged: forget it.
+async fn abandon_pending(tenant: &Tenant) -> StoreResult<()> {
+    let Ok(_free) = tenant.inner.schema_lock.try_lock() else {
+        return Ok(());
+    };
+    let pending: Vec<TableName> = tenant
+        .catalog()
+        .tables()
+        .filter(|t| t.pending.is_some())
+        .map(|t| t.name.clone())
+        .collect();
+    for table in pending {
+        tenant.clear_pending(&table).await?;
+    }
+    Ok(())
+}
+
+fn unfinished(catalog: &Catalog) -> Option<(Arc<TableDef>, IndexDef)> {
+    catalog.tables().find_map(|table| {
+        let index = table
+            .indexes
+            .iter()
+            .find(|i| i.state != IndexState::Enabled)?;
+        Some((table.clone(), index.clone()))
+    })
+}
+
+/// Adds the entries of documents that were there before the index. Later writes maintain it
+/// themselves, so only a change to one of the documents of a step can make the step stale.
+async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> StoreResult<()> {
+    let mut remaining = KeyRange::prefix(&table.number.get().to_be_bytes());
+    loop {
+        let mut view = tenant.durable_view(false).await?;
+        let mut next = remaining.clone();
+        let rows = next_step(&mut view, Keyspace::Docs, &mut next).await?;
+        if rows.is_empty() || !wanted(tenant, &table.name, index) {
+            return Ok(());
+        }
+        let mut reads = ReadSet::default();
+        let mut writes = Writes::new();
+        for (key, body) in &rows {
+            reads.add_point(Keyspace::Docs, key);
+            let id = DocumentId::from_key(key)
+                .map_err(|e| StoreError::corrupt(format!("document key: {e}")))?;
+            let entry = index::entry(index, id.internal, &parse(body)?);
+            let key = (Keyspace::Index, Bytes::from(entry.stored));
+            writes.insert(
+                key,
+                Write {
+                    before: None,
+                    after: Some(entry.value),
+                },
+            );
+        }
+        let sequence = view.read_sequence;
+        drop(view);
+        if log::maintain(tenant, reads, sequence, writes).await? {
+            remaining = next;
+            tenant
+                .counters
+                .backfilled
+                .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether the index is still to be filled: a newer schema may have dropped it.
+fn wanted(tenant: &TenantInner, table: &TableName, index: &IndexDef) -> bool {
+    let state = tenant.state();
+    let catalog = state.catalog();
+    catalog.table(table).is_some_and(|t| {
+        t.indexes
+            .iter()
+            .any(|i| i.id == index.id && i.state == IndexState::Backfilling)
+    })
+}
+
+/// Removes every entry of an index that no transaction maintains or reads any more.
+async fn clear(tenant: &Arc<TenantInner>, index: &IndexDef) -> StoreResult<()> {
+    let mut remaining = KeyRange::prefix(&index.id.to_be_bytes());
+    loop {
+        let mut view = tenant.durable_view(false).await?;
+        let mut next = remaining.clone();
+        let rows = next_step(&mut view, Keyspace::Index, &mut next).await?;
+        drop(view);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let writes = rows
+            .into_iter()
+            .map(|(key, _)| {
+                (
+                    (Keyspace::Index, Bytes::from(key)),
+                    Write {
+                        before: None,
+                        after: None,
+                    },
+                )
+            })
+            .collect();
+        if log::maintain(tenant, ReadSet::default(), 0, writes).await? {
+            remaining = next;
+        }
+    }
+}
+
+/// Enables an index, or removes its definition.
+async fn set_state(
+    tenant: &Tenant,
+    table: &TableName,
+    index: u32,
+    state: Option<IndexState>,
+) -> StoreResult<()> {
+    tenant
+        .transact(|tx| {
+            let table = table.clone();
+            Box::pin(async move {
+                let Some(def) = tx.table(&table).await else {
+                    return Ok(());
+                };
+                let mut def = TableDef::clone(&def);
+                match state {
+                    None => def.indexes.retain(|i| i.id != index),
+                    Some(state) => {
+                        let still =
+                            |i: &&mut IndexDef| i.id == index && i.state == IndexState::Backfilling;
+                        if let Some(found) = def.indexes.iter_mut().find(still) {
+                            found.state = state;
+                        }
+                    }
+                }
+                tx.put_table(&def).await
+            })
+        })
+        .await
+}
+
+/// Index definitions by number, for the consistency check.
+pub(crate) fn indexes_by_id(catalog: &Catalog) -> HashMap<u32, (Arc<TableDef>, IndexDef)> {
+    catalog
+        .tables()
+        .flat_map(|t| {
+            t.indexes
+                .iter()
+                .map(move |i| (i.id, (t.clone(), i.clone())))
+        })
+        .collect()
+}

@@ -1,0 +1,296 @@
+//! One consistent state of a tenant, as a transaction or a query reads it.
+//!
+//! Three layers lie over each other: the provider's snapshot, commits that are validated but
+//! not durable (for transactions that write), and the transaction's own writes. What is read
+//! is recorded. Documents and queries are not known here; keys and values are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::catalog::Catalog;
+use super::overlay::{self, Overlay};
+use super::readset::ReadSet;
+use super::record::Write;
+use super::state::Writes;
+use crate::error::{StoreError, StoreResult};
+use crate::provider::{Direction, KeyRange, Keyspace, Row, SCAN_BYTES, Snapshot};
+
+/// Documents that one transaction or query may read (scanned, not only returned).
+pub(crate) const MAX_READ_DOCUMENTS: u64 = 250_000;
+/// Bytes that one transaction or query may read: 256 MiB.
+pub(crate) const MAX_READ_BYTES: u64 = 256 * 1024 * 1024;
+/// Keys that one transaction may write, index entries included.
+pub(crate) const MAX_WRITES: usize = 128_000;
+/// Bytes that one transaction may write: 16 MiB of values.
+pub(crate) const MAX_WRITE_BYTES: usize = 16 * 1024 * 1024;
+
+/// See the module documentation.
+pub(crate) struct View {
+    snapshot: Box<dyn Snapshot>,
+    overlay: Overlay,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) writes: Writes,
+    pub(crate) reads: ReadSet,
+    /// Newest commit visible.
+    pub(crate) read_sequence: u64,
+    pub(crate) epoch: u64,
+    /// Newest commit that an answer depends on and that was not durable when read.
+    pub(crate) seen: u64,
+    track: bool,
+    write_bytes: usize,
+    pub(crate) documents_read: u64,
+    pub(crate) bytes_read: u64,
+}
+
+/// A range scan in progress.
+pub(crate) struct Scan {
+    pub(crate) space: Keyspace,
+    pub(crate) remaining: KeyRange,
+    pub(crate) direction: Direction,
+    pub(crate) done: bool,
+}
+
+impl Scan {
+    pub(crate) fn new(space: Keyspace, range: KeyRange, direction: Direction) -> Scan {
+        let done = range.is_empty();
+        Scan {
+            space,
+            remaining: range,
+            direction,
+            done,
+        }
+    }
+
+    /// Takes the part up to and including `last` (or everything) out of the remaining range.
+    fn advance(&mut self, last: Option<&[u8]>) -> KeyRange {
+        let Some(last) = last else {
+            self.done = true;
+            return self.remaining.clone();
+        };
+        match self.direction {
+            Direction::Forward => {
+                let next = [last, &[0]].concat();
+                let covered = KeyRange {
+                    start: self.remaining.start.clone(),
+                    end: Some(next.clone()),
+                };
+                self.remaining.start = next;
+                covered
+            }
+            Direction::Backward => {
+                let covered = KeyRange {
+                    start: last.to_vec(),
+                    end: self.remaining.end.clone(),
+                };
+                self.remaining.end = Some(last.to_vec());
+                covered
+            }
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn new(
+        snapshot: Box<dyn Snapshot>,
+        overlay: Overlay,
+        catalog: Arc<Catalog>,
+        read_sequence: u64,
+        epoch: u64,
+        track: bool,
+    ) -> View {
+        View {
+            snapshot,
+            overlay,
+            catalog,
+            writes: Writes::new(),
+            reads: ReadSet::default(),
+            read_sequence,
+            epoch,
+            seen: 0,
+            track,
+            write_bytes: 0,
+            documents_read: 0,
+            bytes_read: 0,
+        }
+    }
+
+    /// The value of one key.
+    pub(crate) async fn get(&mut self, space: Keyspace, key: &[u8]) -> StoreResult<Option<Bytes>> {
+        let mut found = self.get_many(space, &[key]).await?;
+        Ok(found.pop().flatten())
+    }
+
+    /// The value of each key, in the order asked.
+    pub(crate) async fn get_many(
+        &mut self,
+        space: Keyspace,
+        keys: &[&[u8]],
+    ) -> StoreResult<Vec<Option<Bytes>>> {
+        let mut out = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        for key in keys {
+            if self.track {
+                self.reads.add_point(space, key);
+            }
+            match self.layered(space, key) {
+                Some(value) => out.push(value),
+                None => {
+                    missing.push((out.len(), *key));
+                    out.push(None);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let asked: Vec<&[u8]> = missing.iter().map(|(_, k)| *k).collect();
+            let stored = self.snapshot.get_many(space, &asked).await?;
+            for ((slot, _), value) in missing.into_iter().zip(stored) {
+                out[slot] = value;
+            }
+        }
+        self.account(space, out.iter().flatten().map(Bytes::len))?;
+        Ok(out)
+    }
+
+    /// The value in the layers above the snapshot; `None` when they do not know the key.
+    fn layered(&mut self, space: Keyspace, key: &[u8]) -> Option<Option<Bytes>> {
+        if !self.writes.is_empty()
+            && let Some(write) = self.writes.get(&(space, Bytes::copy_from_slice(key)))
+        {
+            return Some(write.after.clone());
+        }
+        let pending = self.overlay.get(space, key)?;
+        self.seen = self.seen.max(pending.sequence);
+        Some(pending.value.clone())
+    }
+
+    /// The next rows of a scan, at most about `limit`; empty rows do not mean the end,
+    /// `scan.done` does.
+    pub(crate) async fn scan_next(
+        &mut self,
+        scan: &mut Scan,
+        limit: usize,
+    ) -> StoreResult<Vec<Row>> {
+        if scan.done {
+            return Ok(Vec::new());
+        }
+        let rows = self
+            .snapshot
+            .scan(scan.space, &scan.remaining, scan.direction, limit)
+            .await?;
+        let bytes: usize = rows.iter().map(|(k, v)| k.len() + v.len()).sum();
+        let exhausted = rows.len() < limit && bytes < SCAN_BYTES;
+        let last = if exhausted {
+            None
+        } else {
+            rows.last().map(|(k, _)| k.as_slice())
+        };
+        let covered = scan.advance(last);
+        if self.track {
+            self.reads.add_range(scan.space, &covered);
+        }
+        let changes = self.changes(scan.space, &covered, scan.direction);
+        let rows = overlay::merge(rows, changes, scan.direction);
+        self.account(scan.space, rows.iter().map(|(_, v)| v.len()))?;
+        Ok(rows)
+    }
+
+    /// What the layers above the snapshot change within `range`.
+    fn changes(
+        &mut self,
+        space: Keyspace,
+        range: &KeyRange,
+        direction: Direction,
+    ) -> Vec<(Vec<u8>, Option<Bytes>)> {
+        if self.overlay.is_empty() && self.writes.is_empty() {
+            return Vec::new();
+        }
+        let mut changes = BTreeMap::new();
+        let mut seen = self.seen;
+        for (key, pending) in self.overlay.range(space, range) {
+            seen = seen.max(pending.sequence);
+            changes.insert(key.to_vec(), pending.value.clone());
+        }
+        self.seen = seen;
+        let start = (space, Bytes::copy_from_slice(&range.start));
+        for ((s, key), write) in self.writes.range(start..) {
+            if *s != space || !range.contains(key) {
+                break;
+            }
+            changes.insert(key.to_vec(), write.after.clone());
+        }
+        match direction {
+            Direction::Forward => changes.into_iter().collect(),
+            Direction::Backward => changes.into_iter().rev().collect(),
+        }
+    }
+
+    fn account(&mut self, space: Keyspace, sizes: impl Iterator<Item = usize>) -> StoreResult<()> {
+        for size in sizes {
+            self.bytes_read += size as u64;
+            if space == Keyspace::Docs {
+                self.documents_read += 1;
+            }
+        }
+        if self.bytes_read > MAX_READ_BYTES {
+            return Err(StoreError::CapExceeded {
+                cap: "read_bytes",
+                limit: MAX_READ_BYTES,
+                observed: self.bytes_read,
+                advice: "narrow the query or declare an index that it can use",
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes a key whose value until now was `before`.
+    pub(crate) fn put(
+        &mut self,
+        space: Keyspace,
+        key: &[u8],
+        before: Option<Bytes>,
+        after: Option<Bytes>,
+    ) -> StoreResult<()> {
+        self.write_bytes += after.as_ref().map_or(0, Bytes::len);
+        let key = (space, Bytes::copy_from_slice(key));
+        match self.writes.get_mut(&key) {
+            Some(write) => write.after = after,
+            None => {
+                self.writes.insert(key, Write { before, after });
+            }
+        }
+        if self.writes.len() > MAX_WRITES || self.write_bytes > MAX_WRITE_BYTES {
+            return Err(StoreError::CapExceeded {
+                cap: "transaction_writes",
+                limit: MAX_WRITE_BYTES as u64,
+                observed: self.write_bytes as u64,
+                advice: "split the work into several transactions",
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads and writes so far, to return to if a nested step fails.
+    pub(crate) fn savepoint(&self) -> Savepoint {
+        Savepoint {
+            writes: self.writes.clone(),
+            catalog: self.catalog.clone(),
+            write_bytes: self.write_bytes,
+        }
+    }
+
+    /// Undoes writes since the savepoint. Reads stay recorded: they did happen.
+    pub(crate) fn roll_back(&mut self, savepoint: Savepoint) {
+        self.writes = savepoint.writes;
+        self.catalog = savepoint.catalog;
+        self.write_bytes = savepoint.write_bytes;
+    }
+}
+
+/// See [`View::savepoint`].
+pub(crate) struct Savepoint {
+    writes: Writes,
+    catalog: Arc<Catalog>,
+    write_bytes: usize,
+}

@@ -1,0 +1,46 @@
+//! A transactional document store for programs that serve many isolated tenants.
+//!
+//! # What do you want to do?
+//!
+//! **Keep documents of many tenants in one directory.** Open a [`control::ControlDb`] and a
+//! [`provider::sqlite::SqliteProvider`], make an [`Engine`], create tenants and work on a
+//! [`Tenant`]. `examples/notes.rs` is a whole program.
+//!
+//! **Read and write.** [`Tenant::insert`], [`Tenant::get`], [`Tenant::patch`],
+//! [`Tenant::delete`], [`Tenant::query`] and [`Tenant::page`] are one transaction or one read
+//! each. A write returns when it is durable; many writers share one sync.
+//!
+//! **Change several documents at once.** [`Tenant::transact`] runs a closure over a
+//! [`Transaction`], again if a concurrent commit touched what it read. Transactions are
+//! serializable, range reads and index reads included.
+//!
+//! **Make queries fast.** Declare indexes with [`Tenant::put_schema`]; they are filled in the
+//! background and used once complete. Values of every type have one total order.
+//!
+//! **React to changes.** [`Tenant::subscribe`] delivers a query's result, and again whenever
+//! a durable commit changes it. [`Tenant::journal`] reads the commits themselves.
+//!
+//! **Use another storage backend.** Implement [`Provider`], [`provider::TenantStore`] and
+//! [`provider::Snapshot`], and run [`conformance`] against them.
+//!
+//! **Check that all is well.** [`Tenant::consistency`] compares documents, indexes and log.
+//!
+//! # What it does not know
+//!
+//! Who the caller is, HTTP, and JavaScript. Errors are [`StoreError`]: their `Display` is safe to
+//! show to a caller, their [`StoreError::inside`] belongs in a log.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod conformance;
+pub mod control;
+mod engine;
+mod error;
+pub mod provider;
+
+/// The crate of values, ids and names that this crate's interface is made of.
+pub use nimbus_core as core;
+
+pub use engine::*;
+pub use error::{CommitId, StoreError, StoreResult, Violation};
+pub use provider::{CommitError, Direction, Provider, ProviderError};

@@ -1,0 +1,128 @@
+//! What can go wrong in a provider, told apart as far as the engine acts on it.
+//!
+//! Texts here are inside texts: they may name paths and are logged, never sent to callers.
+
+use nimbus_core::TenantId;
+use thiserror::Error;
+
+use super::Head;
+
+/// Failure of any provider call but `commit`.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// The tenant is registered already.
+    #[error("tenant {tenant} exists already")]
+    AlreadyExists {
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
+    /// Every reader or connection stayed in use for the whole waiting time.
+    #[error("storage is busy: {what}")]
+    Busy {
+        /// What was waited for.
+        what: String,
+    },
+    /// The store was closed, by deletion, shutdown or a failed sync.
+    #[error("the tenant store is closed")]
+    Closed,
+    /// Stored bytes contradict the format.
+    #[error("storage of {what} is damaged: {reason}")]
+    Corrupt {
+        /// File or namespace.
+        what: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// No space was left; nothing was written.
+    #[error("no space left: {what}")]
+    Full {
+        /// File or namespace.
+        what: String,
+    },
+    /// The operating system or the database reported a failure.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tenant whose id differs only by case exists, and the disk ignores case.
+    #[error("tenant {existing} exists and this disk does not tell upper from lower case")]
+    NameClash {
+        /// The tenant asked for.
+        tenant: TenantId,
+        /// The registered one.
+        existing: TenantId,
+    },
+    /// The tenant is not registered.
+    #[error("tenant {tenant} does not exist")]
+    NotFound {
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
+    /// Data of that name exists without a registry entry; it is left alone.
+    #[error("{path} exists but is not registered; `nimbus tenants adopt {tenant}` takes it in")]
+    Unregistered {
+        /// The tenant asked for.
+        tenant: TenantId,
+        /// The file or namespace found.
+        path: String,
+    },
+}
+
+impl ProviderError {
+    /// An [`ProviderError::Io`] with what was being done.
+    pub fn io(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ProviderError {
+        ProviderError::Io {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Failure of a commit.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The store was closed before the batch was begun; nothing was written.
+    #[error("the tenant store is closed")]
+    Closed,
+    /// No space was left; nothing was written.
+    #[error("no space left for the commit: {what}")]
+    Full {
+        /// File or namespace.
+        what: String,
+    },
+    /// Someone else committed since `expected`; nothing was written.
+    #[error("the head moved to {actual:?}")]
+    HeadMoved {
+        /// The stored head.
+        actual: Head,
+    },
+    /// Whether the batch is durable is not known (failed sync, lost connection).
+    /// The store refuses further commits until it is opened again.
+    #[error("outcome of the commit is unknown: {reason}")]
+    OutcomeUnknown {
+        /// The cause.
+        reason: String,
+    },
+    /// The backend refuses this very content; nothing was written, and trying again will
+    /// fail again.
+    #[error("the storage backend refuses the batch: {reason}")]
+    Refused {
+        /// The cause.
+        reason: String,
+    },
+    /// A passing failure before anything was written (lock timeout, deadlock).
+    #[error("storage is busy: {reason}")]
+    Transient {
+        /// The cause.
+        reason: String,
+    },
+}

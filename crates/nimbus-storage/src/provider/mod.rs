@@ -1,0 +1,314 @@
+//! The two traits that a storage backend implements, and the vocabulary they share.
+//!
+//! A provider keeps ordered byte keys in seven keyspaces per tenant and commits batches
+//! atomically and durably. It must not know documents, indexes, schemas or queries: those
+//! are engine code, written once above these traits. Run [`crate::conformance`] against
+//! an implementation before trusting it.
+
+mod error;
+pub(crate) mod files;
+pub mod lock;
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use nimbus_core::TenantId;
+
+pub use error::{CommitError, ProviderError};
+
+/// The seven parts of a tenant's data (design section 2).
+///
+/// A SQL provider keeps one table per keyspace under [`Keyspace::name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Keyspace {
+    /// Tables, indexes, schema, environment, format version and head.
+    Meta = 0,
+    /// Document bodies as canonical JSON text.
+    Docs = 1,
+    /// Index entries; the key carries the document id.
+    Index = 2,
+    /// Commit records, in parts of at most 4 MiB.
+    Log = 3,
+    /// Module sources and source maps by content hash.
+    Code = 4,
+    /// Scheduled functions, crons and session records.
+    Jobs = 5,
+    /// File metadata, and chunks on external providers.
+    Files = 6,
+}
+
+impl Keyspace {
+    /// Every keyspace, in key order.
+    pub const ALL: [Keyspace; 7] = [
+        Keyspace::Meta,
+        Keyspace::Docs,
+        Keyspace::Index,
+        Keyspace::Log,
+        Keyspace::Code,
+        Keyspace::Jobs,
+        Keyspace::Files,
+    ];
+
+    /// The lower-case name, which SQL providers use for their tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Keyspace::Meta => "meta",
+            Keyspace::Docs => "docs",
+            Keyspace::Index => "index",
+            Keyspace::Log => "log",
+            Keyspace::Code => "code",
+            Keyspace::Jobs => "jobs",
+            Keyspace::Files => "files",
+        }
+    }
+
+    /// The keyspace with this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Keyspace> {
+        Self::ALL.into_iter().find(|k| k.name() == name)
+    }
+}
+
+/// The key in [`Keyspace::Meta`] under which a provider stores the encoded [`Head`].
+pub const HEAD_KEY: &[u8] = b"head";
+
+/// The newest commit of a tenant: what the next commit builds on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the newest commit; 0 before the first.
+    pub sequence: u64,
+    /// Commit time in nanoseconds since 1970-01-01, strictly increasing per tenant.
+    pub timestamp: u64,
+    /// SHA-256 of the newest commit record, which chains to the record before it.
+    pub hash: [u8; 32],
+}
+
+impl Head {
+    /// The head of a tenant that has no commit yet.
+    pub const EMPTY: Head = Head {
+        sequence: 0,
+        timestamp: 0,
+        hash: [0; 32],
+    };
+    /// Bytes of an encoded head.
+    pub const ENCODED_LEN: usize = 48;
+
+    /// Sequence, timestamp and hash, integers big-endian.
+    pub fn encode(&self) -> [u8; Self::ENCODED_LEN] {
+        let mut out = [0; Self::ENCODED_LEN];
+        out[..8].copy_from_slice(&self.sequence.to_be_bytes());
+        out[8..16].copy_from_slice(&self.timestamp.to_be_bytes());
+        out[16..].copy_from_slice(&self.hash);
+        out
+    }
+
+    /// The head in `bytes`, or `None` if the length is wrong.
+    pub fn decode(bytes: &[u8]) -> Option<Head> {
+        let bytes: &[u8; Self::ENCODED_LEN] = bytes.try_into().ok()?;
+        let (sequence, rest) = bytes.split_first_chunk::<8>()?;
+        let (timestamp, rest) = rest.split_first_chunk::<8>()?;
+        Some(Head {
+            sequence: u64::from_be_bytes(*sequence),
+            timestamp: u64::from_be_bytes(*timestamp),
+            hash: rest.try_into().ok()?,
+        })
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Head({} @{} {:02x}{:02x}..)",
+            self.sequence, self.timestamp, self.hash[0], self.hash[1]
+        )
+    }
+}
+
+/// A scan may stop before `limit` once the keys and values it returned reach this many
+/// bytes (4 MiB); it never stops earlier while the range holds more rows.
+pub const SCAN_BYTES: usize = 4 * 1024 * 1024;
+
+/// What one durable commit writes: everything, or nothing.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The head after this batch; the provider stores it under [`HEAD_KEY`].
+    pub head: Head,
+    /// Final value of every key touched; `None` deletes. Never names [`HEAD_KEY`].
+    pub writes: BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>,
+}
+
+/// Half-open range of keys, compared bytewise.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyRange {
+    /// First key inside the range.
+    pub start: Vec<u8>,
+    /// First key after the range; `None` means to the end of the keyspace.
+    pub end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// The whole keyspace.
+    pub fn all() -> KeyRange {
+        KeyRange {
+            start: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// Every key that starts with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> KeyRange {
+        KeyRange {
+            start: prefix.to_vec(),
+            end: nimbus_core::key::prefix_successor(prefix),
+        }
+    }
+
+    /// Whether `key` lies inside.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start.as_slice() && self.end.as_ref().is_none_or(|end| key < end.as_slice())
+    }
+
+    /// Whether no key can lie inside.
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+}
+
+/// Order of a range scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Smallest key first.
+    Forward,
+    /// Greatest key first.
+    Backward,
+}
+
+/// A key and its value as a scan returns them.
+pub type Row = (Vec<u8>, Bytes);
+
+/// Result of a provider call.
+pub type ProviderResult<T> = Result<T, ProviderError>;
+
+/// A storage backend: creates, opens, lists and deletes tenant namespaces.
+///
+/// All methods are cancel-safe in the sense that a dropped future leaves a namespace either
+/// as it was or for the next start to finish (creating and deleting are crash-safe).
+pub trait Provider: Send + Sync + 'static {
+    /// The name used by `--tenant-provider`, for example `sqlite`.
+    fn name(&self) -> &'static str;
+
+    /// Creates an empty namespace and registers it, durably.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if registered, `Unregistered` if files of that name exist without a
+    /// registry entry (they are never overwritten), `NameClash` on a case-insensitive disk,
+    /// `Full`, `Io`.
+    fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>>;
+
+    /// Opens a registered namespace.
+    ///
+    /// # Errors
+    /// `NotFound` if not registered, `Corrupt` if the data is not a Nimbus namespace of a
+    /// known format, `Io`.
+    fn open<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, ProviderResult<Arc<dyn TenantStore>>>;
+
+    /// Removes a namespace and everything it owns. The caller closed its store first.
+    ///
+    /// # Errors
+    /// `NotFound` if not registered, `Io`; after an error the deletion is finished at the next start.
+    fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>>;
+
+    /// Every registered tenant, sorted.
+    fn list(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>>;
+
+    /// Whether the tenant is registered and ready. Cheap: no disk access on embedded providers.
+    fn contains<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<bool>>;
+
+    /// What the provider owns for a tenant, for operators: paths, or qualified names.
+    fn owned(&self, tenant: &TenantId) -> Vec<String>;
+
+    /// Tenant data found without a registry entry (reported at start, never overwritten).
+    fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>>;
+
+    /// Takes unregistered tenant data into the registry after checking that it opens.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if registered, `NotFound` if there is no data, `Corrupt`, `Io`.
+    fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>>;
+
+    /// Whether the backend can serve now.
+    fn health(&self) -> BoxFuture<'_, ProviderResult<()>>;
+}
+
+/// One tenant's open namespace.
+pub trait TenantStore: Send + Sync + 'static {
+    /// A consistent, ordered, read-only view of the newest durable state.
+    ///
+    /// Waits when all readers are in use. A snapshot should live at most 30 s.
+    fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>>;
+
+    /// Applies `batch` atomically and durably if the stored head still equals `expected`.
+    ///
+    /// # Errors
+    /// See [`CommitError`]: only `OutcomeUnknown` leaves open whether the batch is there.
+    /// A caller that drops the future does not cancel the commit.
+    fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>>;
+
+    /// Finishes background work (checkpoint) and releases files and connections.
+    /// Later calls fail with `Closed`.
+    fn close(&self) -> BoxFuture<'_, ProviderResult<()>>;
+
+    /// Counters since open.
+    fn stats(&self) -> StoreStats;
+}
+
+/// A consistent view; see [`TenantStore::snapshot`].
+pub trait Snapshot: Send {
+    /// The head that this view was taken at.
+    fn head(&mut self) -> BoxFuture<'_, ProviderResult<Head>>;
+
+    /// The value of each key, in the order asked.
+    fn get_many<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        keys: &'a [&'a [u8]],
+    ) -> BoxFuture<'a, ProviderResult<Vec<Option<Bytes>>>>;
+
+    /// At most `limit` rows of `range` in `direction`.
+    ///
+    /// A provider may return fewer rows than both `limit` and the range hold only once the
+    /// rows returned reach [`SCAN_BYTES`]; fewer rows and fewer bytes mean the end of the range.
+    fn scan<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        range: &'a KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'a, ProviderResult<Vec<Row>>>;
+}
+
+/// Counters of one open store since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStats {
+    /// Batches committed.
+    pub commits: u64,
+    /// Syncs that commits waited for. With full durability one per batch.
+    pub commit_syncs: u64,
+    /// Bytes in the write-ahead log now; 0 where there is none.
+    pub wal_bytes: u64,
+    /// Checkpoints finished.
+    pub checkpoints: u64,
+    /// Read snapshots open now.
+    pub open_snapshots: u64,
+    /// Age of the oldest open snapshot in milliseconds; 0 when none.
+    pub oldest_snapshot_ms: u64,
+}

@@ -1,0 +1,211 @@
+//! Moving committed pages from a tenant's write-ahead log into its file, away from commits.
+//!
+//! One thread per provider does it, on a connection of its own. Must not know what a commit
+//! holds. A checkpoint that fails is logged and tried again after more commits; it never
+//! fails a commit.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::wal::CheckpointMode;
+
+use super::{connection, sidecar};
+use crate::provider::{ProviderError, ProviderResult};
+
+/// Page size of the files that we create, bytes.
+const PAGE: u64 = 4096;
+/// Log growth after which pages are copied as far as readers allow (design section 4), frames.
+const PASSIVE_FRAMES: u64 = (4 << 20) / PAGE;
+/// Log size from which readers are waited for, so that the log can start over, frames.
+const RESTART_FRAMES: u64 = (64 << 20) / PAGE;
+/// How long they are waited for. Commits wait as long, so it is short; the next attempt comes
+/// after another 4 MiB.
+const RESTART_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The write-ahead log of one open tenant.
+pub(super) struct Wal {
+    path: PathBuf,
+    me: Weak<Wal>,
+    queue: mpsc::Sender<Weak<Wal>>,
+    /// Frames in the log after the newest commit.
+    frames: AtomicU64,
+    /// Frames in the log when a checkpoint was last asked for.
+    asked_at: AtomicU64,
+    queued: AtomicBool,
+    finished: AtomicU64,
+    /// Held while a checkpoint runs; true once the store closes.
+    closing: Mutex<bool>,
+}
+
+impl Wal {
+    pub(super) fn new(path: PathBuf, queue: mpsc::Sender<Weak<Wal>>) -> Arc<Wal> {
+        Arc::new_cyclic(|me| Wal {
+            path,
+            me: me.clone(),
+            queue,
+            frames: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
+            finished: AtomicU64::new(0),
+            closing: Mutex::new(false),
+        })
+    }
+
+    /// Notes the length of the log after a commit, in frames.
+    pub(super) fn committed(&self, frames: u64) {
+        self.frames.store(frames, Ordering::Relaxed);
+    }
+
+    /// Asks for a checkpoint if the log grew enough since the last time. Does not wait.
+    pub(super) fn request_checkpoint(&self) {
+        let frames = self.frames.load(Ordering::Relaxed);
+        let mut asked_at = self.asked_at.load(Ordering::Relaxed);
+        if frames < asked_at {
+            // The log started over.
+            asked_at = 0;
+            self.asked_at.store(0, Ordering::Relaxed);
+        }
+        if frames - asked_at >= PASSIVE_FRAMES && !self.queued.swap(true, Ordering::AcqRel) {
+            self.asked_at.store(frames, Ordering::Relaxed);
+            let _ = self.queue.send(self.me.clone());
+        }
+    }
+
+    /// Checkpoints finished.
+    pub(super) fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the log on disk now.
+    pub(super) fn bytes(&self) -> u64 {
+        std::fs::symlink_metadata(sidecar(&self.path, "-wal")).map_or(0, |m| m.len())
+    }
+
+    fn run(&self) {
+        self.queued.store(false, Ordering::Release);
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closing {
+            return;
+        }
+        if let Err(e) = self.checkpoint() {
+            let path = self.path.display();
+            tracing::warn!(%path, error = %e, "checkpoint failed; it is tried again after more commits");
+        }
+    }
+
+    fn checkpoint(&self) -> ProviderResult<()> {
+        let conn = connection::checkpointer(&self.path, RESTART_PATIENCE)?;
+        let frames = copy(&conn, &self.path, CheckpointMode::PASSIVE)?;
+        self.finished.fetch_add(1, Ordering::Relaxed);
+        if frames >= RESTART_FRAMES {
+            match copy(&conn, &self.path, CheckpointMode::RESTART) {
+                Err(ProviderError::Busy { .. }) => {
+                    let path = self.path.display();
+                    tracing::debug!(%path, frames, "readers keep the log from starting over");
+                }
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs one checkpoint; the number of frames in the log.
+fn copy(conn: &Connection, path: &Path, mode: CheckpointMode) -> ProviderResult<u64> {
+    let (frames, _copied) = conn
+        .wal_checkpoint_v2(Some("main"), mode)
+        .map_err(|e| super::error::classify("checkpointing", path, e))?;
+    Ok(u64::try_from(frames).unwrap_or(0))
+}
+
+/// Starts the thread. It ends when the last sender is gone.
+pub(super) fn start() -> ProviderResult<mpsc::Sender<Weak<Wal>>> {
+    let (sender, receiver) = mpsc::channel::<Weak<Wal>>();
+    std::thread::Builder::new()
+        .name("nimbus-checkpoint".to_owned())
+        .spawn(move || {
+            while let Ok(wal) = receiver.recv() {
+                if let Some(wal) = wal.upgrade() {
+                    wal.run();
+                }
+            }
+        })
+        .map_err(|e| ProviderError::io("starting the checkpoint thread", e))?;
+    Ok(sender)
+}
+
+/// Called when a store opens. A log that is there is what a crash left: its newest commits may
+/// be in the page cache only, and a server that answers from them must not lose them to a
+/// power cut. Copying syncs both files. If it fails (a full disk) the store opens all the
+/// same, and the next checkpoint makes up for it.
+pub(super) fn after_crash(conn: &Connection, path: &Path) {
+    let left = std::fs::symlink_metadata(sidecar(path, "-wal")).map_or(0, |m| m.len());
+    if left == 0 {
+        return;
+    }
+    match copy(conn, path, CheckpointMode::PASSIVE) {
+        Ok(frames) => {
+            tracing::info!(path = %path.display(), frames, "recovered the write-ahead log");
+        }
+        Err(e) => {
+            tracing::warn!(path = %path.display(), error = %e, "checkpoint at open failed");
+        }
+    }
+}
+
+/// The last checkpoint of a store, on the writer's own connection when it commits no more.
+pub(super) fn last(conn: &Connection, path: &Path, wal: &Wal) {
+    let mut closing = wal.closing.lock().unwrap_or_else(PoisonError::into_inner);
+    *closing = true;
+    match copy(conn, path, CheckpointMode::TRUNCATE) {
+        Ok(_) => {
+            wal.finished.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(e) => {
+            tracing::warn!(path = %path.display(), error = %e, "last checkpoint failed; the log is kept");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_asked_for_every_four_mebibytes() {
+        let (queue, asked) = mpsc::channel();
+        let wal = Wal::new(PathBuf::from("/nowhere/a.sqlite3"), queue);
+        let count = |frames: u64| {
+            wal.committed(frames);
+            wal.request_checkpoint();
+            let n = asked.try_iter().count();
+            if n > 0 {
+                wal.queued.store(false, Ordering::Release); // as the thread does
+            }
+            n
+        };
+        assert_eq!(count(PASSIVE_FRAMES - 1), 0);
+        assert_eq!(count(PASSIVE_FRAMES), 1);
+        assert_eq!(count(PASSIVE_FRAMES + 1), 0);
+        assert_eq!(count(2 * PASSIVE_FRAMES - 1), 0);
+        assert_eq!(count(2 * PASSIVE_FRAMES), 1);
+        // The log starts over.
+        assert_eq!(count(5), 0);
+        assert_eq!(count(PASSIVE_FRAMES), 1);
+    }
+
+    #[test]
+    fn one_request_is_queued_at_a_time() {
+        let (queue, asked) = mpsc::channel();
+        let wal = Wal::new(PathBuf::from("/nowhere/a.sqlite3"), queue);
+        for n in 1..=10 {
+            wal.committed(n * PASSIVE_FRAMES);
+            wal.request_checkpoint();
+        }
+        assert_eq!(asked.try_iter().count(), 1);
+    }
+}

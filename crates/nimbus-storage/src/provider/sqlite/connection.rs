@@ -1,0 +1,142 @@
+//! Opening connections to one tenant file, each with the settings its use needs.
+//!
+//! Must not know who uses them. Every connection to a tenant file is made here, so that a
+//! key can be given to all of them in one place.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::{classify, corrupt};
+use super::{Durability, schema};
+use crate::provider::{ProviderResult, files};
+
+/// How long a statement waits for another connection's lock.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Page cache of the writer, KiB.
+const WRITER_CACHE_KIB: i64 = 2048;
+/// Page cache of a reader, KiB.
+const READER_CACHE_KIB: i64 = 1024;
+/// Size that the write-ahead log file is cut back to once it has started over, bytes.
+const WAL_KEEP: i64 = 16 << 20;
+/// Prepared statements kept: the writer has 2 per table and 5 more, a reader 5 per table and 3.
+const STATEMENTS: usize = 48;
+
+/// The connection that commits. Sets the file to write-ahead logging.
+pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Connection> {
+    let conn = open(path)?;
+    let fail = |e| classify("opening", path, e);
+    let set = |name: &str, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))
+        .map_err(fail)?;
+    if mode != "wal" {
+        return Err(corrupt(
+            path,
+            format!("its journal mode is `{mode}`, expected `wal`"),
+        ));
+    }
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Relaxed => "NORMAL",
+    };
+    set("synchronous", &synchronous).map_err(fail)?;
+    set("cache_size", &-WRITER_CACHE_KIB).map_err(fail)?;
+    // These two answer with a row.
+    for (name, value) in [("wal_autocheckpoint", 0), ("journal_size_limit", WAL_KEEP)] {
+        conn.pragma_update_and_check(None, name, value, |_| Ok(()))
+            .map_err(fail)?;
+    }
+    Ok(conn)
+}
+
+/// A connection for snapshots. It cannot write, and it leaves the log alone when it closes.
+pub(super) fn reader(path: &Path) -> ProviderResult<Connection> {
+    let conn = open(path)?;
+    let fail = |e| classify("opening", path, e);
+    conn.pragma_update(None, "query_only", true).map_err(fail)?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)
+        .map_err(fail)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(fail)?;
+    Ok(conn)
+}
+
+/// A connection for one checkpoint, which must not make commits wait long: `patience` is how
+/// long it waits for readers while it keeps the writer out.
+pub(super) fn checkpointer(path: &Path, patience: Duration) -> ProviderResult<Connection> {
+    let conn = open(path)?;
+    let fail = |e| classify("opening", path, e);
+    conn.busy_timeout(patience).map_err(fail)?;
+    conn.pragma_update(None, "synchronous", "FULL")
+        .map_err(fail)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(fail)?;
+    // A checkpoint does nothing on a connection that has not yet read the file.
+    conn.pragma_query_value(None, "schema_version", |r| r.get::<_, i64>(0))
+        .map_err(fail)?;
+    Ok(conn)
+}
+
+/// A connection to look at a file that may not be ours.
+pub(super) fn inspector(path: &Path) -> ProviderResult<Connection> {
+    let conn = open(path)?;
+    conn.pragma_update(None, "query_only", true)
+        .map_err(|e| classify("opening", path, e))?;
+    Ok(conn)
+}
+
+/// Turns the empty file at `path` into an empty tenant. On return all of it is in the file
+/// itself, with nothing left in a log, but not yet synced.
+pub(super) fn create(path: &Path, limit_pages: Option<u32>) -> ProviderResult<()> {
+    let fail = |e| classify("creating", path, e);
+    let conn = writer(path, Durability::Relaxed)?;
+    if let Some(pages) = limit_pages {
+        conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+            .map_err(fail)?;
+    }
+    schema::create(&conn).map_err(fail)?;
+    conn.close().map_err(|(_, e)| fail(e))
+}
+
+fn open(path: &Path) -> ProviderResult<Connection> {
+    match files::inspect(path).map_err(|e| files::error("opening", path, e))? {
+        files::Entry::Regular { .. } => {}
+        files::Entry::Other => return Err(corrupt(path, "it is not a regular file".into())),
+        files::Entry::Absent => {
+            let reason = "the file is missing; restore it from a backup, or delete the tenant";
+            return Err(corrupt(path, reason.into()));
+        }
+    }
+    // Without CREATE a missing file stays missing. NOFOLLOW refuses a link anywhere in the
+    // path; the data directory was resolved before.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let fail = |e| classify("opening", path, e);
+    let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
+    unlock(&conn, path)?;
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+        .map_err(fail)?;
+    conn.pragma_update(None, "trusted_schema", false)
+        .map_err(fail)?;
+    conn.pragma_update(None, "cell_size_check", true)
+        .map_err(fail)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")
+        .map_err(fail)?;
+    conn.pragma_update_and_check(None, "mmap_size", 0, |_| Ok(()))
+        .map_err(fail)?;
+    // `secure_delete` stays off: deleted data is gone with the page that held it, or with the
+    // file. Encryption at rest is what protects it before that.
+    Ok(conn)
+}
+
+/// Where the key of an encrypted tenant file is given, before anything else reads the file.
+/// Nothing is encrypted yet.
+fn unlock(_conn: &Connection, _path: &Path) -> ProviderResult<()> {
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! Snapshots: read transactions on a small pool of connections, handed out in turn.
+//!
+//! Must not know the writer. A snapshot's connection sits in a slot that closing the store can
+//! empty, so that nothing outlives `close`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{blocking, connection, error, schema};
+use crate::provider::{
+    Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, Snapshot,
+};
+
+/// How long a snapshot waits for a free reader.
+const WAIT_FOR_READER: Duration = Duration::from_secs(5);
+/// How long closing waits for snapshots to be dropped before it takes their connections.
+const WAIT_FOR_SNAPSHOTS: Duration = Duration::from_secs(5);
+/// Bytes of keys and values after which a scan ends (the trait's bound).
+const SCAN_BYTES: usize = 4 << 20;
+
+/// A connection that a snapshot uses, until `close` takes it.
+type Slot = Arc<Mutex<Option<Connection>>>;
+
+/// The readers of one open tenant.
+pub(super) struct Readers {
+    path: PathBuf,
+    /// Fair: first come, first served. Closed with the store.
+    permits: Arc<Semaphore>,
+    size: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: VecDeque<Connection>,
+    /// By number, so the first is the oldest.
+    open: BTreeMap<u64, (Slot, Instant)>,
+    next: u64,
+    closed: bool,
+}
+
+/// Counters of open snapshots.
+pub(super) struct OpenSnapshots {
+    pub(super) count: u64,
+    pub(super) oldest: Duration,
+}
+
+impl Readers {
+    /// A pool of at most `size` connections, opened when first needed.
+    pub(super) fn new(path: PathBuf, size: usize) -> Arc<Readers> {
+        let size = u32::try_from(size.clamp(1, 1024)).unwrap_or(1);
+        Arc::new(Readers {
+            path,
+            permits: Arc::new(Semaphore::new(size as usize)),
+            size,
+            state: Mutex::default(),
+        })
+    }
+
+    /// A snapshot of the newest durable state, pinned before this returns.
+    pub(super) async fn snapshot(self: &Arc<Self>) -> ProviderResult<Box<dyn Snapshot>> {
+        if self.state().closed {
+            return Err(ProviderError::Closed);
+        }
+        let acquire = self.permits.clone().acquire_owned();
+        let permit = match tokio::time::timeout(WAIT_FOR_READER, acquire).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(ProviderError::Closed),
+            Err(_) => {
+                let what = format!("all {} readers of {}", self.size, self.path.display());
+                return Err(ProviderError::Busy { what });
+            }
+        };
+        let idle = self.state().idle.pop_back();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => {
+                let path = self.path.clone();
+                blocking(move || connection::reader(&path)).await?
+            }
+        };
+        let head = begin(&conn, &self.path)?;
+        self.pin(conn, head, permit)
+    }
+
+    fn pin(
+        self: &Arc<Self>,
+        conn: Connection,
+        head: Head,
+        permit: OwnedSemaphorePermit,
+    ) -> ProviderResult<Box<dyn Snapshot>> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(ProviderError::Closed);
+        }
+        let slot = Arc::new(Mutex::new(Some(conn)));
+        let number = state.next;
+        state.next += 1;
+        state.open.insert(number, (slot.clone(), Instant::now()));
+        drop(state);
+        let readers = self.clone();
+        Ok(Box::new(SqliteSnapshot {
+            slot,
+            head,
+            number,
+            readers,
+            _permit: permit,
+        }))
+    }
+
+    /// Refuses new snapshots, waits for those open and then closes every connection. Blocks
+    /// only to close files; the wait is asynchronous.
+    pub(super) async fn close(&self) {
+        self.state().closed = true;
+        let all = self.permits.acquire_many(self.size);
+        let waited = tokio::time::timeout(WAIT_FOR_SNAPSHOTS, all).await;
+        self.permits.close();
+        let (idle, open) = {
+            let mut state = self.state();
+            (
+                std::mem::take(&mut state.idle),
+                std::mem::take(&mut state.open),
+            )
+        };
+        if waited.is_err() {
+            let path = self.path.display();
+            tracing::warn!(%path, snapshots = open.len(), "closed with snapshots open; they end now");
+        }
+        let ended = blocking(move || {
+            drop(idle);
+            for (slot, _) in open.into_values() {
+                // Waits for a read in progress, which is short.
+                drop(lock(&slot).take());
+            }
+            Ok(())
+        });
+        let _ = ended.await;
+    }
+
+    pub(super) fn open_snapshots(&self) -> OpenSnapshots {
+        let state = self.state();
+        OpenSnapshots {
+            count: state.open.len() as u64,
+            oldest: state
+                .open
+                .first_key_value()
+                .map_or(Duration::ZERO, |(_, (_, since))| since.elapsed()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins a read transaction. SQLite pins what it sees at the first read, so that is done too.
+fn begin(conn: &Connection, path: &Path) -> ProviderResult<Head> {
+    let mut begin = conn
+        .prepare_cached("BEGIN DEFERRED")
+        .map_err(|e| error::read(path, e))?;
+    begin.execute(()).map_err(|e| error::read(path, e))?;
+    schema::read_head(conn, path)
+}
+
+struct SqliteSnapshot {
+    slot: Slot,
+    head: Head,
+    number: u64,
+    readers: Arc<Readers>,
+    // Declared last: the permit goes back after the connection.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl SqliteSnapshot {
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection, &Path) -> ProviderResult<T>,
+    ) -> ProviderResult<T> {
+        match lock(&self.slot).as_ref() {
+            Some(conn) => read(conn, &self.readers.path),
+            None => Err(ProviderError::Closed),
+        }
+    }
+}
+
+impl Snapshot for SqliteSnapshot {
+    fn head(&mut self) -> BoxFuture<'_, ProviderResult<Head>> {
+        // From memory, but no longer once the store is closed.
+        async move { self.with(|_, _| Ok(self.head)) }.boxed()
+    }
+
+    fn get_many<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        keys: &'a [&'a [u8]],
+    ) -> BoxFuture<'a, ProviderResult<Vec<Option<Bytes>>>> {
+        async move { self.with(|conn, path| get_many(conn, path, keyspace, keys)) }.boxed()
+    }
+
+    fn scan<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        range: &'a KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'a, ProviderResult<Vec<Row>>> {
+        async move { self.with(|conn, path| scan(conn, path, keyspace, range, direction, limit)) }
+            .boxed()
+    }
+}
+
+impl Drop for SqliteSnapshot {
+    fn drop(&mut self) {
+        let Some(conn) = lock(&self.slot).take() else {
+            return;
+        };
+        let ended = conn
+            .prepare_cached("ROLLBACK")
+            .and_then(|mut s| s.execute(()));
+        let mut state = self.readers.state();
+        state.open.remove(&self.number);
+        if ended.is_ok() && !state.closed {
+            state.idle.push_back(conn);
+        } else {
+            // Closed outside the lock.
+            drop(state);
+            drop(conn);
+        }
+    }
+}
+
+fn get_many(
+    conn: &Connection,
+    path: &Path,
+    keyspace: Keyspace,
+    keys: &[&[u8]],
+) -> ProviderResult<Vec<Option<Bytes>>> {
+    let fail = |e| error::read(path, e);
+    let mut statement = conn
+        .prepare_cached(schema::sql(keyspace).get)
+        .map_err(fail)?;
+    let mut out = Vec::with_capacity(keys.len());
+    for key in keys {
+        let value = statement
+            .query_row((key,), |row| {
+                let value = row.get_ref(0)?;
+                Ok(schema::bytes(path, value).map(Bytes::copy_from_slice))
+            })
+            .optional()
+            .map_err(fail)?;
+        out.push(value.transpose()?);
+    }
+    Ok(out)
+}
+
+fn scan(
+    conn: &Connection,
+    path: &Path,
+    keyspace: Keyspace,
+    range: &KeyRange,
+    direction: Direction,
+    limit: usize,
+) -> ProviderResult<Vec<Row>> {
+    if range.is_empty() || limit == 0 {
+        return Ok(Vec::new());
+    }
+    let fail = |e| error::read(path, e);
+    let sql = schema::sql(keyspace);
+    let text = match (&range.end, direction) {
+        (None, Direction::Forward) => sql.from,
+        (None, Direction::Backward) => sql.from_backward,
+        (Some(_), Direction::Forward) => sql.range,
+        (Some(_), Direction::Backward) => sql.range_backward,
+    };
+    let mut statement = conn.prepare_cached(text).map_err(fail)?;
+    let (start, rows_wanted) = (
+        range.start.as_slice(),
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    );
+    let mut rows = match &range.end {
+        Some(end) => statement.query((start, rows_wanted, end.as_slice())),
+        None => statement.query((start, rows_wanted)),
+    }
+    .map_err(fail)?;
+    let mut out = Vec::new();
+    let mut size = 0;
+    while size <= SCAN_BYTES {
+        let Some(row) = rows.next().map_err(fail)? else {
+            break;
+        };
+        let key = schema::bytes(path, row.get_ref(0).map_err(fail)?)?;
+        let value = schema::bytes(path, row.get_ref(1).map_err(fail)?)?;
+        size += key.len() + value.len();
+        out.push((key.to_vec(), Bytes::copy_from_slice(value)));
+    }
+    Ok(out)
+}

@@ -1,0 +1,124 @@
+//! What a start does before it serves: find out about the disk, undo and finish what a crash
+//! interrupted; and the check of a file that is taken in.
+//!
+//! Must not touch a file of a tenant that is ready.
+
+use std::path::Path;
+
+use nimbus_core::TenantId;
+
+use super::error::{classify, corrupt};
+use super::{Inner, NAME, connection, schema, sidecar};
+use crate::control::TenantState;
+use crate::provider::{Head, ProviderResult, files};
+
+/// Name of the file that tells whether the disk ignores case.
+const PROBE: &str = ".Nimbus-Case-Probe";
+/// Bytes that an empty tenant can have on disk; it has about 64 KiB.
+const MAX_UNBORN: u64 = 256 << 10;
+
+/// Whether names in `dir` that differ by case are one file.
+pub(super) fn ignores_case(dir: &Path) -> ProviderResult<bool> {
+    let path = dir.join(PROBE);
+    let other = dir.join(PROBE.to_ascii_lowercase());
+    let fail = |e| files::error("probing", &path, e);
+    files::remove_if_exists(&path).map_err(fail)?;
+    files::create_new(&path).map_err(fail)?;
+    let seen = files::inspect(&other);
+    files::remove_if_exists(&path).map_err(fail)?;
+    Ok(seen.map_err(fail)? != files::Entry::Absent)
+}
+
+/// Undoes creations and finishes deletions.
+pub(super) fn finish(inner: &Inner) -> ProviderResult<()> {
+    for (tenant, entry) in inner.control.entries() {
+        if entry.provider != NAME {
+            continue;
+        }
+        match entry.state {
+            TenantState::Ready => {}
+            TenantState::Creating => undo_creation(inner, &tenant)?,
+            TenantState::Deleting => {
+                inner.remove_files(&tenant)?;
+                inner.control.remove(&tenant)?;
+                tracing::info!(%tenant, "finished an interrupted deletion");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tenant that was never acknowledged has no commit and a small file, torn or not. Anything
+/// else under its name was put there by someone else since, and is left to be adopted.
+fn undo_creation(inner: &Inner, tenant: &TenantId) -> ProviderResult<()> {
+    let path = inner.path(tenant);
+    if unborn(&path)? {
+        inner.remove_files(tenant)?;
+        tracing::info!(%tenant, "undid an interrupted creation");
+    } else {
+        let path = path.display();
+        tracing::warn!(%tenant, %path, "an interrupted creation left a file with data, which is kept");
+    }
+    inner.control.remove(tenant).map(drop)
+}
+
+fn unborn(path: &Path) -> ProviderResult<bool> {
+    let mut total = 0;
+    for path in [path.to_owned(), sidecar(path, "-wal")] {
+        match files::inspect(&path).map_err(|e| files::error("looking at", &path, e))? {
+            files::Entry::Absent => {}
+            files::Entry::Regular { len } => total += len,
+            files::Entry::Other => return Ok(false),
+        }
+    }
+    if total == 0 {
+        return Ok(true);
+    }
+    if total > MAX_UNBORN {
+        return Ok(false);
+    }
+    let head = connection::inspector(path).and_then(|conn| schema::read_head(&conn, path));
+    Ok(!matches!(head, Ok(head) if head != Head::EMPTY))
+}
+
+/// Opens a file that is not registered and checks its format, tables and pages.
+pub(super) fn quick_check(path: &Path) -> ProviderResult<()> {
+    let conn = connection::inspector(path)?;
+    schema::check(&conn, path)?;
+    schema::read_head(&conn, path)?;
+    let fail = |e| classify("checking", path, e);
+    let found: String = conn
+        .pragma_query_value(None, "quick_check", |row| row.get(0))
+        .map_err(fail)?;
+    if found != "ok" {
+        return Err(corrupt(path, found));
+    }
+    conn.close().map_err(|(_, e)| fail(e))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::provider::ProviderError;
+
+    #[test]
+    fn the_probe_agrees_with_the_disk_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let upper = dir.path().join("X");
+        std::fs::write(&upper, "").unwrap();
+        let expected = dir.path().join("x").exists();
+        std::fs::remove_file(&upper).unwrap();
+        assert_eq!(ignores_case(dir.path()).unwrap(), expected);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        // One that a crash left is in nobody's way.
+        std::fs::write(dir.path().join(PROBE), "").unwrap();
+        assert_eq!(ignores_case(dir.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error() {
+        let e = ignores_case(Path::new("/nowhere/at/all")).unwrap_err();
+        assert!(matches!(e, ProviderError::Io { .. }), "{e:?}");
+    }
+}

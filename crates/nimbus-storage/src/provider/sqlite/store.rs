@@ -1,0 +1,110 @@
+//! One open tenant: a writer thread, a pool of readers, and the order in which they end.
+//!
+//! Must not know the registry: whether the tenant may be opened was decided before.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::oneshot;
+
+use super::Durability;
+use super::checkpoint::Wal;
+use super::readers::Readers;
+use super::writer::{self, Counters, Job};
+use crate::provider::{
+    Batch, CommitError, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
+};
+
+/// An open tenant file.
+pub(super) struct SqliteStore {
+    path: PathBuf,
+    /// `None` once closed. The thread ends when the sender is dropped.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    readers: Arc<Readers>,
+    counters: Arc<Counters>,
+    wal: Arc<Wal>,
+}
+
+impl SqliteStore {
+    /// Opens the file, checks it and starts the writer. Blocks.
+    pub(super) fn open(
+        path: PathBuf,
+        durability: Durability,
+        readers: usize,
+        checkpoints: mpsc::Sender<Weak<Wal>>,
+    ) -> ProviderResult<SqliteStore> {
+        let counters = Arc::new(Counters::default());
+        let wal = Wal::new(path.clone(), checkpoints);
+        let jobs = writer::start(path.clone(), durability, counters.clone(), wal.clone())?;
+        Ok(SqliteStore {
+            jobs: Mutex::new(Some(jobs)),
+            readers: Readers::new(path.clone(), readers),
+            path,
+            counters,
+            wal,
+        })
+    }
+
+    fn send(&self, job: Job) -> Result<(), CommitError> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = jobs.as_ref().ok_or(CommitError::Closed)?;
+        sender.send(job).map_err(|_| CommitError::Closed)
+    }
+}
+
+impl TenantStore for SqliteStore {
+    fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
+        self.readers.snapshot().boxed()
+    }
+
+    fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            self.send(Job::Commit {
+                expected,
+                batch,
+                reply,
+            })?;
+            answer.await.unwrap_or_else(|_| {
+                let reason = format!("the writer of {} ended", self.path.display());
+                Err(CommitError::OutcomeUnknown { reason })
+            })
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
+        async move {
+            let jobs = self
+                .jobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            // Readers first: the last checkpoint then finds nobody in its way, and the writer's
+            // connection, being the last, removes the log.
+            self.readers.close().await;
+            if let Some(jobs) = jobs {
+                let (reply, ended) = oneshot::channel();
+                if jobs.send(Job::Stop { reply }).is_ok() {
+                    let _ = ended.await;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn stats(&self) -> StoreStats {
+        let snapshots = self.readers.open_snapshots();
+        StoreStats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            commit_syncs: self.counters.syncs.load(Ordering::Relaxed),
+            wal_bytes: self.wal.bytes(),
+            checkpoints: self.wal.finished(),
+            open_snapshots: snapshots.count,
+            oldest_snapshot_ms: u64::try_from(snapshots.oldest.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The integration tests of nimbus-storage, in one binary: against its public API only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod sqlite_conformance;

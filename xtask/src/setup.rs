@@ -1,0 +1,217 @@
+//! Installs what the build and the tests need from the machine, or says what to install.
+//! Must not know what the needs are for beyond one line each.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{self, Checkout};
+
+/// What a task is about to do, and so how much it needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Scope {
+    /// Build the server.
+    Build,
+    /// Build it and run the tests.
+    Test,
+}
+
+/// One thing that the machine has to have.
+#[derive(Debug)]
+struct Need {
+    /// The Debian package that brings it.
+    package: &'static str,
+    /// A shell test that holds where it is present, on whatever system.
+    present: &'static str,
+    scope: Scope,
+}
+
+const fn need(package: &'static str, scope: Scope, present: &'static str) -> Need {
+    Need {
+        package,
+        present,
+        scope,
+    }
+}
+
+/// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
+/// perl with more modules than Debian's perl-base.
+const NEEDS: [Need; 8] = [
+    need(
+        "ca-certificates",
+        Scope::Build,
+        "ls /etc/ssl/certs/*.crt /etc/ssl/cert.pem /etc/pki/tls/certs/*.crt | grep -q .",
+    ),
+    need("gcc", Scope::Build, "command -v cc"),
+    need(
+        "libc6-dev",
+        Scope::Build,
+        "echo '#include <stdlib.h>' | cc -E -x c -",
+    ),
+    need("make", Scope::Build, "command -v make"),
+    need(
+        "perl",
+        Scope::Build,
+        "perl -MFile::Compare -MFindBin -MIPC::Cmd -e 1",
+    ),
+    need("pkg-config", Scope::Build, "command -v pkg-config"),
+    need("sqlite3", Scope::Test, "command -v sqlite3"),
+    need("strace", Scope::Test, "command -v strace"),
+];
+
+/// The oldest nextest that understands `.config/nextest.toml`, and the one that is installed.
+const NEXTEST: &str = "0.9.143";
+
+/// What is to be done about missing packages.
+#[derive(Debug, Eq, PartialEq)]
+enum Plan {
+    Nothing,
+    Install,
+    /// Not ours to install: the exact command for whoever may.
+    Advise(String),
+}
+
+/// Installs what is missing for `scope`; when nothing is, it only looks.
+///
+/// # Errors
+/// When something is missing and cannot be installed: not root, no apt, or a failed installation.
+pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
+    let missing = missing(scope);
+    match plan(&missing, is_root(), shell::holds("command -v apt-get")) {
+        Plan::Nothing => {}
+        Plan::Install => apt_install(&missing, scope)?,
+        Plan::Advise(advice) => bail!("missing on this machine: {}; {advice}", missing.join(" ")),
+    }
+    if scope == Scope::Test {
+        install_nextest(checkout)?;
+    }
+    println!("setup: everything is there");
+    Ok(())
+}
+
+fn missing(scope: Scope) -> Vec<&'static str> {
+    let needed = |need: &&Need| scope == Scope::Test || need.scope == Scope::Build;
+    let absent = NEEDS
+        .iter()
+        .filter(needed)
+        .filter(|need| !shell::holds(need.present));
+    absent.map(|need| need.package).collect()
+}
+
+fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
+    let packages = missing.join(" ");
+    match (missing, apt, root) {
+        ([], _, _) => Plan::Nothing,
+        (_, true, true) => Plan::Install,
+        (_, true, false) => Plan::Advise(format!(
+            "run `sudo apt-get update && sudo apt-get install -y --no-install-recommends {packages}`"
+        )),
+        (_, false, _) => Plan::Advise(format!(
+            "install what your system calls the Debian packages {packages}"
+        )),
+    }
+}
+
+fn apt_install(packages: &[&str], scope: Scope) -> Result<()> {
+    println!("setup: installing {}", packages.join(" "));
+    shell::run(&mut apt(&["update"]))?;
+    shell::run(apt(&["install", "-y", "--no-install-recommends"]).args(packages))?;
+    let still = missing(scope);
+    if !still.is_empty() {
+        bail!("apt-get succeeded, but still missing: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+fn apt(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .arg("-q")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn install_nextest(checkout: &Checkout) -> Result<()> {
+    let installed = checkout.cargo(&["nextest", "--version"]).output();
+    let text = installed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    if is_new_enough(&text.unwrap_or_default()) {
+        return Ok(());
+    }
+    println!("setup: installing cargo-nextest {NEXTEST}, which takes some minutes");
+    let mut command =
+        checkout.cargo(&["install", "cargo-nextest", "--locked", "--version", NEXTEST]);
+    // Cargo's own temporary directory: the build directory has no use for what this leaves.
+    shell::run(command.env_remove("CARGO_TARGET_DIR"))
+        .context("cargo-nextest is missing; https://nexte.st tells of other ways to install it")
+}
+
+/// Reads the first line of `cargo nextest --version`: `cargo-nextest 0.9.143 (…)`.
+fn is_new_enough(output: &str) -> bool {
+    let found = output
+        .strip_prefix("cargo-nextest ")
+        .and_then(|rest| rest.split_whitespace().next());
+    found
+        .and_then(version)
+        .is_some_and(|found| version(NEXTEST).is_some_and(|least| found >= least))
+}
+
+fn version(text: &str) -> Option<[u64; 3]> {
+    let release = text.split(['-', '+']).next()?;
+    let numbers: Vec<u64> = release
+        .split('.')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    numbers.try_into().ok()
+}
+
+/// The owner of this process, as the kernel tells it.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_by_what_is_missing_and_who_asks() {
+        assert_eq!(plan(&[], false, false), Plan::Nothing);
+        assert_eq!(plan(&["make"], true, true), Plan::Install);
+        let Plan::Advise(user) = plan(&["make", "perl"], false, true) else {
+            panic!("a user may not install");
+        };
+        assert!(user.contains("sudo apt-get install -y --no-install-recommends make perl"));
+        let Plan::Advise(other) = plan(&["make", "perl"], true, false) else {
+            panic!("no apt to install with");
+        };
+        assert!(other.contains("make perl"));
+    }
+
+    #[test]
+    fn nextest_versions_compare_as_numbers() {
+        for (output, expected) in [
+            (
+                "cargo-nextest 0.9.143 (60fa45f63 2026-08-04)\nrelease: 0.9.143\n",
+                true,
+            ),
+            ("cargo-nextest 0.10.0\n", true),
+            ("cargo-nextest 1.0.0-rc.1\n", true),
+            ("cargo-nextest 0.9.99 (abc)\n", false),
+            ("error: no such command: `nextest`", false),
+            ("", false),
+        ] {
+            assert_eq!(is_new_enough(output), expected, "{output}");
+        }
+    }
+
+    #[test]
+    fn the_nextest_configuration_asks_for_the_same_version() {
+        let path = shell::root().unwrap().join(".config/nextest.toml");
+        let line = format!("nextest-version = {{ required = \"{NEXTEST}\" }}");
+        assert!(fs::read_to_string(path).unwrap().contains(&line), "{line}");
+    }
+}
