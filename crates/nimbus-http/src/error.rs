@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::edge::request_id::Ulid;
-use crate::status::{HttpFault, Remedy, Severity, meaning};
+use crate::status::{Meaning, Remedy, Severity, Special, meaning};
 use crate::store::DoorError;
 
 /// Result of a handler.
@@ -29,8 +29,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 #[derive(Debug)]
 pub(crate) struct ApiError {
     code: ErrorCode,
-    /// Set where the status differs from the one that the code has by itself.
-    fault: Option<HttpFault>,
+    /// Set where the meaning differs from the one that the code has by itself.
+    special: Option<Special>,
     /// Outside text.
     message: String,
     /// Data for programs; shapes are listed in docs/http-api.md.
@@ -63,7 +63,7 @@ impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
         ApiError {
             code,
-            fault: None,
+            special: None,
             message: message.into(),
             detail: None,
             inside: None,
@@ -83,24 +83,24 @@ impl ApiError {
         }
     }
 
-    /// A refusal of the HTTP layer itself.
-    pub(crate) fn fault(fault: HttpFault, message: impl Into<String>) -> ApiError {
-        let (_, code) = fault.status();
+    /// A case with a meaning of its own.
+    pub(crate) fn special(case: Special, message: impl Into<String>) -> ApiError {
+        let (code, _) = case.meaning();
         ApiError {
-            fault: Some(fault),
+            special: Some(case),
             ..ApiError::new(code, message)
         }
     }
 
     /// A bound that was passed, as 413, 414 or 431 with its numbers.
     pub(crate) fn too_large(
-        fault: HttpFault,
+        case: Special,
         cap: &'static str,
         observed: u64,
         limit: u64,
     ) -> ApiError {
         let message = format!("the {cap} cap of {limit} was passed (observed {observed})");
-        ApiError::fault(fault, message)
+        ApiError::special(case, message)
             .with_detail(json!({"cap": cap, "observed": observed, "limit": limit}))
     }
 
@@ -128,21 +128,21 @@ impl ApiError {
         }
     }
 
-    /// The status that the answer will have.
-    pub(crate) fn status(&self) -> StatusCode {
-        self.fault
-            .map_or_else(|| meaning(self.code).status, |fault| fault.status().0)
+    fn meaning(&self) -> Meaning {
+        self.special
+            .map_or_else(|| meaning(self.code), |case| case.meaning().1)
     }
 
-    /// The code, for the audit line.
-    pub(crate) fn code(&self) -> ErrorCode {
-        self.code
+    /// The status that the answer will have.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.meaning().status
     }
 
     /// The envelope as an answer. Logs the inside text under the request id.
     pub(crate) fn into_response(self, request: &Ulid) -> Response<Body> {
-        let meaning = meaning(self.code);
-        let status = self.status();
+        let meaning = self.meaning();
+        let status = meaning.status;
         self.log(request, status);
         let envelope = Envelope {
             error: Inner {
@@ -168,10 +168,11 @@ impl ApiError {
             let scheme = HeaderValue::from_static("Bearer realm=\"nimbus\"");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
-        if matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
+        let busy = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        if meaning.retryable && busy.contains(&status) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response
@@ -192,8 +193,10 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         let (code, message) = (error.code(), error.to_string());
         let inside = error.inside();
+        let unknown = matches!(error, StoreError::OutcomeUnknown { .. });
         ApiError {
             inside,
+            special: unknown.then_some(Special::OutcomeUnknown),
             detail: store_detail(&error),
             ..ApiError::new(code, message)
         }
@@ -425,18 +428,14 @@ mod tests {
             let (found, headers, body) = sent(ApiError::from(error)).await;
             assert_eq!(found.as_u16(), status, "{text}");
             assert_eq!(body["error"]["detail"], detail, "{text}");
-            assert_eq!(
-                headers.contains_key("retry-after"),
-                matches!(status, 429 | 503),
-                "{text}"
-            );
+            assert_eq!(headers.contains_key("retry-after"), status == 429, "{text}");
             assert!(!body.to_string().contains("/x"), "{text}");
         }
     }
 
     #[tokio::test]
     async fn a_fault_has_its_own_status() {
-        let error = ApiError::too_large(HttpFault::BodyTooLarge, "body_bytes", 11, 10);
+        let error = ApiError::too_large(Special::BodyTooLarge, "body_bytes", 11, 10);
         let (status, _, body) = sent(error).await;
         assert_eq!(status.as_u16(), 413);
         assert_eq!(body["error"]["code"], "op.cap_exceeded");

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{ApiError, ApiResult};
-use crate::status::HttpFault;
+use crate::status::Special;
 
 /// A client may pause this long within a body.
 const BODY_IDLE: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ impl<T: JsonBody> Input for Json<T> {
 
 /// Checks that the body is announced as plain JSON in UTF-8.
 pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
-    let refuse = |message: &str| Err(ApiError::fault(HttpFault::MediaType, message));
+    let refuse = |message: &str| Err(ApiError::special(Special::MediaType, message));
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (first, more) = (
         types.next().and_then(|value| value.to_str().ok()),
@@ -117,7 +117,7 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> 
         .get(CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let bound = u64::try_from(limit).unwrap_or(u64::MAX);
-    let too_large = |n: u64| ApiError::too_large(HttpFault::BodyTooLarge, "body_bytes", n, bound);
+    let too_large = |n: u64| ApiError::too_large(Special::BodyTooLarge, "body_bytes", n, bound);
     if let Some(declared) = declared.filter(|declared| *declared > bound) {
         return Err(too_large(declared));
     }

@@ -27,6 +27,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{
     BodyDoc, Input, PathParams, QueryArgs, QueryField, check_content_type, read_body,
 };
+use crate::status::Special;
 
 /// Who may call a route, and what it acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,8 +353,8 @@ async fn write(
     match tokio::time::timeout(app.config.request_timeout, task).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(ApiError::internal(error.to_string())),
-        Err(_) => Err(ApiError::new(
-            ErrorCode::ServiceStorageTransient,
+        Err(_) => Err(ApiError::special(
+            Special::OutcomeUnknown,
             "the write takes too long; it goes on, and its outcome is not known: read before trying again",
         )),
     }

@@ -18,7 +18,7 @@ use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{debug, documents, health, journal, query, schema, system, tenants};
 use crate::route::{Route, RouteClass};
-use crate::status::HttpFault;
+use crate::status::Special;
 
 static TABLE: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let mut rows = built();
@@ -158,7 +158,7 @@ async fn not_found(request: Request<Body>) -> Response<Body> {
 
 async fn method_not_allowed(request: Request<Body>) -> Response<Body> {
     let text = "this path has no such method; the Allow header lists those it has";
-    refuse(&request, ApiError::fault(HttpFault::MethodNotAllowed, text))
+    refuse(&request, ApiError::special(Special::MethodNotAllowed, text))
 }
 
 fn refuse(request: &Request<Body>, error: ApiError) -> Response<Body> {

@@ -144,9 +144,9 @@ pub(crate) const fn meaning(code: ErrorCode) -> Meaning {
     }
 }
 
-/// Refusals of the HTTP layer that share a code with others but have a status of their own.
+/// Cases that share a code with others but mean something of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HttpFault {
+pub(crate) enum Special {
     /// The request body passed the limit.
     BodyTooLarge,
     /// An `Expect` header other than `100-continue`.
@@ -157,47 +157,57 @@ pub(crate) enum HttpFault {
     MediaType,
     /// The path exists, the method does not.
     MethodNotAllowed,
+    /// A write that may or may not be durable: a client that tries again blindly may write twice.
+    OutcomeUnknown,
     /// The request line is too long.
     UriTooLong,
 }
 
-impl HttpFault {
-    /// The status and the code that goes with it.
-    pub(crate) const fn status(self) -> (StatusCode, ErrorCode) {
+impl Special {
+    const ALL: [Special; 7] = [
+        Special::BodyTooLarge,
+        Special::Expectation,
+        Special::HeadersTooLarge,
+        Special::MediaType,
+        Special::MethodNotAllowed,
+        Special::OutcomeUnknown,
+        Special::UriTooLong,
+    ];
+
+    /// The code, and what it means in this case.
+    pub(crate) const fn meaning(self) -> (ErrorCode, Meaning) {
         match self {
-            HttpFault::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::OpCapExceeded),
-            HttpFault::Expectation => (StatusCode::EXPECTATION_FAILED, ErrorCode::OpInvalidInput),
-            HttpFault::HeadersTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Special::BodyTooLarge => with(ErrorCode::OpCapExceeded, StatusCode::PAYLOAD_TOO_LARGE),
+            Special::Expectation => with(ErrorCode::OpInvalidInput, StatusCode::EXPECTATION_FAILED),
+            Special::HeadersTooLarge => with(
                 ErrorCode::OpCapExceeded,
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ),
-            HttpFault::MediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Special::MediaType => with(
                 ErrorCode::OpInvalidInput,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ),
-            HttpFault::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::OpInvalidInput)
+            Special::MethodNotAllowed => {
+                with(ErrorCode::OpInvalidInput, StatusCode::METHOD_NOT_ALLOWED)
             }
-            HttpFault::UriTooLong => (StatusCode::URI_TOO_LONG, ErrorCode::OpCapExceeded),
+            Special::OutcomeUnknown => {
+                let code = ErrorCode::ServiceStorageTransient;
+                (code, error(StatusCode::SERVICE_UNAVAILABLE, REFRESH))
+            }
+            Special::UriTooLong => with(ErrorCode::OpCapExceeded, StatusCode::URI_TOO_LONG),
         }
     }
 }
 
+const fn with(code: ErrorCode, status: StatusCode) -> (ErrorCode, Meaning) {
+    (code, error(status, FIX))
+}
+
 /// Every status that an error of this surface can have, for the OpenAPI document.
 pub(crate) fn error_statuses() -> Vec<StatusCode> {
-    let faults = [
-        HttpFault::BodyTooLarge,
-        HttpFault::Expectation,
-        HttpFault::HeadersTooLarge,
-        HttpFault::MediaType,
-        HttpFault::MethodNotAllowed,
-        HttpFault::UriTooLong,
-    ];
-    let mut statuses: Vec<StatusCode> = ErrorCode::ALL
-        .iter()
-        .map(|code| meaning(*code).status)
-        .chain(faults.iter().map(|fault| fault.status().0))
-        .collect();
+    let codes = ErrorCode::ALL.iter().map(|code| meaning(*code).status);
+    let special = Special::ALL.iter().map(|case| case.meaning().1.status);
+    let mut statuses: Vec<StatusCode> = codes.chain(special).collect();
     statuses.sort_by_key(StatusCode::as_u16);
     statuses.dedup();
     statuses
@@ -257,6 +267,16 @@ mod tests {
             let found = meaning(*code);
             assert_eq!(found.status.as_u16(), *status, "{code}");
             assert_eq!(found.retryable, *retryable, "{code}");
+        }
+    }
+
+    #[test]
+    fn special_cases_are_never_tried_again_blindly() {
+        for case in Special::ALL {
+            let (code, found) = case.meaning();
+            assert!(!found.retryable, "{case:?}");
+            assert!(found.remedy.is_some(), "{case:?}");
+            assert!(ErrorCode::ALL.contains(&code));
         }
     }
 

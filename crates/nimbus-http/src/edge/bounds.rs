@@ -7,7 +7,7 @@ use http::header::{EXPECT, HOST};
 use http::{HeaderMap, Version, request::Parts};
 
 use crate::error::ApiError;
-use crate::status::HttpFault;
+use crate::status::Special;
 
 /// Longest request target in bytes. A path of ours stays under 500; a proxy may add to the query.
 pub(crate) const MAX_URI_BYTES: usize = 8 * 1024;
@@ -25,7 +25,7 @@ pub(crate) fn check(parts: &Parts) -> Result<(), ApiError> {
     let uri = parts.uri.path().len() + parts.uri.query().map_or(0, |query| query.len() + 1);
     if uri > MAX_URI_BYTES {
         return Err(too_large(
-            HttpFault::UriTooLong,
+            Special::UriTooLong,
             "uri_bytes",
             uri,
             MAX_URI_BYTES,
@@ -39,7 +39,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     let count = headers.len();
     if count > MAX_HEADERS {
         return Err(too_large(
-            HttpFault::HeadersTooLarge,
+            Special::HeadersTooLarge,
             "headers",
             count,
             MAX_HEADERS,
@@ -51,7 +51,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
         .sum();
     if bytes > MAX_HEADER_BYTES {
         return Err(too_large(
-            HttpFault::HeadersTooLarge,
+            Special::HeadersTooLarge,
             "header_bytes",
             bytes,
             MAX_HEADER_BYTES,
@@ -60,7 +60,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     let known = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if !headers.get_all(EXPECT).iter().all(known) {
         let message = "the only expectation that is understood is `100-continue`";
-        return Err(ApiError::fault(HttpFault::Expectation, message));
+        return Err(ApiError::special(Special::Expectation, message));
     }
     Ok(())
 }
@@ -75,9 +75,9 @@ fn check_host(parts: &Parts) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn too_large(fault: HttpFault, cap: &'static str, observed: usize, limit: usize) -> ApiError {
+fn too_large(case: Special, cap: &'static str, observed: usize, limit: usize) -> ApiError {
     let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-    ApiError::too_large(fault, cap, wide(observed), wide(limit))
+    ApiError::too_large(case, cap, wide(observed), wide(limit))
 }
 
 #[cfg(test)]

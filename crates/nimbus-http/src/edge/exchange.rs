@@ -26,6 +26,9 @@ const CLIENT_LEFT: u16 = 499;
 pub(crate) struct AuditTrail {
     log: Arc<AuditLog>,
     failing: AtomicBool,
+    /// Makes the next lines fail, as on a full disk.
+    #[cfg(test)]
+    break_it: AtomicBool,
 }
 
 impl AuditTrail {
@@ -33,6 +36,8 @@ impl AuditTrail {
         AuditTrail {
             log,
             failing: AtomicBool::new(false),
+            #[cfg(test)]
+            break_it: AtomicBool::new(false),
         }
     }
 
@@ -43,6 +48,11 @@ impl AuditTrail {
     }
 
     fn record(&self, entry: &AuditEntry<'_>) -> bool {
+        #[cfg(test)]
+        if self.break_it.load(Ordering::Relaxed) {
+            self.failing.store(true, Ordering::Relaxed);
+            return false;
+        }
         let outcome = self.log.record(entry);
         if let Err(error) = &outcome {
             tracing::error!(%error, "the audit log cannot be written; protected calls are refused");
@@ -228,9 +238,11 @@ impl Drop for Exchange {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use nimbus_auth::{AdminVerifier, Authenticator, TokenFile};
     use serde_json::Value as Json;
 
     use super::*;
+    use crate::edge::gate::admit;
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -313,5 +325,40 @@ mod tests {
             exchange.conclude(Response::new(Body::empty()));
         }
         assert_eq!(fixture.lines(), Vec::<Json>::new());
+    }
+
+    #[test]
+    fn while_lines_cannot_be_written_protected_calls_are_refused_before_they_run() {
+        let fixture = fixture();
+        let token = TokenFile::load_or_create(&fixture.path.with_file_name("token")).unwrap();
+        let authenticator = Authenticator::new(Arc::new(AdminVerifier::new(&token)));
+        let mut headers = http::HeaderMap::new();
+        let bearer = format!("Bearer {}", token.token().expose_secret());
+        headers.insert("authorization", bearer.parse().unwrap());
+        let call = || {
+            let exchange = fixture.begin("/api/tenants");
+            let admitted = admit(&authenticator, &exchange, &headers);
+            let ran = admitted.is_ok();
+            let answer = match admitted {
+                Ok(_) => Response::new(Body::empty()),
+                Err(error) => error.into_response(&exchange.id),
+            };
+            (ran, exchange.conclude(answer).status().as_u16())
+        };
+        assert_eq!(call(), (true, 200));
+        fixture.trail.break_it.store(true, Ordering::Relaxed);
+        // The first failure is found out after the fact, and not hidden.
+        assert_eq!(call(), (true, 503));
+        assert_eq!(call(), (false, 503));
+        // Once lines go through again, one refusal shows it and calls run again.
+        fixture.trail.break_it.store(false, Ordering::Relaxed);
+        assert_eq!(call(), (false, 503));
+        assert_eq!(call(), (true, 200));
+        let reasons: Vec<Json> = fixture
+            .lines()
+            .iter()
+            .map(|l| l["reason"].clone())
+            .collect();
+        assert_eq!(reasons, ["authorized", "audit.unavailable", "authorized"]);
     }
 }

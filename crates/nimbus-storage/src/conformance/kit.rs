@@ -88,9 +88,12 @@ pub(super) fn next(head: Head, mark: u8) -> Head {
 /// Final values by keyspace and key; `None` deletes.
 pub(super) type Writes = BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>;
 
+/// A key and its value, or `None` to delete it.
+pub(super) type Write<'a> = (Keyspace, &'a [u8], Option<&'a [u8]>);
+
 /// Writes from a list.
-pub(super) fn writes(list: &[(Keyspace, &[u8], Option<&[u8]>)]) -> Writes {
-    let row = |(keyspace, key, value): &(Keyspace, &[u8], Option<&[u8]>)| {
+pub(super) fn writes(list: &[Write<'_>]) -> Writes {
+    let row = |(keyspace, key, value): &Write<'_>| {
         ((*keyspace, key.to_vec()), value.map(Bytes::copy_from_slice))
     };
     list.iter().map(row).collect()

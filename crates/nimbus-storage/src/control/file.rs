@@ -111,23 +111,20 @@ pub(super) fn open(path: &Path) -> ProviderResult<(Database, Contents)> {
 /// Opens a copy in memory with every check redb has. Opening writes: doing it on a copy first
 /// leaves a damaged file exactly as it was found.
 fn rehearse(path: &Path, bytes: &[u8]) -> ProviderResult<()> {
-    let checked = catch_unwind(AssertUnwindSafe(|| {
+    let checked = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
         let backend = InMemoryBackend::new();
-        backend
-            .set_len(bytes.len() as u64)
-            .map_err(redb::Error::Io)
-            .map_err(|e| error("checking", path, e))?;
-        backend
-            .write(0, bytes)
-            .map_err(redb::Error::Io)
-            .map_err(|e| error("checking", path, e))?;
-        let db = builder()
-            .create_with_backend(backend)
-            .map_err(|e| error("checking", path, e.into()))?;
-        read(path, &db).map(drop)
+        backend.set_len(bytes.len() as u64)?;
+        backend.write(0, bytes)?;
+        Ok(builder().create_with_backend(backend)?)
     }));
-    // redb panics on some damage instead of reporting it.
-    checked.unwrap_or_else(|_| Err(corrupt(path, "reading it failed; the log has the cause")))
+    match checked {
+        Ok(Ok(db)) => read(path, &db).map(drop),
+        // Memory has no I/O errors of its own: the file points outside itself.
+        Ok(Err(redb::Error::Io(e))) => Err(corrupt(path, &e.to_string())),
+        Ok(Err(e)) => Err(error("checking", path, e)),
+        // redb panics on some damage instead of reporting it.
+        Err(_) => Err(corrupt(path, "reading it failed; the log has the cause")),
+    }
 }
 
 fn builder() -> redb::Builder {

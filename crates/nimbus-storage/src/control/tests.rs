@@ -1,1 +1,442 @@
-//! x
+//! Tests of the control database: what it keeps over a restart and over a crash, and how it
+//! refuses a file that it cannot trust.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::provider::files::small_disk::SmallDisk;
+
+fn tenant(id: &str) -> TenantId {
+    id.parse().unwrap()
+}
+
+fn register(db: &ControlDb, id: &str) -> TenantEntry {
+    db.register(&tenant(id), "sqlite", Distinct::Exactly, TenantState::Ready)
+        .unwrap()
+}
+
+/// Opens a copy of the file as it is on disk now, as after a kill.
+fn after_kill(dir: &Path) -> (tempfile::TempDir, ControlDb) {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.join(CONTROL_FILE), copy.path().join(CONTROL_FILE)).unwrap();
+    let db = ControlDb::open(copy.path()).unwrap();
+    (copy, db)
+}
+
+#[test]
+fn a_new_file_is_private_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let mode = std::fs::metadata(db.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    assert_eq!(db.path(), dir.path().join("nimbus-control.db"));
+    let installation = db.installation();
+    assert_eq!(installation.to_string().len(), 32);
+    drop(db);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(
+        ControlDb::open(dir.path()).unwrap().installation(),
+        installation
+    );
+    let other = tempfile::tempdir().unwrap();
+    assert_ne!(
+        ControlDb::open(other.path()).unwrap().installation(),
+        installation
+    );
+}
+
+#[test]
+fn a_wide_mode_is_narrowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = ControlDb::open(dir.path()).unwrap().path().to_owned();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    ControlDb::open(dir.path()).unwrap();
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
+}
+
+#[test]
+fn the_registry_survives_a_restart_and_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let a = register(&db, "a");
+    let creating = db.register(
+        &tenant("b"),
+        "sqlite",
+        Distinct::Exactly,
+        TenantState::Creating,
+    );
+    let b = creating.unwrap();
+    register(&db, "c");
+    let other = db
+        .register(&tenant("d"), "redb", Distinct::Exactly, TenantState::Ready)
+        .unwrap();
+    assert_ne!(a.incarnation, b.incarnation);
+    assert!(a.created_at_ms > 1_600_000_000_000);
+    db.put_state(&tenant("c"), TenantState::Deleting).unwrap();
+    let check = |db: &ControlDb| {
+        assert_eq!(db.get(&tenant("a")), Some(a.clone()));
+        assert_eq!(db.get(&tenant("b")), Some(b.clone()));
+        assert_eq!(db.get(&tenant("c")).unwrap().state, TenantState::Deleting);
+        assert_eq!(db.list("sqlite"), [tenant("a")]);
+        assert_eq!(db.list("redb"), [tenant("d")]);
+        assert!(db.contains(&tenant("a"), "sqlite") && !db.contains(&tenant("a"), "redb"));
+        assert!(!db.contains(&tenant("b"), "sqlite") && !db.contains(&tenant("c"), "sqlite"));
+        assert_eq!(db.get(&tenant("d")), Some(other.clone()));
+        assert_eq!(db.entries().len(), 4);
+    };
+    check(&db);
+    check(&after_kill(dir.path()).1);
+    drop(db);
+    let db = ControlDb::open(dir.path()).unwrap();
+    check(&db);
+    assert!(db.remove(&tenant("a")).unwrap());
+    assert!(!db.remove(&tenant("a")).unwrap());
+    assert_eq!(after_kill(dir.path()).1.get(&tenant("a")), None);
+}
+
+#[test]
+fn registering_refuses_doubles_and_clashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    register(&db, "a-b");
+    for provider in ["sqlite", "redb"] {
+        for state in [TenantState::Creating, TenantState::Ready] {
+            let e = db
+                .register(&tenant("a-b"), provider, Distinct::Exactly, state)
+                .unwrap_err();
+            assert!(matches!(e, ProviderError::AlreadyExists { .. }), "{e:?}");
+        }
+    }
+    let ready = TenantState::Ready;
+    let e = db
+        .register(&tenant("A-B"), "sqlite", Distinct::IgnoringCase, ready)
+        .unwrap_err();
+    assert!(matches!(&e, ProviderError::NameClash { existing, .. } if *existing == tenant("a-b")));
+    // Another provider's files have another ending.
+    db.register(&tenant("A-b"), "redb", Distinct::IgnoringCase, ready)
+        .unwrap();
+    db.register(&tenant("a_b"), "sqlite", Distinct::IgnoringCase, ready)
+        .unwrap();
+    db.register(&tenant("A-B"), "sqlite", Distinct::Exactly, ready)
+        .unwrap();
+    let e = db.put_state(&tenant("x"), ready).unwrap_err();
+    assert!(matches!(e, ProviderError::NotFound { .. }), "{e:?}");
+}
+
+#[test]
+fn wakes_are_ordered_by_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    assert_eq!(db.next_wake(), None);
+    for (id, at) in [("c", 30), ("a", 20), ("b", 20), ("d", u64::MAX), ("e", 0)] {
+        assert!(db.lower_wake(&tenant(id), at).unwrap());
+    }
+    let due = |now, limit| -> Vec<(u64, String)> {
+        db.due(now, limit)
+            .into_iter()
+            .map(|(at, t)| (at, t.to_string()))
+            .collect()
+    };
+    let row = |at: u64, id: &str| (at, id.to_owned());
+    assert_eq!(db.next_wake(), Some(0));
+    assert_eq!(due(19, 10), [row(0, "e")]);
+    assert_eq!(
+        due(30, 10),
+        [row(0, "e"), row(20, "a"), row(20, "b"), row(30, "c")]
+    );
+    assert_eq!(due(30, 2), [row(0, "e"), row(20, "a")]);
+    assert_eq!(due(u64::MAX, 10).len(), 5);
+    assert_eq!(due(30, 0), []);
+    db.set_wake(&tenant("e"), None).unwrap();
+    db.set_wake(&tenant("a"), Some(40)).unwrap();
+    assert_eq!(due(40, 10), [row(20, "b"), row(30, "c"), row(40, "a")]);
+    assert_eq!(db.wake(&tenant("e")), None);
+    assert_eq!(db.next_wake(), Some(20));
+}
+
+#[test]
+fn lowering_writes_only_when_it_lowers() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let t = tenant("t");
+    assert!(db.lower_wake(&t, 100).unwrap());
+    let before = std::fs::read(db.path()).unwrap();
+    assert!(!db.lower_wake(&t, 100).unwrap());
+    assert!(!db.lower_wake(&t, 101).unwrap());
+    assert_eq!(std::fs::read(db.path()).unwrap(), before);
+    assert!(db.lower_wake(&t, 99).unwrap());
+    assert_eq!(db.wake(&t), Some(99));
+}
+
+/// Whatever happened, a crash never leaves a wake later than the last one promised.
+#[test]
+fn a_kill_never_leaves_a_later_wake() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let t = tenant("t");
+    enum Op {
+        Lower(u64),
+        Set(Option<u64>),
+    }
+    use Op::{Lower, Set};
+    let ops = [
+        (Lower(100), 100),
+        (Set(Some(200)), 200),
+        (Lower(150), 150),
+        (Lower(180), 150),
+        (Set(None), u64::MAX),
+        (Lower(500), 500),
+        (Set(Some(400)), 400), // a lowering, so durable
+        (Set(Some(900)), 900),
+        (Lower(900), 900),
+        (Set(None), u64::MAX),
+        (Set(Some(1000)), 1000),
+    ];
+    for (n, (op, promised)) in ops.into_iter().enumerate() {
+        match op {
+            Lower(at) => drop(db.lower_wake(&t, at).unwrap()),
+            Set(at) => db.set_wake(&t, at).unwrap(),
+        }
+        if promised != u64::MAX {
+            let (_dir, copy) = after_kill(dir.path());
+            let kept = copy.wake(&t).expect("a promised wake is kept");
+            assert!(
+                kept <= promised,
+                "step {n}: kept {kept}, promised {promised}"
+            );
+        }
+    }
+    drop(db);
+    assert_eq!(ControlDb::open(dir.path()).unwrap().wake(&t), Some(1000));
+}
+
+#[test]
+fn lazy_raises_do_not_grow_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let t = tenant("t");
+    for at in 0..300 {
+        db.set_wake(&t, Some(at)).unwrap();
+    }
+    let size = std::fs::metadata(db.path()).unwrap().len();
+    for at in 300..1500 {
+        db.set_wake(&t, Some(at)).unwrap();
+    }
+    assert!(std::fs::metadata(db.path()).unwrap().len() <= 2 * size);
+    // At most so many raises are lost.
+    let kept = after_kill(dir.path()).1.wake(&t).unwrap();
+    assert!(kept >= 1499 - u64::from(LAZY_COMMITS) - 1, "{kept}");
+}
+
+#[test]
+fn removing_a_tenant_removes_its_wake() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    register(&db, "a");
+    db.lower_wake(&tenant("a"), 5).unwrap();
+    db.remove(&tenant("a")).unwrap();
+    assert_eq!((db.next_wake(), db.wake(&tenant("a"))), (None, None));
+    assert_eq!(after_kill(dir.path()).1.next_wake(), None);
+}
+
+/// Opening must fail with `Corrupt`, name the file and leave it as it is.
+fn refused(dir: &Path, bytes: &[u8]) -> String {
+    let path = dir.join(CONTROL_FILE);
+    std::fs::write(&path, bytes).unwrap();
+    let e = ControlDb::open(dir).unwrap_err();
+    assert!(matches!(e, ProviderError::Corrupt { .. }), "{e:?}");
+    assert!(e.to_string().contains("nimbus-control.db"), "{e}");
+    assert!(
+        std::fs::read(&path).unwrap() == bytes,
+        "the file was changed"
+    );
+    e.to_string()
+}
+
+fn good_file() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    for n in 0..50 {
+        register(&db, &format!("tenant-{n}"));
+        db.lower_wake(&tenant(&format!("tenant-{n}")), n).unwrap();
+    }
+    let path = db.path().to_owned();
+    drop(db);
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn damaged_files_are_refused_untouched() {
+    let good = good_file();
+    let dir = tempfile::tempdir().unwrap();
+    refused(dir.path(), b"");
+    refused(dir.path(), b"not a database");
+    refused(dir.path(), &vec![0; good.len()]);
+    refused(dir.path(), b"SQLite format 3\0");
+    for len in [1, 100, 319, 4096, good.len() / 2, good.len() - 1] {
+        refused(dir.path(), &good[..len]);
+    }
+    std::fs::write(dir.path().join(CONTROL_FILE), &good).unwrap();
+    ControlDb::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_is_refused_or_irrelevant() {
+    let good = good_file();
+    // The part that holds data; the rest of the file is free.
+    let used = good.iter().rposition(|b| *b != 0).unwrap();
+    let (mut detected, mut irrelevant) = (0, 0);
+    for at in (0..used).step_by(used / 150) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x41;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CONTROL_FILE);
+        std::fs::write(&path, &bad).unwrap();
+        match ControlDb::open(dir.path()) {
+            Ok(db) => {
+                assert_eq!(
+                    db.list("sqlite").len(),
+                    50,
+                    "byte {at} loses tenants unnoticed"
+                );
+                assert_eq!(
+                    db.due(u64::MAX, 100).len(),
+                    50,
+                    "byte {at} loses wakes unnoticed"
+                );
+                irrelevant += 1;
+            }
+            Err(ProviderError::Corrupt { .. }) => {
+                assert!(
+                    std::fs::read(&path).unwrap() == bad,
+                    "byte {at}: the file was changed"
+                );
+                detected += 1;
+            }
+            Err(e) => panic!("byte {at}: {e:?}"),
+        }
+    }
+    assert!(detected > 0, "{detected} detected, {irrelevant} irrelevant");
+}
+
+#[test]
+fn unknown_formats_and_contents_are_refused() {
+    let edit = |change: &dyn Fn(&WriteTransaction)| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ControlDb::open(dir.path()).unwrap().path().to_owned();
+        let db = Database::open(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        change(&txn);
+        txn.commit().unwrap();
+        drop(db);
+        let bytes = std::fs::read(&path).unwrap();
+        refused(dir.path(), &bytes)
+    };
+    let text = edit(&|txn| drop(txn.open_table(META).unwrap().insert("format", "2").unwrap()));
+    assert!(
+        text.contains("format version is 2 and this server reads version 1"),
+        "{text}"
+    );
+    edit(&|txn| drop(txn.open_table(META).unwrap().remove("format").unwrap()));
+    edit(&|txn| {
+        drop(
+            txn.open_table(META)
+                .unwrap()
+                .insert("installation", "xyz")
+                .unwrap(),
+        )
+    });
+    edit(&|txn| drop(txn.open_table(TENANTS).unwrap().insert("a", "{}").unwrap()));
+    edit(&|txn| assert!(txn.delete_table(TENANTS).unwrap()));
+    edit(&|txn| drop(txn.open_table(WAKES).unwrap().insert("../a", 1).unwrap()));
+    let text = edit(&|txn| drop(txn.open_table(WAKES).unwrap().insert("a", 1).unwrap()));
+    assert!(text.contains("differ"), "{text}");
+    edit(&|txn| {
+        drop(
+            txn.open_table(WAKES_BY_TIME)
+                .unwrap()
+                .insert((1, "a"), ())
+                .unwrap(),
+        )
+    });
+}
+
+#[test]
+fn symbolic_links_and_directories_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    std::fs::write(&target, "precious").unwrap();
+    std::os::unix::fs::symlink(&target, dir.path().join(CONTROL_FILE)).unwrap();
+    let e = ControlDb::open(dir.path()).unwrap_err();
+    assert!(matches!(e, ProviderError::Corrupt { .. }), "{e:?}");
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+    // A dangling link must not make its target.
+    std::fs::remove_file(&target).unwrap();
+    ControlDb::open(dir.path()).unwrap_err();
+    assert!(!target.exists());
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join(CONTROL_FILE)).unwrap();
+    assert!(matches!(
+        ControlDb::open(dir.path()),
+        Err(ProviderError::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn a_crash_while_it_is_made_leaves_nothing_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("nimbus-control.db.new"), "half").unwrap();
+    ControlDb::open(dir.path()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_second_open_is_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let _db = ControlDb::open(dir.path()).unwrap();
+    let e = ControlDb::open(dir.path()).unwrap_err();
+    assert!(matches!(e, ProviderError::Busy { .. }), "{e:?}");
+}
+
+#[test]
+fn a_full_disk_is_reported_and_survived() {
+    let Some(disk) = SmallDisk::new(8 << 20) else {
+        return;
+    };
+    let db = ControlDb::open(disk.path()).unwrap();
+    register(&db, "before");
+    db.check().unwrap();
+    let ballast = disk.fill();
+    let mut refused = 0;
+    let mut made = 1;
+    for n in 0..20_000 {
+        let id = tenant(&format!("tenant-{n}"));
+        match db.register(&id, "sqlite", Distinct::Exactly, TenantState::Ready) {
+            Ok(_) => made += 1,
+            Err(ProviderError::Full { .. }) => {
+                refused += 1;
+                if refused == 3 {
+                    break;
+                }
+            }
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+    assert_eq!(refused, 3, "the disk never was full");
+    assert!(db.contains(&tenant("before"), "sqlite"));
+    assert_eq!(db.list("sqlite").len(), made);
+    drop(ballast);
+    // No restart is needed.
+    db.check().unwrap();
+    register(&db, "after");
+    assert_eq!(db.list("sqlite").len(), made + 1);
+    let path = disk.path().to_owned();
+    drop(db);
+    assert_eq!(
+        ControlDb::open(&path).unwrap().list("sqlite").len(),
+        made + 1
+    );
+}

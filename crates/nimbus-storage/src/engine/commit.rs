@@ -21,10 +21,7 @@ const TRANSIENT_TRIES: u32 = 6;
 /// A validated transaction on its way to the disk.
 pub(crate) enum Accepted {
     /// It wrote something; the receiver tells the outcome.
-    Written {
-        sequence: u64,
-        outcome: oneshot::Receiver<Outcome>,
-    },
+    Written(oneshot::Receiver<Outcome>),
     /// It wrote nothing; what it saw may not be durable yet.
     ReadOnly {
         seen: u64,
@@ -45,8 +42,8 @@ impl Accepted {
                 let stands = seen == 0 || tenant.wait_durable(seen, epoch).await;
                 Ok(stands.then_some(sequence))
             }
-            Accepted::Written { sequence, outcome } => match outcome.await {
-                Ok(Outcome::Durable) => Ok(Some(sequence)),
+            Accepted::Written(outcome) => match outcome.await {
+                Ok(Outcome::Durable(sequence)) => Ok(Some(sequence)),
                 Ok(Outcome::Rerun) => Ok(None),
                 Ok(Outcome::Failed(error)) => Err(error),
                 Err(_) => Err(StoreError::Closed),
@@ -104,20 +101,16 @@ pub(crate) async fn enqueue(
         let room = tenant.room.notified();
         tokio::pin!(room);
         room.as_mut().enable();
-        let submitted = {
-            let mut state = tenant.state();
-            let submitted = state.submit(proposal, now_ns())?;
-            (submitted, state.head.sequence)
-        };
+        let submitted = tenant.state().submit(proposal, now_ns())?;
         match submitted {
-            (Submitted::Accepted(outcome), sequence) => {
+            Submitted::Accepted(outcome) => {
                 tenant.counters.transactions.fetch_add(1, Ordering::Relaxed);
                 tenant.work.notify_one();
-                return Ok(Some(Accepted::Written { sequence, outcome }));
+                return Ok(Some(Accepted::Written(outcome)));
             }
-            (Submitted::Conflict, _) => return Ok(None),
-            (Submitted::Closed, _) => return Err(StoreError::Closed),
-            (Submitted::Wait(back), _) => proposal = back,
+            Submitted::Conflict => return Ok(None),
+            Submitted::Closed => return Err(StoreError::Closed),
+            Submitted::Wait(back) => proposal = back,
         }
         room.await;
     }
@@ -208,7 +201,7 @@ fn settle(tenant: &TenantInner, head: crate::provider::Head, members: Vec<Member
     for member in members {
         tenant.counters.note_writes(&member.proposal.writes);
         // A caller that went away does not undo its commit.
-        let _ = member.reply.send(Outcome::Durable);
+        let _ = member.reply.send(Outcome::Durable(member.head.sequence));
     }
     tenant.log.note_commit(tenant);
 }

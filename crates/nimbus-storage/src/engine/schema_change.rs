@@ -240,7 +240,7 @@ pub(crate) async fn run(tenant: Arc<TenantInner>) {
 }
 
 async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
-    let lease = Tenant::lease(tenant.clone());
+    let lease = Tenant::hold(tenant.clone());
     abandon_pending(&lease).await?;
     while let Some((table, index)) = unfinished(&lease.catalog()) {
         match index.state {

@@ -29,8 +29,8 @@ const RING_KEYS: usize = 262_144;
 /// How a member of a batch ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Durable.
-    Durable,
+    /// Durable, under this sequence.
+    Durable(u64),
     /// Nothing was written, and the same transaction may run again.
     Rerun,
     /// Nothing was written, or it is unknown; the error says.

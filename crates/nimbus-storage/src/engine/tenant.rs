@@ -211,13 +211,18 @@ fn ticks_of(ns: u64) -> u64 {
 }
 
 impl Tenant {
-    pub(crate) fn lease(inner: Arc<TenantInner>) -> Tenant {
+    /// Keeps the tenant open without counting as a use of it.
+    pub(crate) fn hold(inner: Arc<TenantInner>) -> Tenant {
         inner.leases.fetch_add(1, Ordering::AcqRel);
+        Tenant { inner }
+    }
+
+    pub(crate) fn lease(inner: Arc<TenantInner>) -> Tenant {
         inner.last_used.store(
             inner.shared.clock.fetch_add(1, Ordering::Relaxed),
             Ordering::Relaxed,
         );
-        Tenant { inner }
+        Tenant::hold(inner)
     }
 
     /// The tenant's id.

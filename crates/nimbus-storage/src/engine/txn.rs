@@ -221,7 +221,7 @@ impl Transaction {
     }
 
     pub(crate) fn counters(&mut self) -> Counters {
-        self.view.reads.add_point(Keyspace::Meta, COUNTERS_KEY);
+        self.view.rely_on(Keyspace::Meta, COUNTERS_KEY);
         self.view.catalog.counters
     }
 
@@ -336,8 +336,7 @@ fn check_patch(patch: &BTreeMap<String, Option<Value>>) -> StoreResult<()> {
 }
 
 fn lookup(view: &mut View, name: &TableName) -> Option<Arc<TableDef>> {
-    view.reads
-        .add_point(Keyspace::Meta, &TableDef::meta_key(name));
+    view.rely_on(Keyspace::Meta, &TableDef::meta_key(name));
     view.catalog.table(name).cloned()
 }
 

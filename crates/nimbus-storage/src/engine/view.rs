@@ -116,6 +116,13 @@ impl View {
         }
     }
 
+    /// Records that the caller relied on a key that the catalog answered for.
+    pub(crate) fn rely_on(&mut self, space: Keyspace, key: &[u8]) {
+        if self.track {
+            self.reads.add_point(space, key);
+        }
+    }
+
     /// The value of one key.
     pub(crate) async fn get(&mut self, space: Keyspace, key: &[u8]) -> StoreResult<Option<Bytes>> {
         let mut found = self.get_many(space, &[key]).await?;
@@ -131,9 +138,7 @@ impl View {
         let mut out = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for key in keys {
-            if self.track {
-                self.reads.add_point(space, key);
-            }
+            self.rely_on(space, key);
             match self.layered(space, key) {
                 Some(value) => out.push(value),
                 None => {

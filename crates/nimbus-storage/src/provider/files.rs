@@ -143,6 +143,74 @@ pub(crate) fn error(doing: &str, path: &Path, e: io::Error) -> ProviderError {
     }
 }
 
+/// A small file system of its own, for tests of full disks.
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+pub(crate) mod small_disk {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    /// Mounted until dropped.
+    pub(crate) struct SmallDisk {
+        dir: tempfile::TempDir,
+    }
+
+    impl SmallDisk {
+        /// `None`, with a line that says so, where this process may not mount.
+        pub(crate) fn new(bytes: u64) -> Option<SmallDisk> {
+            let dir = tempfile::tempdir().unwrap();
+            let options = format!("size={bytes},mode=0700");
+            let mut mount = Command::new("mount");
+            mount
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(dir.path());
+            if mount.output().is_ok_and(|o| o.status.success()) {
+                return Some(SmallDisk { dir });
+            }
+            eprintln!("NOT TESTED: a full disk, because this process may not mount a tmpfs");
+            None
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            self.dir.path()
+        }
+
+        /// Writes a file until nothing more fits; dropping the guard frees the space.
+        pub(crate) fn fill(&self) -> Ballast {
+            use std::io::Write;
+            let path = self.path().join("ballast");
+            let mut file = std::fs::File::create(&path).unwrap();
+            for block in [1 << 16, 1 << 12, 1] {
+                while file.write_all(&vec![1; block]).is_ok() {}
+            }
+            Ballast(path)
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount")
+                .arg("-l")
+                .arg(self.dir.path())
+                .status();
+        }
+    }
+
+    /// What fills a [`SmallDisk`].
+    pub(crate) struct Ballast(PathBuf);
+
+    impl Drop for Ballast {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {

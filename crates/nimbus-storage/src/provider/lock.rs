@@ -178,6 +178,10 @@ pub fn read_holder(dir: &Path) -> Option<Holder> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs once, at start, before anything is async; a file lock cannot be awaited"
+)]
 fn lock_exclusive(path: &Path, file: &File) -> Result<(), LockError> {
     for attempt in 1.. {
         match file.try_lock() {

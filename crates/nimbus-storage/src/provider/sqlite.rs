@@ -86,9 +86,6 @@ struct Inner {
     distinct: Distinct,
     control: Arc<ControlDb>,
     checkpoints: mpsc::Sender<Weak<Wal>>,
-    /// Pages that a new file may have at most, so that tests can fill it.
-    #[cfg(test)]
-    limit_pages: std::sync::Mutex<Option<u32>>,
 }
 
 impl SqliteProvider {
@@ -117,8 +114,6 @@ impl SqliteProvider {
             },
             control,
             checkpoints: checkpoint::start()?,
-            #[cfg(test)]
-            limit_pages: std::sync::Mutex::new(None),
         };
         recovery::finish(&inner)?;
         Ok(SqliteProvider {
@@ -212,21 +207,23 @@ impl Inner {
         // Before the registry knows the tenant: after a crash, whatever lies under a name that
         // is being created counts as ours. A left-over log or journal would be replayed into
         // the new file, so those count as well.
-        if self.control.get(tenant).is_none() {
-            self.refuse_existing(tenant)?;
+        if let Err(e) = self.refuse_existing(tenant) {
+            // The entry comes before the file, so a file made by someone at the same time shows.
+            return Err(match self.control.get(tenant) {
+                Some(_) => ProviderError::AlreadyExists {
+                    tenant: tenant.clone(),
+                },
+                None => e,
+            });
         }
         self.control
             .register(tenant, NAME, self.distinct, TenantState::Creating)?;
         let path = self.path(tenant);
         let mut ours = false;
-        let made = self.create_file(tenant, &path, &mut ours);
-        if let Err(e) = made {
+        if let Err(e) = self.create_file(tenant, &path, &mut ours) {
+            let e = self.explain(e);
             self.undo_create(tenant, ours);
-            return Err(if matches!(e, ProviderError::Io { .. }) {
-                self.explain(e)
-            } else {
-                e
-            });
+            return Err(e);
         }
         self.control
             .put_state(tenant, TenantState::Ready)
@@ -244,7 +241,7 @@ impl Inner {
             Err(e) => return Err(files::error("creating", path, e)),
         }
         *ours = true;
-        connection::create(path, self.limit_pages())?;
+        connection::create(path)?;
         // No connection is open any more, so opening the file here releases no lock.
         files::open_existing(path)
             .and_then(|file| file.sync_all())
@@ -288,20 +285,24 @@ impl Inner {
             self.readers,
             checkpoints,
         );
-        match opened {
-            Ok(store) => Ok(Arc::new(store)),
-            Err(e @ ProviderError::Io { .. }) => Err(self.explain(e)),
-            Err(e) => Err(e),
-        }
+        opened
+            .map(|store| Arc::new(store) as Arc<dyn TenantStore>)
+            .map_err(|e| self.explain(e))
     }
 
     fn delete(&self, tenant: &TenantId) -> ProviderResult<()> {
-        if !self.control.contains(tenant, NAME) {
-            return Err(ProviderError::NotFound {
-                tenant: tenant.clone(),
-            });
+        match self.control.get(tenant) {
+            Some(e) if e.provider == NAME && e.state == TenantState::Ready => {
+                self.control.put_state(tenant, TenantState::Deleting)?;
+            }
+            // A deletion that failed half-way can be tried again without a restart.
+            Some(e) if e.provider == NAME && e.state == TenantState::Deleting => {}
+            _ => {
+                return Err(ProviderError::NotFound {
+                    tenant: tenant.clone(),
+                });
+            }
         }
-        self.control.put_state(tenant, TenantState::Deleting)?;
         self.remove_files(tenant)?;
         self.control.remove(tenant).map(drop)
     }
@@ -371,26 +372,12 @@ impl Inner {
 
     /// SQLite reports a lack of space for its shared-memory file as an I/O error.
     fn explain(&self, e: ProviderError) -> ProviderError {
-        match files::free_bytes(&self.dir) {
-            Ok(0) => ProviderError::Full {
+        match (&e, files::free_bytes(&self.dir)) {
+            (ProviderError::Io { .. }, Ok(0)) => ProviderError::Full {
                 what: e.to_string(),
             },
             _ => e,
         }
-    }
-
-    #[cfg(test)]
-    fn limit_pages(&self) -> Option<u32> {
-        *self
-            .limit_pages
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self)]
-    fn limit_pages(&self) -> Option<u32> {
-        None
     }
 }
 
@@ -424,4 +411,5 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests;

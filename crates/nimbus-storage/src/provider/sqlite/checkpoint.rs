@@ -20,7 +20,7 @@ const PAGE: u64 = 4096;
 /// Log growth after which pages are copied as far as readers allow (design section 4), frames.
 const PASSIVE_FRAMES: u64 = (4 << 20) / PAGE;
 /// Log size from which readers are waited for, so that the log can start over, frames.
-const RESTART_FRAMES: u64 = (64 << 20) / PAGE;
+const RESTART_FRAMES: u64 = (if cfg!(test) { 16 } else { 64 } << 20) / PAGE;
 /// How long they are waited for. Commits wait as long, so it is short; the next attempt comes
 /// after another 4 MiB.
 const RESTART_PATIENCE: Duration = Duration::from_millis(100);

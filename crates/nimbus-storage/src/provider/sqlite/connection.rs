@@ -14,7 +14,7 @@ use super::{Durability, schema};
 use crate::provider::{ProviderResult, files};
 
 /// How long a statement waits for another connection's lock.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
 /// Page cache of the writer, KiB.
 const WRITER_CACHE_KIB: i64 = 2048;
 /// Page cache of a reader, KiB.
@@ -49,6 +49,8 @@ pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Conn
         conn.pragma_update_and_check(None, name, value, |_| Ok(()))
             .map_err(fail)?;
     }
+    #[cfg(test)]
+    super::tests::limit_pages(&conn, path);
     Ok(conn)
 }
 
@@ -90,13 +92,9 @@ pub(super) fn inspector(path: &Path) -> ProviderResult<Connection> {
 
 /// Turns the empty file at `path` into an empty tenant. On return all of it is in the file
 /// itself, with nothing left in a log, but not yet synced.
-pub(super) fn create(path: &Path, limit_pages: Option<u32>) -> ProviderResult<()> {
+pub(super) fn create(path: &Path) -> ProviderResult<()> {
     let fail = |e| classify("creating", path, e);
     let conn = writer(path, Durability::Relaxed)?;
-    if let Some(pages) = limit_pages {
-        conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
-            .map_err(fail)?;
-    }
     schema::create(&conn).map_err(fail)?;
     conn.close().map_err(|(_, e)| fail(e))
 }

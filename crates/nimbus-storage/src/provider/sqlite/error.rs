@@ -113,21 +113,25 @@ mod tests {
     #[test]
     fn other_failures_are_told_apart() {
         let path = Path::new("/data/a.sqlite3");
-        let corrupt = |e: &ProviderError| matches!(e, ProviderError::Corrupt { .. });
-        let full = |e: &ProviderError| matches!(e, ProviderError::Full { .. });
-        let busy = |e: &ProviderError| matches!(e, ProviderError::Busy { .. });
-        let io = |e: &ProviderError| matches!(e, ProviderError::Io { .. });
-        let cases: [(i32, &dyn Fn(&ProviderError) -> bool); 6] = [
-            (ffi::SQLITE_CORRUPT, &corrupt),
-            (ffi::SQLITE_NOTADB, &corrupt),
-            (ffi::SQLITE_FULL, &full),
-            (ffi::SQLITE_BUSY, &busy),
-            (ffi::SQLITE_IOERR_READ, &io),
-            (ffi::SQLITE_CANTOPEN, &io),
-        ];
-        for (extended, expected) in cases {
+        let name = |e: &ProviderError| match e {
+            ProviderError::Corrupt { .. } => "corrupt",
+            ProviderError::Full { .. } => "full",
+            ProviderError::Busy { .. } => "busy",
+            ProviderError::Io { .. } => "io",
+            other => panic!("{other}"),
+        };
+        for (extended, expected) in [
+            (ffi::SQLITE_CORRUPT, "corrupt"),
+            (ffi::SQLITE_CORRUPT_INDEX, "corrupt"),
+            (ffi::SQLITE_NOTADB, "corrupt"),
+            (ffi::SQLITE_FULL, "full"),
+            (ffi::SQLITE_BUSY, "busy"),
+            (ffi::SQLITE_LOCKED, "busy"),
+            (ffi::SQLITE_IOERR_READ, "io"),
+            (ffi::SQLITE_CANTOPEN, "io"),
+        ] {
             let e = read(path, failure(extended));
-            assert!(expected(&e), "{extended}: {e:?}");
+            assert_eq!(name(&e), expected, "{extended}");
             assert!(e.to_string().contains("/data/a.sqlite3"), "{e}");
         }
     }

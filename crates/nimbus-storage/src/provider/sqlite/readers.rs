@@ -19,9 +19,9 @@ use crate::provider::{
 };
 
 /// How long a snapshot waits for a free reader.
-const WAIT_FOR_READER: Duration = Duration::from_secs(5);
+const WAIT_FOR_READER: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5_000 });
 /// How long closing waits for snapshots to be dropped before it takes their connections.
-const WAIT_FOR_SNAPSHOTS: Duration = Duration::from_secs(5);
+const WAIT_FOR_SNAPSHOTS: Duration = WAIT_FOR_READER;
 /// Bytes of keys and values after which a scan ends (the trait's bound).
 const SCAN_BYTES: usize = 4 << 20;
 

@@ -1,0 +1,319 @@
+//! Starts servers and speaks HTTP to them, byte for byte.
+//!
+//! Knows no routes. The client sends exactly what a test wrote, repeated headers included.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nimbus_auth::{AdminVerifier, AuditLog, TokenFile};
+use nimbus_http::{Server, ServerConfig, Services, Stopped, Store};
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
+use nimbus_storage::{Engine, EngineOptions, Provider};
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running server with its files.
+pub struct Fixture {
+    pub dir: tempfile::TempDir,
+    pub address: SocketAddr,
+    pub token: String,
+    pub token_path: PathBuf,
+    pub audit_path: PathBuf,
+    engine: Engine,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Stopped>,
+}
+
+impl Fixture {
+    pub async fn start() -> Fixture {
+        Fixture::start_with(ServerConfig::default()).await
+    }
+
+    pub async fn start_with(config: ServerConfig) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        Fixture::start_on(dir, config, |provider| provider).await
+    }
+
+    /// Starts on a provider that `wrap` put around SQLite.
+    pub async fn start_on(
+        dir: tempfile::TempDir,
+        config: ServerConfig,
+        wrap: impl FnOnce(Arc<dyn Provider>) -> Arc<dyn Provider>,
+    ) -> Fixture {
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        let control = Arc::new(ControlDb::open(&data).unwrap());
+        let provider = SqliteProvider::open(SqliteOptions::new(&data), control).unwrap();
+        let engine = Engine::new(wrap(Arc::new(provider)), EngineOptions::default());
+        let token_path = dir.path().join("auth/token");
+        let audit_path = dir.path().join("logs/access.jsonl");
+        let token_file = TokenFile::load_or_create(&token_path).unwrap();
+        let services = Services {
+            store: Store::new(engine.clone()),
+            verifier: Arc::new(AdminVerifier::new(&token_file)),
+            token_path: token_path.clone(),
+            audit: Arc::new(AuditLog::open(&audit_path).unwrap()),
+        };
+        let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(&[loopback], config, services).await.unwrap();
+        let address = server.local_addr();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async {
+            // A dropped sender must not stop the server.
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }));
+        let token = token_file.token().expose_secret().to_owned();
+        Fixture {
+            dir,
+            address,
+            token,
+            token_path,
+            audit_path,
+            engine,
+            stop: Some(stop),
+            running,
+        }
+    }
+
+    /// Asks the server to stop and waits for its end and the engine's.
+    pub async fn stop(mut self) -> (tempfile::TempDir, Stopped) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        let stopped = self.ended().await;
+        (self.dir, stopped)
+    }
+
+    /// Waits for the end of a server that was told to stop in another way.
+    pub async fn ended(&mut self) -> Stopped {
+        let stopped = tokio::time::timeout(PATIENCE, &mut self.running).await.unwrap().unwrap();
+        self.engine.close().await.unwrap();
+        stopped
+    }
+
+    /// Sends stop without waiting.
+    pub fn tell_to_stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+
+    pub fn is_running(&self) -> bool {
+        !self.running.is_finished()
+    }
+
+    /// Sends a request with the right bearer token.
+    pub async fn admin(&self, ask: Ask) -> Answer {
+        self.send(ask.bearer(&self.token)).await
+    }
+
+    pub async fn send(&self, ask: Ask) -> Answer {
+        self.raw(&ask.bytes()).await
+    }
+
+    /// Sends bytes on a new connection and reads one answer.
+    pub async fn raw(&self, bytes: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // A server may refuse before it has read everything; the answer is what counts.
+        let _ = stream.write_all(bytes).await;
+        let head_only = bytes.starts_with(b"HEAD ");
+        Answer::read(&mut stream, head_only).await
+    }
+
+    /// Creates a tenant.
+    pub async fn tenant(&self, id: &str) {
+        let answer = self.admin(Ask::post("/api/tenants").json(&json!({"id": id}))).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+
+    /// Inserts a document and returns its id.
+    pub async fn insert(&self, tenant: &str, table: &str, fields: Json) -> String {
+        let path = format!("/api/tenants/{tenant}/documents");
+        let body = json!({"table": table, "fields": fields});
+        let answer = self.admin(Ask::post(&path).json(&body)).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Everything that a refused request must leave as it was.
+    pub async fn state(&self) -> Json {
+        let tenants = self.admin(Ask::get("/api/tenants")).await.json();
+        let mut heads = Vec::new();
+        for tenant in tenants["tenants"].as_array().unwrap() {
+            let tenant = tenant.as_str().unwrap();
+            let journal = self.admin(Ask::get(&format!("/api/tenants/{tenant}/journal"))).await;
+            heads.push(json!([tenant, journal.json()["latest_sequence"]]));
+        }
+        json!(heads)
+    }
+
+    /// The lines of the audit log.
+    pub fn audit(&self) -> Vec<Json> {
+        let text = std::fs::read_to_string(&self.audit_path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The lines about one request.
+    pub fn audit_of(&self, request: &str) -> Vec<Json> {
+        let text = std::fs::read_to_string(&self.audit_path).unwrap();
+        let about = text.lines().filter(|line| line.contains(request));
+        let lines = about.map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Json| line["requestId"] == request).collect()
+    }
+}
+
+/// A request under construction.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    method: String,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    content_type: Option<String>,
+}
+
+impl Ask {
+    pub fn new(method: &str, path: &str) -> Ask {
+        Ask {
+            method: method.into(),
+            path: path.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            content_type: None,
+        }
+    }
+
+    pub fn get(path: &str) -> Ask {
+        Ask::new("GET", path)
+    }
+
+    pub fn post(path: &str) -> Ask {
+        Ask::new("POST", path)
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Ask {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn bearer(self, token: &str) -> Ask {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub fn json(self, body: &Json) -> Ask {
+        self.text(&body.to_string())
+    }
+
+    /// A JSON body as text.
+    pub fn text(self, body: &str) -> Ask {
+        self.body("application/json", body.as_bytes())
+    }
+
+    pub fn body(mut self, content_type: &str, body: &[u8]) -> Ask {
+        self.content_type = Some(content_type.into());
+        self.body = body.to_vec();
+        self
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut text = format!("{} {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n", self.method, self.path);
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(content_type) = &self.content_type {
+            text.push_str(&format!("content-type: {content_type}\r\n"));
+        }
+        if !self.body.is_empty() || self.content_type.is_some() {
+            text.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    /// Reads one answer; the body by its declared length.
+    pub async fn read(stream: &mut TcpStream, head_only: bool) -> Answer {
+        let reading = async {
+            let mut bytes = Vec::new();
+            let head = loop {
+                if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                    break end;
+                }
+                let mut chunk = [0; 4096];
+                let count = stream.read(&mut chunk).await.unwrap();
+                assert!(count > 0, "the server closed without an answer: {:?}", String::from_utf8_lossy(&bytes));
+                bytes.extend_from_slice(&chunk[..count]);
+            };
+            let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
+            let mut lines = text.split("\r\n");
+            let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            let headers: Vec<(String, String)> = lines
+                .map(|line| line.split_once(": ").unwrap())
+                .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+                .collect();
+            let mut body = bytes[head + 4..].to_vec();
+            let declared = headers.iter().find(|(name, _)| name == "content-length");
+            let length: usize = declared.map_or(0, |(_, value)| value.parse().unwrap());
+            while !head_only && body.len() < length {
+                let mut chunk = [0; 65536];
+                let count = stream.read(&mut chunk).await.unwrap();
+                assert!(count > 0, "the body ended early");
+                body.extend_from_slice(&chunk[..count]);
+            }
+            Answer { status, headers, body: String::from_utf8(body).unwrap() }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("no answer")
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(key, _)| key == name);
+        let first = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} is repeated");
+        first
+    }
+
+    pub fn json(&self) -> Json {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn request_id(&self) -> &str {
+        self.header("x-request-id").unwrap_or_else(|| panic!("no request id: {self:?}"))
+    }
+
+    /// Asserts the error envelope of nimbus.md 2.11 and returns its detail.
+    #[track_caller]
+    pub fn expect_error(&self, status: u16, code: &str) -> Json {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        let body = self.json();
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("no envelope: {self:?}"));
+        assert_eq!(body.as_object().unwrap().len(), 1, "{self:?}");
+        assert_eq!(error["code"], code, "{self:?}");
+        assert_eq!(error["requestId"], self.request_id(), "{self:?}");
+        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
+        assert!(error["timestamp"].as_str().unwrap().ends_with('Z'), "{self:?}");
+        assert!(["fatal", "error", "warning"].contains(&error["severity"].as_str().unwrap()));
+        assert!(error["retryable"].is_boolean() && error.contains_key("detail"), "{self:?}");
+        error["detail"].clone()
+    }
+}

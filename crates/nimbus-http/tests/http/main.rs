@@ -1,0 +1,13 @@
+//! A real server on a real engine, driven over raw HTTP/1.1.
+//!
+//! Each test has its own directory, port and data. These tests must not reach into the crate:
+//! they know the public interface, the wire and the audit log.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod edge;
+mod full_disk;
+mod harness;
+mod lifecycle;
+mod routes;
+mod surface;
