@@ -1,1 +1,26 @@
-//! placeholder
+//! The harness of the end-to-end tests: it starts the real binary, talks to it, and cleans up.
+//!
+//! It links no crate of the workspace and knows Nimbus only from outside: the command line, the
+//! files, the sockets. What it cannot do it reports by a panic with a text, because that is how a
+//! test fails; the functions do not repeat this under `# Panics`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "this crate is run by tests only, and a panic is how a test fails"
+)]
+
+pub mod files;
+pub mod home;
+pub mod http;
+pub mod mount;
+pub mod raw;
+pub mod rng;
+pub mod server;
+pub mod transcript;
+
+pub use home::{Finished, Home};
+pub use http::{Client, Reply};
+pub use rng::Rng;
+pub use server::{Options, Server};

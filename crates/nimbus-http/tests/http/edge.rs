@@ -19,17 +19,28 @@ async fn every_answer_has_the_security_headers_and_its_own_request_id() {
         Ask::get("/nope"),
         Ask::get("/api/tenants"),
         Ask::get("/api/tenants").bearer(&fixture.token),
-        Ask::get("/api/tenants").bearer(&fixture.token).header("origin", "https://evil.example"),
+        Ask::get("/api/tenants")
+            .bearer(&fixture.token)
+            .header("origin", "https://evil.example"),
         Ask::new("PUT", "/api/tenants").bearer(&fixture.token),
         Ask::get("/metrics").bearer(&fixture.token),
         Ask::get("/health").header("x-request-id", "mine"),
-        Ask::new("OPTIONS", "/api/tenants").header("origin", "http://localhost:1").header("access-control-request-method", "GET"),
+        Ask::new("OPTIONS", "/api/tenants")
+            .header("origin", "http://localhost:1")
+            .header("access-control-request-method", "GET"),
     ] {
         let answer = fixture.send(ask).await;
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
+        assert_eq!(
+            answer.header("x-content-type-options"),
+            Some("nosniff"),
+            "{answer:?}"
+        );
         assert_eq!(answer.header("x-frame-options"), Some("DENY"));
         assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
-        assert_eq!(answer.header("content-security-policy"), Some("default-src 'none'; frame-ancestors 'none'"));
+        assert_eq!(
+            answer.header("content-security-policy"),
+            Some("default-src 'none'; frame-ancestors 'none'")
+        );
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!(answer.header("server"), None);
         assert_eq!(answer.request_id().len(), 26, "{answer:?}");
@@ -41,22 +52,51 @@ async fn every_answer_has_the_security_headers_and_its_own_request_id() {
 async fn requests_beyond_the_bounds() {
     let fixture = Fixture::start().await;
     let long = format!("/api/tenants/{}", "a".repeat(8 * 1024));
-    let detail = fixture.send(Ask::get(&long)).await.expect_error(414, "op.cap_exceeded");
-    assert_eq!((&detail["cap"], &detail["limit"]), (&json!("uri_bytes"), &json!(8192)));
+    let detail = fixture
+        .send(Ask::get(&long))
+        .await
+        .expect_error(414, "op.cap_exceeded");
+    assert_eq!(
+        (&detail["cap"], &detail["limit"]),
+        (&json!("uri_bytes"), &json!(8192))
+    );
     let wide = Ask::get("/health").header("x-wide", &"v".repeat(33 * 1024));
-    let detail = fixture.send(wide).await.expect_error(431, "op.cap_exceeded");
+    let detail = fixture
+        .send(wide)
+        .await
+        .expect_error(431, "op.cap_exceeded");
     assert_eq!(detail["cap"], "header_bytes");
-    let many = (0..70).fold(Ask::get("/health"), |ask, n| ask.header(&format!("x-{n}"), "v"));
-    assert_eq!(fixture.send(many).await.expect_error(431, "op.cap_exceeded")["cap"], "headers");
+    let many = (0..70).fold(Ask::get("/health"), |ask, n| {
+        ask.header(&format!("x-{n}"), "v")
+    });
+    assert_eq!(
+        fixture
+            .send(many)
+            .await
+            .expect_error(431, "op.cap_exceeded")["cap"],
+        "headers"
+    );
     // Far beyond, the HTTP library refuses by itself, without an envelope.
-    let many = (0..500).fold(Ask::get("/health"), |ask, n| ask.header(&format!("x-{n}"), "v"));
+    let many = (0..500).fold(Ask::get("/health"), |ask, n| {
+        ask.header(&format!("x-{n}"), "v")
+    });
     assert_eq!(fixture.send(many).await.status, 431);
-    fixture.send(Ask::get("/health").header("expect", "coffee")).await.expect_error(417, "op.invalid_input");
+    fixture
+        .send(Ask::get("/health").header("expect", "coffee"))
+        .await
+        .expect_error(417, "op.invalid_input");
     for hosts in ["", "host: a\r\nhost: b\r\n"] {
         let raw = format!("GET /health HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
-        fixture.raw(raw.as_bytes()).await.expect_error(400, "op.invalid_input");
+        fixture
+            .raw(raw.as_bytes())
+            .await
+            .expect_error(400, "op.invalid_input");
     }
-    for raw in ["GET /health HTTP/1.1\r\nbad header\r\n\r\n", "nonsense\r\n\r\n", "GET /health HTTP/9.9\r\nhost: a\r\n\r\n"] {
+    for raw in [
+        "GET /health HTTP/1.1\r\nbad header\r\n\r\n",
+        "nonsense\r\n\r\n",
+        "GET /health HTTP/9.9\r\nhost: a\r\n\r\n",
+    ] {
         assert_eq!(fixture.raw(raw.as_bytes()).await.status, 400, "{raw}");
     }
     let smuggled = "POST /health HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\n";
@@ -69,7 +109,11 @@ async fn requests_beyond_the_bounds() {
 async fn expect_continue_is_answered() {
     let fixture = Fixture::start().await;
     let body = r#"{"id":"acme"}"#;
-    let head = format!("POST /api/tenants HTTP/1.1\r\nhost: a\r\nconnection: close\r\nexpect: 100-continue\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", fixture.token, body.len());
+    let head = format!(
+        "POST /api/tenants HTTP/1.1\r\nhost: a\r\nconnection: close\r\nexpect: 100-continue\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        fixture.token,
+        body.len()
+    );
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let interim = Answer::read(&mut stream, false).await;
@@ -84,8 +128,18 @@ async fn approved_origins_get_cors_answers() {
     config.cors_allow_origins = vec!["https://app.example".into()];
     let fixture = Fixture::start_with(config).await;
     let before = fixture.audit().len();
-    for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:8080", "https://app.example"] {
-        for path in ["/api/tenants", "/debug/license/status", "/health", "/convex/demo/query"] {
+    for origin in [
+        "http://localhost:3000",
+        "https://127.0.0.1",
+        "http://[::1]:8080",
+        "https://app.example",
+    ] {
+        for path in [
+            "/api/tenants",
+            "/debug/license/status",
+            "/health",
+            "/convex/demo/query",
+        ] {
             let preflight = Ask::new("OPTIONS", path)
                 .header("origin", origin)
                 .header("access-control-request-method", "DELETE")
@@ -94,9 +148,17 @@ async fn approved_origins_get_cors_answers() {
             assert_eq!(answer.status, 200, "{origin} {path}: {answer:?}");
             assert_eq!(answer.body, "");
             assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
-            assert_eq!(answer.header("access-control-allow-methods"), Some("GET,POST,PUT,PATCH,DELETE,OPTIONS"));
+            assert_eq!(
+                answer.header("access-control-allow-methods"),
+                Some("GET,POST,PUT,PATCH,DELETE,OPTIONS")
+            );
             let headers = answer.header("access-control-allow-headers").unwrap();
-            for name in ["accept", "authorization", "content-type", "x-nimbus-admin-token"] {
+            for name in [
+                "accept",
+                "authorization",
+                "content-type",
+                "x-nimbus-admin-token",
+            ] {
                 assert!(headers.split(',').any(|found| found == name), "{headers}");
             }
             assert_eq!(answer.header("access-control-allow-credentials"), None);
@@ -105,22 +167,46 @@ async fn approved_origins_get_cors_answers() {
     // A preflight carries no credential and decides nothing, so it leaves no line.
     assert_eq!(fixture.audit().len(), before);
 
-    let ask = Ask::get("/api/tenants").header("origin", "https://app.example").bearer(&fixture.token);
+    let ask = Ask::get("/api/tenants")
+        .header("origin", "https://app.example")
+        .bearer(&fixture.token);
     let answer = fixture.send(ask).await;
     assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
-    assert_eq!(answer.header("access-control-expose-headers"), Some("x-request-id,retry-after"));
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
+    assert_eq!(
+        answer.header("access-control-expose-headers"),
+        Some("x-request-id,retry-after")
+    );
     // The page may read the refusal too.
-    let answer = fixture.send(Ask::get("/api/tenants").header("origin", "https://app.example")).await;
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some("https://app.example")));
+    let answer = fixture
+        .send(Ask::get("/api/tenants").header("origin", "https://app.example"))
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (401, Some("https://app.example"))
+    );
     // OPTIONS that is no preflight reaches the gate.
-    let answer = fixture.send(Ask::new("OPTIONS", "/api/tenants").header("origin", "https://app.example")).await;
+    let answer = fixture
+        .send(Ask::new("OPTIONS", "/api/tenants").header("origin", "https://app.example"))
+        .await;
     answer.expect_error(401, "auth.unauthorized");
     // Open surfaces answer a foreign origin, without approval.
-    let answer = fixture.send(Ask::get("/health").header("origin", "https://evil.example")).await;
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, None));
-    let twice = Ask::get("/api/tenants").bearer(&fixture.token).header("origin", "https://app.example");
-    let answer = fixture.send(twice.header("origin", "https://app.example")).await;
+    let answer = fixture
+        .send(Ask::get("/health").header("origin", "https://evil.example"))
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (200, None)
+    );
+    let twice = Ask::get("/api/tenants")
+        .bearer(&fixture.token)
+        .header("origin", "https://app.example");
+    let answer = fixture
+        .send(twice.header("origin", "https://app.example"))
+        .await;
     answer.expect_error(403, "auth.forbidden");
 }
 
@@ -130,18 +216,34 @@ async fn the_console_answers_to_its_own_names_only() {
     config.tenant_domain = Some("tenants.example".into());
     config.allowed_hosts = vec!["nimbus.internal".into()];
     let fixture = Fixture::start_with(config).await;
-    let ask = |path: &str, host: &str| format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-    for host in ["localhost:1", "127.0.0.1", "a.tenants.example", "nimbus.internal:80"] {
+    let ask = |path: &str, host: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+    };
+    for host in [
+        "localhost:1",
+        "127.0.0.1",
+        "a.tenants.example",
+        "nimbus.internal:80",
+    ] {
         let answer = fixture.raw(ask("/ui/", host).as_bytes()).await;
         answer.expect_error(404, "service.route_not_found");
     }
     for host in ["evil.example", "tenants.example.evil", "10.0.0.1"] {
-        fixture.raw(ask("/ui/", host).as_bytes()).await.expect_error(403, "auth.forbidden");
+        fixture
+            .raw(ask("/ui/", host).as_bytes())
+            .await
+            .expect_error(403, "auth.forbidden");
         // Elsewhere the name does not matter: reverse proxies pass on their own.
-        assert_eq!(fixture.raw(ask("/health", host).as_bytes()).await.status, 200);
+        assert_eq!(
+            fixture.raw(ask("/health", host).as_bytes()).await.status,
+            200
+        );
     }
     let foreign = Ask::get("/ui/").header("origin", "https://evil.example");
-    fixture.send(foreign).await.expect_error(403, "auth.forbidden");
+    fixture
+        .send(foreign)
+        .await
+        .expect_error(403, "auth.forbidden");
 }
 
 #[tokio::test]
@@ -149,19 +251,36 @@ async fn disguised_paths_do_not_pass_the_gate() {
     let fixture = Fixture::start().await;
     fixture.tenant("demo").await;
     for target in [
-        "//api/tenants", "/./api/tenants", "/x/../api/tenants", "/API/tenants", "/%61pi/tenants",
-        "/%2561pi/tenants", "/api%2ftenants", "/%2fapi/tenants", "/api;x/tenants", "/api/tenants/",
-        "/health/../api/tenants", "/debug/../api/tenants", "http://localhost/api/tenants",
-        "http://evil.example/api/tenants", "/convex/../api/tenants", "/api/tenants/demo/%2e%2e",
+        "//api/tenants",
+        "/./api/tenants",
+        "/x/../api/tenants",
+        "/API/tenants",
+        "/%61pi/tenants",
+        "/%2561pi/tenants",
+        "/api%2ftenants",
+        "/%2fapi/tenants",
+        "/api;x/tenants",
+        "/api/tenants/",
+        "/health/../api/tenants",
+        "/debug/../api/tenants",
+        "http://localhost/api/tenants",
+        "http://evil.example/api/tenants",
+        "/convex/../api/tenants",
+        "/api/tenants/demo/%2e%2e",
     ] {
         let answer = fixture.send(Ask::get(target)).await;
         answer.expect_error(401, "auth.unauthorized");
     }
     // With the token, ambiguous paths are refused and the others are plain.
     for (target, status) in [
-        ("/x/../api/tenants", 400), ("/api%2ftenants", 400), ("/api/tenants/%00", 400),
-        ("/api/tenants/%zz", 400), ("//api/tenants", 404), ("/%61pi/tenants", 404),
-        ("http://localhost/api/tenants", 200), ("/api/tenants", 200),
+        ("/x/../api/tenants", 400),
+        ("/api%2ftenants", 400),
+        ("/api/tenants/%00", 400),
+        ("/api/tenants/%zz", 400),
+        ("//api/tenants", 404),
+        ("/%61pi/tenants", 404),
+        ("http://localhost/api/tenants", 200),
+        ("/api/tenants", 200),
     ] {
         let answer = fixture.admin(Ask::get(target)).await;
         assert_eq!(answer.status, status, "{target}: {answer:?}");
@@ -187,7 +306,10 @@ async fn connections_are_kept_and_pipelined_requests_answered_in_order() {
     stream.write_all(both.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
-    let (first, second) = (text.find("200 OK").unwrap(), text.find("401 Unauthorized").unwrap());
+    let (first, second) = (
+        text.find("200 OK").unwrap(),
+        text.find("401 Unauthorized").unwrap(),
+    );
     assert!(first < second, "{text}");
 }
 
@@ -197,10 +319,16 @@ async fn a_head_that_never_ends_is_given_up() {
     config.head_timeout = Duration::from_millis(200);
     let fixture = Fixture::start_with(config).await;
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\nx-").await.unwrap();
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: a\r\nx-")
+        .await
+        .unwrap();
     let mut rest = Vec::new();
     let closing = stream.read_to_end(&mut rest);
-    tokio::time::timeout(Duration::from_secs(30), closing).await.expect("the connection stays open").ok();
+    tokio::time::timeout(Duration::from_secs(30), closing)
+        .await
+        .expect("the connection stays open")
+        .ok();
 }
 
 #[tokio::test]

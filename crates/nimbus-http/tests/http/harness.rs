@@ -97,7 +97,10 @@ impl Fixture {
 
     /// Waits for the end of a server that was told to stop in another way.
     pub async fn ended(&mut self) -> Stopped {
-        let stopped = tokio::time::timeout(PATIENCE, &mut self.running).await.unwrap().unwrap();
+        let stopped = tokio::time::timeout(PATIENCE, &mut self.running)
+            .await
+            .unwrap()
+            .unwrap();
         self.engine.close().await.unwrap();
         stopped
     }
@@ -131,7 +134,9 @@ impl Fixture {
 
     /// Creates a tenant.
     pub async fn tenant(&self, id: &str) {
-        let answer = self.admin(Ask::post("/api/tenants").json(&json!({"id": id}))).await;
+        let answer = self
+            .admin(Ask::post("/api/tenants").json(&json!({"id": id})))
+            .await;
         assert_eq!(answer.status, 201, "{answer:?}");
     }
 
@@ -150,7 +155,9 @@ impl Fixture {
         let mut heads = Vec::new();
         for tenant in tenants["tenants"].as_array().unwrap() {
             let tenant = tenant.as_str().unwrap();
-            let journal = self.admin(Ask::get(&format!("/api/tenants/{tenant}/journal"))).await;
+            let journal = self
+                .admin(Ask::get(&format!("/api/tenants/{tenant}/journal")))
+                .await;
             heads.push(json!([tenant, journal.json()["latest_sequence"]]));
         }
         json!(heads)
@@ -159,7 +166,9 @@ impl Fixture {
     /// The lines of the audit log.
     pub fn audit(&self) -> Vec<Json> {
         let text = std::fs::read_to_string(&self.audit_path).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The lines about one request.
@@ -167,7 +176,9 @@ impl Fixture {
         let text = std::fs::read_to_string(&self.audit_path).unwrap();
         let about = text.lines().filter(|line| line.contains(request));
         let lines = about.map(|line| serde_json::from_str(line).unwrap());
-        lines.filter(|line: &Json| line["requestId"] == request).collect()
+        lines
+            .filter(|line: &Json| line["requestId"] == request)
+            .collect()
     }
 }
 
@@ -225,7 +236,10 @@ impl Ask {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut text = format!("{} {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n", self.method, self.path);
+        let mut text = format!(
+            "{} {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n",
+            self.method, self.path
+        );
         for (name, value) in &self.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -259,14 +273,25 @@ impl Answer {
                 if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
                     break end;
                 }
-                let mut chunk = [0; 4096];
+                let mut chunk = vec![0; 4096];
                 let count = stream.read(&mut chunk).await.unwrap();
-                assert!(count > 0, "the server closed without an answer: {:?}", String::from_utf8_lossy(&bytes));
+                assert!(
+                    count > 0,
+                    "the server closed without an answer: {:?}",
+                    String::from_utf8_lossy(&bytes)
+                );
                 bytes.extend_from_slice(&chunk[..count]);
             };
             let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
             let mut lines = text.split("\r\n");
-            let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            let status = lines
+                .next()
+                .unwrap()
+                .split(' ')
+                .nth(1)
+                .unwrap()
+                .parse()
+                .unwrap();
             let headers: Vec<(String, String)> = lines
                 .map(|line| line.split_once(": ").unwrap())
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
@@ -275,14 +300,20 @@ impl Answer {
             let declared = headers.iter().find(|(name, _)| name == "content-length");
             let length: usize = declared.map_or(0, |(_, value)| value.parse().unwrap());
             while !head_only && body.len() < length {
-                let mut chunk = [0; 65536];
+                let mut chunk = vec![0; 65_536];
                 let count = stream.read(&mut chunk).await.unwrap();
                 assert!(count > 0, "the body ended early");
                 body.extend_from_slice(&chunk[..count]);
             }
-            Answer { status, headers, body: String::from_utf8(body).unwrap() }
+            Answer {
+                status,
+                headers,
+                body: String::from_utf8(body).unwrap(),
+            }
         };
-        tokio::time::timeout(PATIENCE, reading).await.expect("no answer")
+        tokio::time::timeout(PATIENCE, reading)
+            .await
+            .expect("no answer")
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -297,23 +328,41 @@ impl Answer {
     }
 
     pub fn request_id(&self) -> &str {
-        self.header("x-request-id").unwrap_or_else(|| panic!("no request id: {self:?}"))
+        self.header("x-request-id")
+            .unwrap_or_else(|| panic!("no request id: {self:?}"))
     }
 
     /// Asserts the error envelope of nimbus.md 2.11 and returns its detail.
     #[track_caller]
     pub fn expect_error(&self, status: u16, code: &str) -> Json {
         assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{self:?}"
+        );
         let body = self.json();
-        let error = body["error"].as_object().unwrap_or_else(|| panic!("no envelope: {self:?}"));
+        let error = body["error"]
+            .as_object()
+            .unwrap_or_else(|| panic!("no envelope: {self:?}"));
         assert_eq!(body.as_object().unwrap().len(), 1, "{self:?}");
         assert_eq!(error["code"], code, "{self:?}");
         assert_eq!(error["requestId"], self.request_id(), "{self:?}");
-        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
-        assert!(error["timestamp"].as_str().unwrap().ends_with('Z'), "{self:?}");
+        assert!(
+            error["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{self:?}"
+        );
+        assert!(
+            error["timestamp"].as_str().unwrap().ends_with('Z'),
+            "{self:?}"
+        );
         assert!(["fatal", "error", "warning"].contains(&error["severity"].as_str().unwrap()));
-        assert!(error["retryable"].is_boolean() && error.contains_key("detail"), "{self:?}");
+        assert!(
+            error["retryable"].is_boolean() && error.contains_key("detail"),
+            "{self:?}"
+        );
         error["detail"].clone()
     }
 }

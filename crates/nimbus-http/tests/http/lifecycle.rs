@@ -13,46 +13,41 @@ use crate::harness::{Answer, Ask, Fixture};
 async fn a_client_that_leaves_does_not_cancel_its_write() {
     let fixture = Fixture::start().await;
     fixture.tenant("demo").await;
-    let before = fixture.audit().len();
     let body = json!({"table": "tasks", "fields": {"n": 1}});
-    const WRITES: usize = 20;
-    for _ in 0..WRITES {
-        let ask = Ask::post("/api/tenants/demo/documents").bearer(&fixture.token).json(&body);
+    for _ in 0..20 {
+        let ask = Ask::post("/api/tenants/demo/documents")
+            .bearer(&fixture.token)
+            .json(&body);
         let mut stream = TcpStream::connect(fixture.address).await.unwrap();
         stream.write_all(&ask.bytes()).await.unwrap();
-        // Reset, so that the server notices at once and not when it answers.
-        stream.set_zero_linger().unwrap();
+        // Once the line is there the write has begun; this client never reads its answer.
         drop(stream);
     }
-    // Every request is either run to its end and recorded as such, or never seen at all.
-    let committed = loop {
-        let lines = fixture.audit();
-        let inserts: Vec<_> = lines[before..].iter().filter(|line| line["method"] == "POST").collect();
-        let created = inserts.iter().filter(|line| line["status"] == 201).count();
-        let list = fixture.admin(Ask::get("/api/tenants/demo/documents/tasks")).await.json();
-        let stored = list["data"].as_array().unwrap().len();
-        if stored == created && inserts.len() + unseen(&fixture).await == WRITES {
-            break created;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    let lines = fixture.audit();
-    for line in lines[before..].iter().filter(|line| line["method"] == "POST") {
-        assert_eq!(line["success"], true, "{line}");
+    while fixture
+        .audit()
+        .iter()
+        .filter(|line| line["tenantId"] == "demo")
+        .count()
+        < 20
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(committed > 0, "no write was seen at all");
-}
+    let audit_path = fixture.audit_path.clone();
+    let (dir, stopped) = fixture.stop().await;
+    assert_eq!(stopped, Stopped::Drained);
+    let text = std::fs::read_to_string(&audit_path).unwrap();
+    let created = text
+        .lines()
+        .filter(|line| line.contains("\"status\":201") && line.contains("demo"))
+        .count();
+    assert_eq!(created, 20, "{text}");
 
-/// Requests that the kernel dropped with their reset connections before the server read them.
-async fn unseen(fixture: &Fixture) -> usize {
-    let text = fixture.admin(Ask::get("/metrics")).await.body;
-    let open = text.lines().find_map(|line| line.strip_prefix("nimbus_http_connections "));
-    // Our own connection is the only one left once the others have ended.
-    if open != Some("1") {
-        return usize::MAX / 2;
-    }
-    let lines = fixture.audit();
-    20 - lines.iter().filter(|line| line["path"] == "/api/tenants/demo/documents").count()
+    let fixture = Fixture::start_on(dir, ServerConfig::default(), |provider| provider).await;
+    let list = fixture
+        .admin(Ask::get("/api/tenants/demo/documents/tasks"))
+        .await
+        .json();
+    assert_eq!(list["data"].as_array().unwrap().len(), created);
 }
 
 #[tokio::test]
@@ -60,11 +55,17 @@ async fn shutdown_lets_requests_in_progress_finish() {
     let mut fixture = Fixture::start().await;
     fixture.tenant("demo").await;
     let body = json!({"table": "tasks", "fields": {"n": 1}}).to_string();
-    let head = format!("POST /api/tenants/demo/documents HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", fixture.token, body.len());
+    let head = format!(
+        "POST /api/tenants/demo/documents HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        fixture.token,
+        body.len()
+    );
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut idle = TcpStream::connect(fixture.address).await.unwrap();
-    idle.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(Answer::read(&mut idle, false).await.status, 200);
 
     fixture.tell_to_stop();
@@ -86,7 +87,10 @@ async fn shutdown_does_not_wait_for_ever() {
     let mut config = ServerConfig::default();
     config.drain_timeout = Duration::from_millis(100);
     let mut fixture = Fixture::start_with(config).await;
-    let head = format!("POST /api/tenants HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n", fixture.token);
+    let head = format!(
+        "POST /api/tenants HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n",
+        fixture.token
+    );
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     // The server has it once it says so in its counters.
@@ -98,7 +102,10 @@ async fn shutdown_does_not_wait_for_ever() {
         tokio::task::yield_now().await;
     }
     fixture.tell_to_stop();
-    assert!(matches!(fixture.ended().await, Stopped::TimedOut { left: 1.. }));
+    assert!(matches!(
+        fixture.ended().await,
+        Stopped::TimedOut { left: 1.. }
+    ));
 }
 
 #[tokio::test]
@@ -106,7 +113,9 @@ async fn many_clients_write_at_once() {
     let fixture = Fixture::start().await;
     fixture.tenant("demo").await;
     let body = json!({"table": "tasks", "fields": {"n": 1}});
-    let ask = Ask::post("/api/tenants/demo/documents").bearer(&fixture.token).json(&body);
+    let ask = Ask::post("/api/tenants/demo/documents")
+        .bearer(&fixture.token)
+        .json(&body);
     let bytes = ask.bytes();
     let writers = (0..64).map(|_| async {
         let mut ids = Vec::new();
@@ -117,10 +126,16 @@ async fn many_clients_write_at_once() {
         }
         ids
     });
-    let ids: std::collections::BTreeSet<String> =
-        futures_util::future::join_all(writers).await.into_iter().flatten().collect();
+    let ids: std::collections::BTreeSet<String> = futures_util::future::join_all(writers)
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
     assert_eq!(ids.len(), 320);
-    let list = fixture.admin(Ask::get("/api/tenants/demo/documents/tasks")).await.json();
+    let list = fixture
+        .admin(Ask::get("/api/tenants/demo/documents/tasks"))
+        .await
+        .json();
     assert_eq!(list["data"].as_array().unwrap().len(), 320);
     let (_, stopped) = fixture.stop().await;
     assert_eq!(stopped, Stopped::Drained);

@@ -11,7 +11,9 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::{Answer, Ask, Fixture};
 
-const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "TRACE", "OPTIONS"];
+const METHODS: [&str; 8] = [
+    "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "TRACE", "OPTIONS",
+];
 
 /// How a caller presents itself; `{}` stands for the right token.
 struct Caller {
@@ -54,9 +56,12 @@ const ADMITTED: &[Caller] = &[
 ];
 
 fn ask(method: &str, path: &str, caller: &Caller, token: &str) -> Ask {
-    caller.headers.iter().fold(Ask::new(method, path), |ask, (name, value)| {
-        ask.header(name, &value.replace("{}", token))
-    })
+    caller
+        .headers
+        .iter()
+        .fold(Ask::new(method, path), |ask, (name, value)| {
+            ask.header(name, &value.replace("{}", token))
+        })
 }
 
 /// The template with something in each brace.
@@ -69,7 +74,11 @@ fn fill(template: &str, id: &str, commit: &str) -> String {
         other if other.starts_with('{') => "x1".to_owned(),
         other => other.to_owned(),
     };
-    template.split('/').map(parameter).collect::<Vec<_>>().join("/")
+    template
+        .split('/')
+        .map(parameter)
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn templates() -> BTreeMap<&'static str, Vec<RouteInfo>> {
@@ -88,7 +97,10 @@ fn check_audit(fixture: &Fixture, answer: &Answer, what: &str) -> Json {
     assert_eq!(line["status"], answer.status, "{what}: {line}");
     assert_eq!(line["clientAddr"], "127.0.0.1", "{what}: {line}");
     let text = line.to_string();
-    assert!(!text.contains("nimbus_at_") && !text.contains(&fixture.token), "{what}: {line}");
+    assert!(
+        !text.contains("nimbus_at_") && !text.contains(&fixture.token),
+        "{what}: {line}"
+    );
     line
 }
 
@@ -129,10 +141,16 @@ async fn refused_callers_get_one_answer_for_every_path_and_method() {
         for method in METHODS {
             for caller in REFUSED {
                 let what = format!("{method} {path} as {}", caller.name);
-                let answer = fixture.send(ask(method, path, caller, &fixture.token)).await;
+                let answer = fixture
+                    .send(ask(method, path, caller, &fixture.token))
+                    .await;
                 sent += 1;
                 assert_eq!(answer.status, 401, "{what}: {answer:?}");
-                assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"nimbus\""), "{what}");
+                assert_eq!(
+                    answer.header("www-authenticate"),
+                    Some("Bearer realm=\"nimbus\""),
+                    "{what}"
+                );
                 if method != "HEAD" {
                     answer.expect_error(401, "auth.unauthorized");
                     let mut error = answer.json();
@@ -149,7 +167,9 @@ async fn refused_callers_get_one_answer_for_every_path_and_method() {
     let lines = &lines[lines_before..];
     assert_eq!(lines.len(), sent);
     let mut expected = paths.iter().flat_map(|path| {
-        METHODS.iter().flat_map(move |method| REFUSED.iter().map(move |caller| (path, method, caller)))
+        METHODS
+            .iter()
+            .flat_map(move |method| REFUSED.iter().map(move |caller| (path, method, caller)))
     });
     for line in lines {
         let (path, method, caller) = expected.next().unwrap();
@@ -158,14 +178,25 @@ async fn refused_callers_get_one_answer_for_every_path_and_method() {
         assert_eq!(line["status"], 401, "{what}");
         assert_eq!(line["method"], *method, "{what}");
         assert_eq!(line["reason"], caller.reason, "{what}");
-        assert_eq!(line["authMethod"].as_str().unwrap_or(""), caller.method, "{what}");
+        assert_eq!(
+            line["authMethod"].as_str().unwrap_or(""),
+            caller.method,
+            "{what}"
+        );
         assert_eq!(line["authScope"], "server_access", "{what}");
         assert_eq!(line["origin"], Json::Null, "{what}");
         let text = line.to_string();
-        assert!(!text.contains(&fixture.token) && !text.contains(WRONG), "{what}");
+        assert!(
+            !text.contains(&fixture.token) && !text.contains(WRONG),
+            "{what}"
+        );
         assert!(!text.contains("token="), "{what}");
     }
-    assert_eq!(fixture.state().await, before, "a refused caller changed something");
+    assert_eq!(
+        fixture.state().await,
+        before,
+        "a refused caller changed something"
+    );
 }
 
 #[tokio::test]
@@ -177,8 +208,14 @@ async fn a_foreign_origin_is_refused_even_with_the_token() {
         for method in METHODS {
             let what = format!("{method} {path}");
             let filled = fill(path, "k1", &"0".repeat(32));
-            for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
-                let ask = Ask::new(method, &filled).header("origin", origin).bearer(&fixture.token);
+            for origin in [
+                "https://evil.example",
+                "null",
+                "http://localhost.evil.example",
+            ] {
+                let ask = Ask::new(method, &filled)
+                    .header("origin", origin)
+                    .bearer(&fixture.token);
                 let answer = fixture.send(ask).await;
                 if rows[0].class == RouteClass::Open {
                     assert!([200, 405].contains(&answer.status), "{what}: {answer:?}");
@@ -206,7 +243,11 @@ async fn plant_orphan(fixture: &Fixture, tenant: &str) {
     donor.insert(tenant, "notes", json!({"kept": true})).await;
     let (dir, _) = donor.stop().await;
     let name = format!("{tenant}.sqlite3");
-    std::fs::copy(dir.path().join("data").join(&name), fixture.dir.path().join("data").join(&name)).unwrap();
+    std::fs::copy(
+        dir.path().join("data").join(&name),
+        fixture.dir.path().join("data").join(&name),
+    )
+    .unwrap();
 }
 
 /// Makes the state that the route's example needs, and returns the path to ask.
@@ -229,13 +270,24 @@ async fn prepare(fixture: &Fixture, route: &RouteInfo) -> String {
         }
         _ => {
             // The example is the schema of the table `tasks`.
-            let schema = route_table().into_iter().find(|r| r.method == "PUT" && r.path.ends_with("schema/{table}"));
+            let schema = route_table()
+                .into_iter()
+                .find(|r| r.method == "PUT" && r.path.ends_with("schema/{table}"));
             let body = schema.unwrap().example.unwrap();
             let put = Ask::new("PUT", "/api/tenants/demo/schema/tasks").text(body);
             assert_eq!(fixture.admin(put).await.status, 204);
-            let id = fixture.insert("demo", "tasks", json!({"title": "x", "done": false})).await;
-            let journal = fixture.admin(Ask::get("/api/tenants/demo/journal?limit=1")).await.json();
-            fill(route.path, &id, journal["records"][0]["commit_id"].as_str().unwrap())
+            let id = fixture
+                .insert("demo", "tasks", json!({"title": "x", "done": false}))
+                .await;
+            let journal = fixture
+                .admin(Ask::get("/api/tenants/demo/journal?limit=1"))
+                .await
+                .json();
+            fill(
+                route.path,
+                &id,
+                journal["records"][0]["commit_id"].as_str().unwrap(),
+            )
         }
     }
 }
@@ -254,10 +306,15 @@ async fn admitted_callers_reach_every_route() {
             }
             let answer = fixture.send(ask).await;
             // The one route that wants the bearer form (nimbus.md 2.2).
-            let wants_bearer = route.path == "/api/system/token/rotate" && caller.method != "local_admin_bearer";
+            let wants_bearer =
+                route.path == "/api/system/token/rotate" && caller.method != "local_admin_bearer";
             if wants_bearer {
                 answer.expect_error(401, "auth.unauthorized");
-                assert_eq!(check_audit(&fixture, &answer, &what)["success"], false, "{what}");
+                assert_eq!(
+                    check_audit(&fixture, &answer, &what)["success"],
+                    false,
+                    "{what}"
+                );
                 continue;
             }
             assert_eq!(answer.status, route.success, "{what}: {answer:?}");
@@ -276,7 +333,10 @@ async fn admitted_callers_reach_every_route() {
             assert_eq!(line["success"], true, "{what}: {line}");
             assert_eq!(line["authMethod"], caller.method, "{what}: {line}");
             assert_eq!(line["routeFamily"], route.family.as_str(), "{what}: {line}");
-            let named = path.split('/').nth(3).filter(|_| path.contains("/tenants/"));
+            let named = path
+                .split('/')
+                .nth(3)
+                .filter(|_| path.contains("/tenants/"));
             assert_eq!(line["tenantId"].as_str(), named, "{what}: {line}");
             match route.path {
                 "/api/system/token/rotate" => {
@@ -325,17 +385,30 @@ async fn methods_that_a_path_does_not_have_are_405_with_allow() {
                 let get = fixture.admin(Ask::get(&filled)).await;
                 assert_eq!(answer.status, get.status, "{what}: {answer:?}");
                 assert_eq!(answer.body, "", "{what}");
-                assert_eq!(answer.header("content-type"), get.header("content-type"), "{what}");
+                assert_eq!(
+                    answer.header("content-type"),
+                    get.header("content-type"),
+                    "{what}"
+                );
             } else {
                 assert_eq!(answer.status, 405, "{what}: {answer:?}");
-                let allow: BTreeSet<&str> = answer.header("allow").unwrap().split(',').map(str::trim).collect();
+                let allow: BTreeSet<&str> = answer
+                    .header("allow")
+                    .unwrap()
+                    .split(',')
+                    .map(str::trim)
+                    .collect();
                 assert_eq!(allow, allowed, "{what}");
                 if method != "HEAD" {
                     answer.expect_error(405, "op.invalid_input");
                 }
             }
             if rows[0].class != RouteClass::Open {
-                assert_eq!(check_audit(&fixture, &answer, &what)["success"], true, "{what}");
+                assert_eq!(
+                    check_audit(&fixture, &answer, &what)["success"],
+                    true,
+                    "{what}"
+                );
             }
         }
     }
@@ -346,9 +419,23 @@ async fn methods_that_a_path_does_not_have_are_405_with_allow() {
 async fn unknown_paths_are_404_for_those_who_may_know() {
     let fixture = Fixture::start_with(ServerConfig::default()).await;
     let paths = [
-        "/api", "/api/", "/api/nothing", "/api/tenants/", "//api/tenants", "/API/tenants",
-        "/%61pi/tenants", "/debug", "/ws/x", "/metrics/", "/", "/nope", "/convex/demo/query", "/ui",
-        "/ui/", "/health/", "/api/tenants/demo/documents/tasks/x/y",
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/tenants/",
+        "//api/tenants",
+        "/API/tenants",
+        "/%61pi/tenants",
+        "/debug",
+        "/ws/x",
+        "/metrics/",
+        "/",
+        "/nope",
+        "/convex/demo/query",
+        "/ui",
+        "/ui/",
+        "/health/",
+        "/api/tenants/demo/documents/tasks/x/y",
     ];
     for path in paths {
         for method in ["GET", "POST", "DELETE"] {
@@ -357,7 +444,10 @@ async fn unknown_paths_are_404_for_those_who_may_know() {
         }
     }
     for path in ["/", "/nope", "/convex/demo/query", "/ui/"] {
-        fixture.send(Ask::get(path)).await.expect_error(404, "service.route_not_found");
+        fixture
+            .send(Ask::get(path))
+            .await
+            .expect_error(404, "service.route_not_found");
     }
 }
 
@@ -371,16 +461,32 @@ async fn openapi_and_the_table_say_the_same() {
     let mut listed = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let statuses: Vec<&String> = operation["responses"].as_object().unwrap().keys().collect();
-            let success = statuses.iter().find(|status| **status != "default").unwrap();
+            let statuses: Vec<&String> =
+                operation["responses"].as_object().unwrap().keys().collect();
+            let success = statuses
+                .iter()
+                .find(|status| **status != "default")
+                .unwrap();
             let body = operation.get("requestBody").is_some();
-            listed.insert((path.clone(), method.to_uppercase(), success.parse::<u16>().unwrap(), body));
+            listed.insert((
+                path.clone(),
+                method.to_uppercase(),
+                success.parse::<u16>().unwrap(),
+                body,
+            ));
         }
     }
     let table: BTreeSet<(String, String, u16, bool)> = route_table()
         .into_iter()
         .filter(|route| route.class != RouteClass::Planned)
-        .map(|route| (route.path.to_owned(), route.method.to_string(), route.success, route.example.is_some()))
+        .map(|route| {
+            (
+                route.path.to_owned(),
+                route.method.to_string(),
+                route.success,
+                route.example.is_some(),
+            )
+        })
         .collect();
     assert_eq!(listed, table);
 }

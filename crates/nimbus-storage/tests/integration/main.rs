@@ -1,4 +1,5 @@
 //! The integration tests of nimbus-storage, in one binary: against its public API only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod engine;
 mod sqlite_conformance;

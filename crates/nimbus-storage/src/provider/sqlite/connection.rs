@@ -29,15 +29,7 @@ pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Conn
     let conn = open(path)?;
     let fail = |e| classify("opening", path, e);
     let set = |name: &str, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
-    let mode: String = conn
-        .pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))
-        .map_err(fail)?;
-    if mode != "wal" {
-        return Err(corrupt(
-            path,
-            format!("its journal mode is `{mode}`, expected `wal`"),
-        ));
-    }
+    set_wal(&conn, path)?;
     let synchronous = match durability {
         Durability::Full => "FULL",
         Durability::Relaxed => "NORMAL",
@@ -91,12 +83,29 @@ pub(super) fn inspector(path: &Path) -> ProviderResult<Connection> {
 }
 
 /// Turns the empty file at `path` into an empty tenant. On return all of it is in the file
-/// itself, with nothing left in a log, but not yet synced.
+/// itself, with nothing left in a log. Nothing is synced: the caller syncs once, at the end,
+/// and until it has, the registry calls the tenant unfinished.
 pub(super) fn create(path: &Path) -> ProviderResult<()> {
     let fail = |e| classify("creating", path, e);
-    let conn = writer(path, Durability::Relaxed)?;
+    let conn = open(path)?;
+    conn.pragma_update(None, "synchronous", "OFF")
+        .map_err(fail)?;
+    set_wal(&conn, path)?;
+    #[cfg(test)]
+    super::tests::limit_pages(&conn, path);
     schema::create(&conn).map_err(fail)?;
     conn.close().map_err(|(_, e)| fail(e))
+}
+
+fn set_wal(conn: &Connection, path: &Path) -> ProviderResult<()> {
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "WAL", |r| r.get(0))
+        .map_err(|e| classify("opening", path, e))?;
+    if mode != "wal" {
+        let reason = format!("its journal mode is `{mode}`, expected `wal`");
+        return Err(corrupt(path, reason));
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> ProviderResult<Connection> {

@@ -55,7 +55,14 @@ pub(super) enum Phase {
 /// the frame that makes the transaction count: so `FULL` means that it does not count. Any
 /// other failure in COMMIT may come from the sync or after it.
 pub(super) fn commit(path: &Path, phase: Phase, e: rusqlite::Error) -> CommitError {
-    let what = || format!("committing to {}: {e}", path.display());
+    // The extended code tells a failed sync from a failed write; the message does not.
+    let extended = e.sqlite_error().map_or(0, |e| e.extended_code);
+    let what = || {
+        format!(
+            "committing to {}: {e} (SQLite code {extended})",
+            path.display()
+        )
+    };
     match (code(&e), phase) {
         (Some(ffi::ErrorCode::DiskFull), _) => CommitError::Full { what: what() },
         (Some(ffi::ErrorCode::TooBig | ffi::ErrorCode::ConstraintViolation), Phase::Before) => {

@@ -136,6 +136,8 @@ impl Writer {
     }
 
     fn commit(&self, expected: Head, batch: &Batch) -> Result<(), CommitError> {
+        #[cfg(test)]
+        super::tests::panic_if_asked(batch);
         refuse_own_keys(batch)?;
         let begin = self.statement("BEGIN IMMEDIATE");
         begin.map_err(|e| error::commit(&self.path, Phase::Before, e))?;

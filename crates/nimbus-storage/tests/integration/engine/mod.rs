@@ -1,0 +1,6 @@
+//! The engine against its public interface, on the SQLite provider behind a wrapper that can
+//! hold, refuse or lose commits. One file per concern; what they share is in `support`.
+
+mod history;
+mod isolation;
+mod support;

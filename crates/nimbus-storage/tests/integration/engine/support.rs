@@ -1,0 +1,557 @@
+//! What the engine tests share: a world (directory, provider, engine), a provider wrapper with
+//! hooks for faults, a gate that holds commits, a naive model of queries, seeded randomness.
+//!
+//! The model must not use the engine's filters, planner or key encoding.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, TenantId, Value};
+use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
+use nimbus_storage::provider::{
+    Batch, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
+};
+use nimbus_storage::{
+    CommitError, Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter,
+    FilterOp, IndexSchema, IndexState, Order, Provider, ProviderError, Query, StoreResult,
+    TableSchema, Tenant, WakeStore,
+};
+use tokio::sync::Semaphore;
+
+/// Longest that a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A parsed name; the text is a constant of the test.
+pub fn name<T: FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().unwrap()
+}
+
+pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Object {
+    fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+pub fn num(n: f64) -> Value {
+    Value::Float64(n)
+}
+
+pub fn int(n: i64) -> Value {
+    Value::Int64(n)
+}
+
+pub fn text(s: &str) -> Value {
+    Value::String(s.to_owned())
+}
+
+pub fn filter(field: &str, op: FilterOp, value: Value) -> Filter {
+    Filter {
+        field: name(field),
+        op,
+        value,
+    }
+}
+
+pub fn query(table: &str, filters: Vec<Filter>, order: Option<(&str, Direction)>) -> Query {
+    Query {
+        filters,
+        order: order.map(|(field, direction)| Order {
+            field: name(field),
+            direction,
+        }),
+        ..Query::table(name(table))
+    }
+}
+
+/// A schema of optional fields of any type, with indexes by name.
+pub fn schema(table: &str, fields: &[&str], indexes: &[(&str, &[&str])]) -> TableSchema {
+    TableSchema {
+        table: name(table),
+        fields: fields
+            .iter()
+            .map(|field| FieldSchema {
+                name: (*field).to_owned(),
+                field_type: FieldType::Any,
+                required: false,
+            })
+            .collect(),
+        indexes: indexes
+            .iter()
+            .map(|(index, fields)| IndexSchema {
+                name: name(index),
+                fields: fields.iter().map(|f| name(f)).collect(),
+                id: None,
+                state: None,
+            })
+            .collect(),
+    }
+}
+
+/// The document's text, for comparing and for messages.
+pub fn json(document: &Document) -> String {
+    String::from_utf8(document.json.to_vec()).unwrap()
+}
+
+pub fn jsons(documents: &[Document]) -> Vec<String> {
+    documents.iter().map(json).collect()
+}
+
+/// Waits for a condition that nothing announces, asking again and again.
+pub async fn until<F>(what: &str, mut condition: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let ask = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, ask).await.is_err() {
+        panic!("waited too long until {what}");
+    }
+}
+
+/// A future that must end; the bound only turns a hang into a failure.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited too long for {what}"),
+    }
+}
+
+/// Waits until the table's indexes are all enabled.
+pub async fn indexes_ready(tenant: &Tenant, table: &str) {
+    let table: TableName = name(table);
+    until("every index is enabled", || async {
+        let schema = tenant.table_schema(&table).await.unwrap();
+        schema.indexes.iter().all(|i| i.state == Some(IndexState::Enabled))
+    })
+    .await;
+}
+
+/// The consistency check must find nothing.
+pub async fn assert_consistent(tenant: &Tenant) {
+    let report = tenant.consistency().await.unwrap();
+    assert!(report.ok, "{:#?}", report.mismatches);
+    assert_eq!(report.authoritative.digest, report.shadow.digest);
+}
+
+/// SplitMix64, seeded so that a failure can be repeated.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What the wrapper does with a commit.
+pub enum Verdict {
+    /// Hands it to the provider.
+    Pass,
+    /// Answers with the error without handing it on.
+    Fail(CommitError),
+    /// Hands it on and, once it is durable, answers with the error all the same.
+    LandThen(CommitError),
+}
+
+type Hook<I, O> = Arc<dyn Fn(I) -> BoxFuture<'static, O> + Send + Sync>;
+
+/// Faults that a test plants; all absent at first.
+#[derive(Default)]
+pub struct Hooks {
+    commit: Mutex<Option<Hook<Batch, Verdict>>>,
+    snapshot: Mutex<Option<Hook<(), ProviderResult<()>>>>,
+    open: Mutex<Option<Hook<TenantId, ()>>>,
+}
+
+fn get<T: Clone>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn set<T>(slot: &Mutex<Option<T>>, hook: T) {
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
+}
+
+impl Hooks {
+    /// Asks `hook` before every commit.
+    pub fn on_commit<F>(&self, hook: impl Fn(Batch) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        set(&self.commit, Arc::new(move |batch| hook(batch).boxed()));
+    }
+
+    /// Runs `hook` before every snapshot.
+    pub fn on_snapshot<F>(&self, hook: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ProviderResult<()>> + Send + 'static,
+    {
+        set(&self.snapshot, Arc::new(move |()| hook().boxed()));
+    }
+
+    /// Runs `hook` after the provider opened a tenant and before the engine is told.
+    pub fn on_open<F>(&self, hook: impl Fn(TenantId) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        set(&self.open, Arc::new(move |tenant| hook(tenant).boxed()));
+    }
+
+    pub fn clear(&self) {
+        *self.commit.lock().unwrap() = None;
+        *self.snapshot.lock().unwrap() = None;
+        *self.open.lock().unwrap() = None;
+    }
+
+    /// Every commit waits at the gate, which is returned.
+    pub fn hold_commits(&self) -> Arc<Gate> {
+        let gate = Gate::shut();
+        let held = gate.clone();
+        self.on_commit(move |_| {
+            let gate = held.clone();
+            async move {
+                gate.pass().await;
+                Verdict::Pass
+            }
+        });
+        gate
+    }
+}
+
+/// A gate at which work stops until the test lets it through.
+pub struct Gate {
+    arrived: Semaphore,
+    through: Semaphore,
+}
+
+impl Gate {
+    pub fn shut() -> Arc<Gate> {
+        Arc::new(Gate {
+            arrived: Semaphore::new(0),
+            through: Semaphore::new(0),
+        })
+    }
+
+    /// Called by what is held.
+    pub async fn pass(&self) {
+        self.arrived.add_permits(1);
+        self.through.acquire().await.unwrap().forget();
+    }
+
+    /// Waits until one more has come to the gate.
+    pub async fn arrival(&self) {
+        soon("something to come to the gate", self.arrived.acquire())
+            .await
+            .unwrap()
+            .forget();
+    }
+
+    /// Lets one through.
+    pub fn let_one(&self) {
+        self.through.add_permits(1);
+    }
+
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        self.through.add_permits(1 << 20);
+    }
+}
+
+struct Wrapper {
+    inner: Arc<dyn Provider>,
+    hooks: Arc<Hooks>,
+}
+
+impl Provider for Wrapper {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        self.inner.create(tenant)
+    }
+
+    fn open<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, ProviderResult<Arc<dyn TenantStore>>> {
+        async move {
+            let inner = self.inner.open(tenant).await?;
+            if let Some(hook) = get(&self.hooks.open) {
+                hook(tenant.clone()).await;
+            }
+            let hooks = self.hooks.clone();
+            Ok(Arc::new(WrappedStore { inner, hooks }) as Arc<dyn TenantStore>)
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        self.inner.delete(tenant)
+    }
+
+    fn list(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
+        self.inner.list()
+    }
+
+    fn contains<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<bool>> {
+        self.inner.contains(tenant)
+    }
+
+    fn owned(&self, tenant: &TenantId) -> Vec<String> {
+        self.inner.owned(tenant)
+    }
+
+    fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
+        self.inner.unregistered()
+    }
+
+    fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        self.inner.adopt(tenant)
+    }
+
+    fn health(&self) -> BoxFuture<'_, ProviderResult<()>> {
+        self.inner.health()
+    }
+}
+
+struct WrappedStore {
+    inner: Arc<dyn TenantStore>,
+    hooks: Arc<Hooks>,
+}
+
+impl TenantStore for WrappedStore {
+    fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
+        async move {
+            if let Some(hook) = get(&self.hooks.snapshot) {
+                hook(()).await?;
+            }
+            self.inner.snapshot().await
+        }
+        .boxed()
+    }
+
+    fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
+        async move {
+            let verdict = match get(&self.hooks.commit) {
+                Some(hook) => hook(batch.clone()).await,
+                None => Verdict::Pass,
+            };
+            match verdict {
+                Verdict::Pass => self.inner.commit(expected, batch).await,
+                Verdict::Fail(error) => Err(error),
+                Verdict::LandThen(error) => {
+                    self.inner.commit(expected, batch).await?;
+                    Err(error)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
+        self.inner.close()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.stats()
+    }
+}
+
+/// A data directory with an engine over it, on the SQLite provider behind the wrapper.
+pub struct World {
+    engine: Option<Engine>,
+    pub hooks: Arc<Hooks>,
+    settings: Settings,
+    pub dir: Arc<tempfile::TempDir>,
+}
+
+/// How a [`World`] is made, again on each reopening.
+#[derive(Clone)]
+pub struct Settings {
+    pub options: EngineOptions,
+    pub readers: usize,
+    /// Wraps the store for wake times.
+    pub wakes: fn(Arc<ControlDb>) -> Arc<dyn WakeStore>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            options: EngineOptions::default(),
+            readers: 8,
+            wakes: |control| control,
+        }
+    }
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with(Settings::default()).await
+    }
+
+    pub async fn with(settings: Settings) -> World {
+        World::at(Arc::new(tempfile::tempdir().unwrap()), settings).await
+    }
+
+    /// A world over a directory that may hold data already.
+    pub async fn at(dir: Arc<tempfile::TempDir>, settings: Settings) -> World {
+        let mut world = World {
+            engine: None,
+            hooks: Arc::default(),
+            settings,
+            dir,
+        };
+        world.start().await;
+        world
+    }
+
+    async fn start(&mut self) {
+        let mut control = ControlDb::open(self.dir.path());
+        // The engine before may still be letting go of the file.
+        while matches!(control, Err(ProviderError::Busy { .. })) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            control = ControlDb::open(self.dir.path());
+        }
+        let control = Arc::new(control.unwrap());
+        let mut sqlite = SqliteOptions::new(self.dir.path());
+        // Nothing here cuts the power.
+        sqlite.durability = Durability::Relaxed;
+        sqlite.readers = self.settings.readers;
+        let inner = Arc::new(SqliteProvider::open(sqlite, control.clone()).unwrap());
+        let hooks = self.hooks.clone();
+        let mut options = self.settings.options.clone();
+        options.wakes = Some((self.settings.wakes)(control));
+        self.engine = Some(Engine::new(Arc::new(Wrapper { inner, hooks }), options));
+    }
+
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    /// Closes the engine and opens another over the same directory.
+    pub async fn reopen(&mut self) {
+        self.engine().close().await.unwrap();
+        self.engine = None;
+        self.start().await;
+    }
+
+    /// A new tenant.
+    pub async fn create(&self, tenant: &str) -> Tenant {
+        self.engine().create_tenant(&name(tenant)).await.unwrap();
+        self.tenant(tenant).await
+    }
+
+    pub async fn tenant(&self, tenant: &str) -> Tenant {
+        self.engine().tenant(&name(tenant)).await.unwrap()
+    }
+}
+
+/// Documents of one table, asked naively.
+#[derive(Clone, Default)]
+pub struct Model(pub BTreeMap<DocumentId, Object>);
+
+impl Model {
+    /// Everything the table holds now.
+    pub async fn of(tenant: &Tenant, table: &str) -> Model {
+        let all = tenant.query(&Query::table(name(table))).await.unwrap();
+        Model::from(all.as_slice())
+    }
+
+    /// The ids that match, in the query's order.
+    pub fn answer(&self, query: &Query) -> Vec<DocumentId> {
+        let matching = self
+            .0
+            .iter()
+            .filter(|(_, d)| query.filters.iter().all(|f| holds(f, d)));
+        let mut found: Vec<_> = matching.collect();
+        let order = query.order.as_ref();
+        found.sort_by(|(a_id, a), (b_id, b)| {
+            let by_field = order.map_or(Ordering::Equal, |o| {
+                lookup(a, &o.field).cmp(&lookup(b, &o.field))
+            });
+            by_field
+                .then_with(|| a.get("_creationTime").cmp(&b.get("_creationTime")))
+                .then_with(|| a_id.internal.cmp(&b_id.internal))
+        });
+        if order.is_some_and(|o| o.direction == Direction::Backward) {
+            found.reverse();
+        }
+        let limit = query.limit.map_or(usize::MAX, |n| n as usize);
+        found.into_iter().map(|(id, _)| *id).take(limit).collect()
+    }
+}
+
+impl From<&[Document]> for Model {
+    fn from(documents: &[Document]) -> Model {
+        let parsed = documents.iter().map(|d| (d.id, d.fields().unwrap()));
+        Model(parsed.collect())
+    }
+}
+
+fn lookup<'a>(document: &'a Object, path: &FieldPath) -> Option<&'a Value> {
+    let mut segments = path.as_str().split('.');
+    let mut found = document.get(segments.next()?)?;
+    for segment in segments {
+        let Value::Object(inner) = found else {
+            return None;
+        };
+        found = inner.get(segment)?;
+    }
+    Some(found)
+}
+
+fn holds(filter: &Filter, document: &Object) -> bool {
+    let Some(found) = lookup(document, &filter.field) else {
+        return false;
+    };
+    let comparable = found.type_name() == filter.value.type_name();
+    let order = found.cmp(&filter.value);
+    match filter.op {
+        FilterOp::Eq => order == Ordering::Equal,
+        FilterOp::Neq => order != Ordering::Equal,
+        FilterOp::Gt => comparable && order == Ordering::Greater,
+        FilterOp::Gte => comparable && order != Ordering::Less,
+        FilterOp::Lt => comparable && order == Ordering::Less,
+        FilterOp::Lte => comparable && order != Ordering::Greater,
+    }
+}
+
+/// Runs one transaction without running it again on conflict.
+pub async fn once<T>(
+    tenant: &Tenant,
+    body: impl AsyncFnOnce(&mut nimbus_storage::Transaction) -> StoreResult<T>,
+) -> StoreResult<(T, u64)> {
+    let mut transaction = tenant.begin().await?;
+    let value = body(&mut transaction).await?;
+    let sequence = tenant.commit(transaction).await?;
+    Ok((value, sequence))
+}

@@ -1,0 +1,27 @@
+//! The verification drill of seed 002, as a script that an operator could run.
+//!
+//! It must not check anything itself; `drill.sh` does.
+
+use std::path::Path;
+
+use nimbus_e2e::{Finished, Home, home};
+
+#[test]
+fn the_drill_of_the_isolation_guide_passes() {
+    let home = Home::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("drill.sh");
+    let mut command = home.program("bash", [script.as_os_str()]);
+    // As in the guide: no XDG variables, so the token is below the home directory.
+    for name in ["XDG_DATA_HOME", "XDG_STATE_HOME"] {
+        command.env(name, "");
+    }
+    command
+        .env("NIMBUS", home::binary())
+        .env("NIMBUS_PORT", "0")
+        .env("NIMBUS_DATA", home.data_dir());
+    let finished = Finished::of(&mut command).expect(0);
+    print!("{}", finished.stdout);
+    assert!(finished.stdout.contains("drill: passed ("), "{}", finished.stdout);
+    assert!(home.path().join("home/.local/share/nimbus/auth/token").is_file());
+    assert!(home.path().join("home/.local/state/nimbus/logs/access.jsonl").is_file());
+}

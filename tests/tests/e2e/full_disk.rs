@@ -1,0 +1,121 @@
+//! A full disk refuses writes, serves reads, and heals without a restart.
+//!
+//! It must not know which file of the data directory grows.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+
+use nimbus_e2e::mount::{Mount, switched_off};
+use nimbus_e2e::{Client, Options, Server};
+use serde_json::{Value as Json, json};
+
+/// Writes until no byte more goes in.
+fn fill(path: &Path) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    for size in [64 * 1024, 512, 1] {
+        let block = vec![0x55; size];
+        loop {
+            match file.write(&block) {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::StorageFull => break,
+                Err(e) => panic!("{}: {e}", path.display()),
+            }
+        }
+    }
+}
+
+fn insert(client: &Client, n: u64) -> nimbus_e2e::Reply {
+    let body = json!({"table": "notes", "fields": {"n": format!("{n}"), "text": "x".repeat(20_000)}});
+    client.post("/api/tenants/acme/documents", &body)
+}
+
+fn check_reads(client: &Client, acknowledged: &[u64]) {
+    let mut found: Vec<u64> = client
+        .documents("acme", "notes")
+        .iter()
+        .map(|document| document["n"].as_str().unwrap().parse().unwrap())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, acknowledged);
+    let last = acknowledged.last().unwrap();
+    let query = json!({
+        "table": "notes",
+        "filters": [{"field": "n", "op": "eq", "value": format!("{last}")}],
+    });
+    let reply = client.post("/api/tenants/acme/query", &query).expect(200);
+    assert_eq!(reply.json()["data"].as_array().map(Vec::len), Some(1));
+    client.get("/api/tenants/acme/journal").expect(200);
+}
+
+#[test]
+fn writes_answer_507_reads_go_on_and_space_heals() {
+    if switched_off("a full disk") {
+        return;
+    }
+    let disk = Mount::tmpfs(24);
+    let data = disk.path().join("data");
+    let mut server = Server::start(Options::new().data_dir(&data));
+    let client = server.client();
+    client.create_tenant("acme");
+    let index = json!({
+        "table": "notes",
+        "fields": [{"name": "n", "field_type": "string", "required": true}],
+        "indexes": [{"name": "by_n", "fields": ["n"]}],
+    });
+    let path = "/api/tenants/acme/schema/notes";
+    client.put(path, &index).expect(204);
+    let mut acknowledged: Vec<u64> = Vec::new();
+    for n in 0..20 {
+        insert(&client, n).expect(201);
+        acknowledged.push(n);
+    }
+
+    for round in 0..3 {
+        let filler = disk.path().join("filler");
+        fill(&filler);
+        let mut refusals = 0;
+        // Space that was reserved before may take some more.
+        for n in 0..200 {
+            let n = 1_000 * (round + 1) + n;
+            let reply = insert(&client, n);
+            if reply.status == 201 {
+                acknowledged.push(n);
+                continue;
+            }
+            let error = reply.refused(507, "service.storage_full").error();
+            assert_eq!(error["retryable"], true);
+            assert_eq!(error["detail"]["storageKind"], "full");
+            refusals += 1;
+            if refusals >= 20 {
+                break;
+            }
+        }
+        assert!(refusals >= 20, "round {round}: {refusals} refusals");
+        check_reads(&client, &acknowledged);
+        // A tenant needs space too; the refusal leaves nothing behind.
+        let reply = client.post("/api/tenants", &json!({"id": "late"}));
+        reply.refused(507, "service.storage_full");
+        assert_eq!(client.tenants(), ["acme"]);
+        check_reads(&client, &acknowledged);
+
+        fs::remove_file(&filler).unwrap();
+        for n in 0..5 {
+            let n = 1_000 * (round + 1) + 500 + n;
+            insert(&client, n).expect(201);
+            acknowledged.push(n);
+        }
+        check_reads(&client, &acknowledged);
+        let report: Json = client.check_consistency("acme");
+        let count = report["authoritative"]["document_count"].as_u64().unwrap();
+        assert_eq!(count, acknowledged.len() as u64);
+    }
+    client.create_tenant("late");
+    client.delete("/api/tenants/late").expect(204);
+
+    assert!(server.terminate().success());
+    server.restart();
+    let client = server.client();
+    check_reads(&client, &acknowledged);
+    client.check_consistency("acme");
+}

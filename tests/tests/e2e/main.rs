@@ -1,0 +1,27 @@
+//! End-to-end tests of the Nimbus binary: one module per promise of the first issue.
+//!
+//! Each test has a home, a data directory and a port of its own. The binary is the one that
+//! `NIMBUS_TEST_BIN` names, else `nimbus` beside this test's build.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod adopt;
+mod audit;
+mod bad_input;
+mod case_blind;
+mod cli;
+mod config;
+mod crash;
+mod data_dir;
+mod drill;
+mod full_disk;
+mod group_commit;
+mod network;
+mod shutdown;
+mod tenants;
+mod token_file;
