@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps: readiness and the end of the process are both seen on its standard error.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::home::{Finished, Home};
+use crate::home::{Finished, Home, binary};
 use crate::http::Client;
 
 /// Longest time from the start of the process to its ready line, and from a request to stop to
@@ -32,6 +33,7 @@ pub struct Options {
     no_data_dir: bool,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    sync_takes: Option<Duration>,
 }
 
 impl Options {
@@ -68,6 +70,12 @@ impl Options {
     pub fn env(mut self, name: &str, value: impl AsRef<Path>) -> Options {
         let value = value.as_ref().to_str().unwrap().to_owned();
         self.env.push((name.to_owned(), value));
+        self
+    }
+
+    /// Makes every sync of the disk take this much longer, as slower disks do. Needs `strace`.
+    pub fn sync_takes(mut self, delay: Duration) -> Options {
+        self.sync_takes = Some(delay);
         self
     }
 }
@@ -266,7 +274,11 @@ impl Drop for Process {
 
 /// Starts `nimbus start`; the address is `None` when the process ended without listening.
 fn launch(home: &Home, options: &Options) -> (Process, Option<SocketAddr>) {
-    let mut command = home.command(["start"]);
+    let mut command = match options.sync_takes {
+        Some(delay) => home.program("strace", slow_syncs(delay, home)),
+        None => home.program(binary(), [""; 0]),
+    };
+    command.arg("start");
     if !options.args.iter().any(|arg| arg.starts_with("--port")) {
         command.args(["--port", "0"]);
     }
@@ -308,6 +320,19 @@ fn launch(home: &Home, options: &Options) -> (Process, Option<SocketAddr>) {
         panic!("the server was not ready within {LIMIT:?}:\n{log}");
     }
     (process, ready.map(|line| address(&line)))
+}
+
+/// Arguments of `strace`: it runs the binary as our own child (`-D`), stops it at syncs only, and
+/// delays those.
+fn slow_syncs(delay: Duration, home: &Home) -> Vec<OsString> {
+    let inject = format!("inject=fsync,fdatasync:delay_exit={}", delay.as_micros());
+    let mut args: Vec<OsString> = ["-D", "-f", "-qqq", "--seccomp-bpf", "-e"]
+        .map(OsString::from)
+        .to_vec();
+    args.extend(["trace=fsync,fdatasync".into(), "-e".into(), inject.into()]);
+    args.extend(["-o".into(), home.path().join("strace.log").into()]);
+    args.push(binary());
+    args
 }
 
 /// The next line that `wanted` holds for; `None` when the time is over or no more lines come.

@@ -123,7 +123,9 @@ fn shown(path: &Path) -> String {
 }
 
 fn ends_with_comment(text: &str) -> bool {
-    text.lines().last().is_some_and(|line| line.starts_with('#'))
+    text.lines()
+        .last()
+        .is_some_and(|line| line.starts_with('#'))
 }
 
 fn without_blank_lines(text: &str) -> Vec<&str> {

@@ -38,7 +38,7 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 11] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -57,6 +57,9 @@ const NEEDS: [Need; 8] = [
         "perl -MFile::Compare -MFindBin -MIPC::Cmd -e 1",
     ),
     need("pkg-config", Scope::Build, "command -v pkg-config"),
+    need("curl", Scope::Test, "command -v curl"),
+    need("jq", Scope::Test, "command -v jq"),
+    need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("sqlite3", Scope::Test, "command -v sqlite3"),
     need("strace", Scope::Test, "command -v strace"),
 ];

@@ -1,2 +1,57 @@
-//! placeholder
-fn main() {}
+//! The `nimbus` program: reads its command line and hands over to a room per command.
+//!
+//! No logic of its own: settings are resolved in `settings`, the server is wired in `start`.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage.
+
+mod auth;
+mod cli;
+mod config;
+mod output;
+mod remote;
+mod settings;
+mod start;
+mod tenants;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Files that any part of the program creates are the owner's only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            match error.downcast_ref::<settings::UsageError>() {
+                Some(_) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Start(args) => start::run(*args),
+        Command::Auth(command) => auth::run(command),
+        Command::Tenants(command) => tenants::run(command),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "nimbus", &mut out);
+            output::raw(&out)
+        }
+        Command::Man { dir: None } => {
+            let mut out = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut out)?;
+            output::raw(&out)
+        }
+        Command::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(&dir)?;
+            Ok(clap_mangen::generate_to(Cli::command(), dir)?)
+        }
+    }
+}

@@ -20,12 +20,35 @@ pub(crate) fn document() -> Bytes {
     DOCUMENT.clone()
 }
 
+/// Schemas of what callers send and of what they get: a member with a default is optional in the
+/// one and always there in the other.
+struct Schemas {
+    bodies: SchemaGenerator,
+    answers: SchemaGenerator,
+}
+
+impl Schemas {
+    fn new() -> Schemas {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        Schemas {
+            bodies: settings.clone().for_deserialize().into_generator(),
+            answers: settings.for_serialize().into_generator(),
+        }
+    }
+
+    fn definitions(mut self) -> Map<String, Json> {
+        let mut all = self.bodies.take_definitions(true);
+        all.extend(self.answers.take_definitions(true));
+        all.insert("Error".into(), envelope());
+        all
+    }
+}
+
 fn build() -> Json {
-    let settings = SchemaSettings::draft2020_12().with(|settings| {
-        settings.definitions_path = "/components/schemas".into();
-        settings.meta_schema = None;
-    });
-    let mut generator = settings.into_generator();
+    let mut schemas = Schemas::new();
     let mut paths: Map<String, Json> = Map::new();
     for route in table()
         .iter()
@@ -34,11 +57,9 @@ fn build() -> Json {
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Some(item) = item.as_object_mut() {
             let method = route.method.as_str().to_ascii_lowercase();
-            item.insert(method, operation(route, &mut generator));
+            item.insert(method, operation(route, &mut schemas));
         }
     }
-    let mut schemas = generator.take_definitions(true);
-    schemas.insert("Error".into(), envelope());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -50,7 +71,7 @@ fn build() -> Json {
         "security": [{"bearer": []}, {"adminHeader": []}],
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": schemas.definitions(),
             "responses": {"Error": {
                 "description": format!("The error envelope, with one of the statuses {}.", statuses()),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -71,7 +92,7 @@ fn statuses() -> String {
     numbers.join(", ")
 }
 
-fn operation(route: &Route, generator: &mut SchemaGenerator) -> Json {
+fn operation(route: &Route, schemas: &mut Schemas) -> Json {
     let mut operation = Map::new();
     operation.insert("summary".into(), route.summary.into());
     operation.insert("tags".into(), json!([route.family().as_str()]));
@@ -84,7 +105,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Json {
     }
     if let Some(body) = route.body {
         let example: Json = serde_json::from_str(body.example).unwrap_or_default();
-        let schema = (body.schema)(generator);
+        let schema = (body.schema)(&mut schemas.bodies);
         let content = json!({"application/json": {"schema": schema, "example": example}});
         operation.insert(
             "requestBody".into(),
@@ -93,7 +114,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Json {
     }
     let mut answer = json!({"description": reason(route.answer.status)});
     if let (Some(media), Some(members)) = (route.answer.media, answer.as_object_mut()) {
-        let schema = route.answer.schema.map(|schema| schema(generator));
+        let schema = route
+            .answer
+            .schema
+            .map(|schema| schema(&mut schemas.answers));
         let schema = schema.map_or_else(|| json!({"type": "string"}), |schema| schema.to_value());
         members.insert("content".into(), json!({media: {"schema": schema}}));
     }
@@ -200,6 +224,8 @@ mod tests {
         let schema = &document["components"]["schemas"]["QueryBody"];
         assert_eq!(schema["additionalProperties"], false);
         assert_eq!(schema["required"], json!(["table", "filters"]));
+        let found = &document["components"]["schemas"]["CommitOutcome"];
+        assert_eq!(found["required"], json!(["committed", "sequence"]));
         let text = document.to_string();
         for op in ["eq", "neq", "gt", "gte", "lt", "lte"] {
             assert!(text.contains(&format!("\"{op}\"")), "{op}");

@@ -16,7 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::JsonBody;
 
-/// A JSON object of user fields. Read through [`Value`], which refuses duplicate and `$` keys.
+/// A JSON object of user fields; int64 and bytes as `{"$integer": ...}` and `{"$bytes": ...}`.
+// Read through `Value`, which refuses duplicate keys and other `$` keys.
 #[derive(Debug, JsonSchema)]
 #[schemars(with = "BTreeMap<String, serde_json::Value>")]
 pub(crate) struct Fields(pub Object);

@@ -2,6 +2,7 @@
 //! moves a note between folders, a page, and a live query.
 //!
 //! Run with `cargo run -p nimbus-storage --example notes`.
+#![allow(clippy::print_stdout)]
 
 use std::sync::Arc;
 

@@ -29,16 +29,29 @@ fn a_foreign_tenant_file_is_reported_kept_and_adopted() {
 
     let mut server = Server::start(Options::new().home(&home));
     let log = server.log();
-    let warning = log.lines().find(|line| line.contains("acme")).unwrap_or_else(|| panic!("{log}"));
-    assert!(warning.contains("WARN") && warning.contains("adopt"), "{warning}");
+    let warning = log
+        .lines()
+        .find(|line| line.contains("acme"))
+        .unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        warning.contains("WARN") && warning.contains("adopt"),
+        "{warning}"
+    );
     let client = server.client();
     assert_eq!(client.tenants(), [""; 0]);
     let path_of_table = "/api/tenants/acme/documents/notes";
-    client.get(path_of_table).refused(404, "session.tenant_not_found");
+    client
+        .get(path_of_table)
+        .refused(404, "session.tenant_not_found");
     let reply = client.post("/api/tenants", &json!({"id": "acme"}));
     let error = reply.refused(409, "op.already_exists").error();
-    assert!(error["message"].as_str().unwrap().contains("adopt"), "{error}");
-    client.delete("/api/tenants/acme").refused(404, "session.tenant_not_found");
+    assert!(
+        error["message"].as_str().unwrap().contains("adopt"),
+        "{error}"
+    );
+    client
+        .delete("/api/tenants/acme")
+        .refused(404, "session.tenant_not_found");
     assert_eq!(fs::read(&path).unwrap(), bytes, "the file was touched");
 
     let reply = client.post_empty("/api/tenants/acme/adopt").expect(201);
@@ -50,8 +63,12 @@ fn a_foreign_tenant_file_is_reported_kept_and_adopted() {
     assert_eq!(documents[0]["text"], "from elsewhere");
     client.insert("acme", "notes", &json!({"text": "from here"}));
     client.check_consistency("acme");
-    client.post_empty("/api/tenants/acme/adopt").refused(409, "op.already_exists");
-    client.post_empty("/api/tenants/none/adopt").refused(404, "session.tenant_not_found");
+    client
+        .post_empty("/api/tenants/acme/adopt")
+        .refused(409, "op.already_exists");
+    client
+        .post_empty("/api/tenants/none/adopt")
+        .refused(404, "session.tenant_not_found");
 
     assert!(server.terminate().success());
     server.restart();

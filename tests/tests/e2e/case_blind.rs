@@ -23,11 +23,16 @@ fn ids_that_differ_in_case_only_are_refused_with_the_reason() {
             let reply = client.post("/api/tenants", &json!({"id": clash}));
             let error = reply.refused(409, "op.already_exists").error();
             let message = error["message"].as_str().unwrap();
-            assert!(message.contains("a-b") && message.contains("case"), "{message}");
+            assert!(
+                message.contains("a-b") && message.contains("case"),
+                "{message}"
+            );
             assert_eq!(error["detail"]["existing"], "a-b");
             let path = format!("/api/tenants/{clash}/documents/notes");
             client.get(&path).refused(404, "session.tenant_not_found");
-            client.delete(&format!("/api/tenants/{clash}")).refused(404, "session.tenant_not_found");
+            client
+                .delete(&format!("/api/tenants/{clash}"))
+                .refused(404, "session.tenant_not_found");
         }
         // Ids that differ otherwise are as free as anywhere.
         client.create_tenant("a_b");

@@ -86,7 +86,14 @@ fn unknown_keys_are_refused_at_every_level() {
         (json!({"persistence": {"data_dir": 7}}), &["nimbus.json"]),
         (
             json!({"persistence": {"tenant_provider": "oracle"}}),
-            &["oracle", "sqlite", "redb", "postgres", "mysql", "libsql-replica"],
+            &[
+                "oracle",
+                "sqlite",
+                "redb",
+                "postgres",
+                "mysql",
+                "libsql-replica",
+            ],
         ),
         (
             json!({"persistence": {"postgres_url": "postgres://x"}}),
@@ -112,7 +119,11 @@ fn a_file_that_is_named_must_be_there_and_be_json() {
     refused(named(), 1, &["nimbus.json"]);
     fs::write(&path, [0xff, 0xfe]).unwrap();
     refused(named(), 1, &["nimbus.json"]);
-    fs::write(&path, r#"{"persistence": {"data_dir": "a", "data_dir": "b"}}"#).unwrap();
+    fs::write(
+        &path,
+        r#"{"persistence": {"data_dir": "a", "data_dir": "b"}}"#,
+    )
+    .unwrap();
     refused(named(), 1, &["nimbus.json"]);
     fs::remove_file(&path).unwrap();
     refused(named(), 1, &["nimbus.json"]);
@@ -202,9 +213,17 @@ fn values_that_make_no_sense_are_refused() {
     ];
     for args in cases {
         let finished = Server::refused(Options::new().home(&home).args(args));
-        assert!(matches!(finished.code, Some(1 | 2)), "{args:?}: {:?}", finished.code);
+        assert!(
+            matches!(finished.code, Some(1 | 2)),
+            "{args:?}: {:?}",
+            finished.code
+        );
         assert!(!finished.stderr.is_empty(), "{args:?} is refused silently");
-        assert!(!finished.stderr.contains("panicked"), "{args:?}: {}", finished.stderr);
+        assert!(
+            !finished.stderr.contains("panicked"),
+            "{args:?}: {}",
+            finished.stderr
+        );
         assert!(!home.data_dir().exists(), "{args:?}");
     }
     for (name, value) in [
@@ -215,7 +234,11 @@ fn values_that_make_no_sense_are_refused() {
     ] {
         let finished = Server::refused(Options::new().home(&home).env(name, value));
         assert!(matches!(finished.code, Some(1 | 2)), "{name}");
-        assert!(finished.stderr.contains(value), "{name}: {}", finished.stderr);
+        assert!(
+            finished.stderr.contains(value),
+            "{name}: {}",
+            finished.stderr
+        );
     }
 }
 

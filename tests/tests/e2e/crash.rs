@@ -278,7 +278,10 @@ fn a_killed_creation_or_deletion_is_finished_or_undone() {
             client.delete(&format!("/api/tenants/{id}")).expect(204);
         }
         let names = nimbus_e2e::files::names(&server.data_dir());
-        let left: Vec<_> = names.iter().filter(|name| name.contains("sqlite3")).collect();
+        let left: Vec<_> = names
+            .iter()
+            .filter(|name| name.contains("sqlite3"))
+            .collect();
         assert!(left.is_empty(), "round {round}: {left:?}");
     }
 }

@@ -27,10 +27,7 @@ fn a_data_directory_has_one_server() {
         assert_eq!(finished.code, Some(1));
     }
     // The control directory is held like the data directory.
-    let apart = Options::new().args(&[
-        "--control-data-dir",
-        server.data_dir().to_str().unwrap(),
-    ]);
+    let apart = Options::new().args(&["--control-data-dir", server.data_dir().to_str().unwrap()]);
     Server::refused(apart).says(&[&pid, &address]);
     assert_eq!(files::names(&server.data_dir()), before);
     server.client().insert("acme", "notes", &json!({}));

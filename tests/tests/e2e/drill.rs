@@ -21,7 +21,19 @@ fn the_drill_of_the_isolation_guide_passes() {
         .env("NIMBUS_DATA", home.data_dir());
     let finished = Finished::of(&mut command).expect(0);
     print!("{}", finished.stdout);
-    assert!(finished.stdout.contains("drill: passed ("), "{}", finished.stdout);
-    assert!(home.path().join("home/.local/share/nimbus/auth/token").is_file());
-    assert!(home.path().join("home/.local/state/nimbus/logs/access.jsonl").is_file());
+    assert!(
+        finished.stdout.contains("drill: passed ("),
+        "{}",
+        finished.stdout
+    );
+    assert!(
+        home.path()
+            .join("home/.local/share/nimbus/auth/token")
+            .is_file()
+    );
+    assert!(
+        home.path()
+            .join("home/.local/state/nimbus/logs/access.jsonl")
+            .is_file()
+    );
 }

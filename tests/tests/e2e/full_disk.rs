@@ -12,7 +12,11 @@ use serde_json::{Value as Json, json};
 
 /// Writes until no byte more goes in.
 fn fill(path: &Path) {
-    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
     for size in [64 * 1024, 512, 1] {
         let block = vec![0x55; size];
         loop {
@@ -26,7 +30,8 @@ fn fill(path: &Path) {
 }
 
 fn insert(client: &Client, n: u64) -> nimbus_e2e::Reply {
-    let body = json!({"table": "notes", "fields": {"n": format!("{n}"), "text": "x".repeat(20_000)}});
+    let body =
+        json!({"table": "notes", "fields": {"n": format!("{n}"), "text": "x".repeat(20_000)}});
     client.post("/api/tenants/acme/documents", &body)
 }
 

@@ -1,8 +1,9 @@
 //! Many writers share one sync, and a refused one does not take its neighbours with it.
 //!
-//! It counts syncs, never time.
+//! It counts syncs; the time that it prints decides nothing.
 
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use nimbus_e2e::{Client, Home, Options, Server};
 use serde_json::json;
@@ -12,11 +13,27 @@ const ROUNDS: u64 = 64;
 /// Commits per sync that issue 2 asks for.
 const WANTED: u64 = 20;
 
+/// What a sync costs on the disk that the design counts with (design section 3).
+const SYNC: Duration = Duration::from_millis(4);
+
 #[test]
 fn sixty_four_writers_share_their_syncs() {
-    // On the disk of the build, whose syncs cost something; `/tmp` may be memory.
-    let home = std::sync::Arc::new(Home::within(env!("CARGO_TARGET_TMPDIR").as_ref()));
-    let server = Server::start(Options::new().home(&home).args(&["--durability", "full"]));
+    // On the disk of the build as it is: the figure is told and says nothing about other disks.
+    let (commits, syncs) = load(Options::new());
+    assert!(commits > 4 * syncs, "{commits} commits in {syncs} syncs");
+    // On the disk that the design counts with.
+    let (commits, syncs) = load(Options::new().sync_takes(SYNC));
+    assert!(
+        commits >= WANTED * syncs,
+        "{commits} commits in {syncs} syncs"
+    );
+}
+
+/// Commits and syncs of [`WRITERS`] writers with [`ROUNDS`] requests each.
+fn load(options: Options) -> (u64, u64) {
+    // `/tmp` may be memory, whose syncs cost nothing.
+    let home = Arc::new(Home::within(env!("CARGO_TARGET_TMPDIR").as_ref()));
+    let server = Server::start(options.home(&home).args(&["--durability", "full"]));
     let client = server.client();
     client.create_tenant("acme");
     let schema = json!({
@@ -29,6 +46,7 @@ fn sixty_four_writers_share_their_syncs() {
     let before = (client.metric("nimbus_commits_total"), syncs(&client));
 
     let barrier = Barrier::new(usize::try_from(WRITERS).unwrap());
+    let started = Instant::now();
     let refused: u64 = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -36,25 +54,27 @@ fn sixty_four_writers_share_their_syncs() {
                 scope.spawn(move || write(&client, writer, barrier))
             })
             .collect();
-        handles.into_iter().map(|handle| handle.join().unwrap()).sum()
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap())
+            .sum()
     });
+    let elapsed = started.elapsed();
 
     let commits = client.metric("nimbus_commits_total") - before.0;
     let syncs = syncs(&client) - before.1;
+    assert!(syncs > 0, "nothing was synced");
     println!(
         "{WRITERS} HTTP writers at FULL: {commits} commits in {syncs} syncs, {:.1} commits per \
-         sync; {refused} invalid ones refused alone",
-        commits as f64 / syncs as f64
+         sync, {:.1} ms from sync to sync; {refused} invalid ones refused alone",
+        commits as f64 / syncs as f64,
+        elapsed.as_secs_f64() * 1e3 / syncs as f64
     );
     assert_eq!(refused, WRITERS * ROUNDS / 16);
     assert_eq!(commits, WRITERS * ROUNDS - refused);
-    assert!(syncs > 0, "nothing was synced");
-    assert!(
-        commits >= WANTED * syncs,
-        "{commits} commits in {syncs} syncs"
-    );
     let report = client.check_consistency("acme");
     assert_eq!(report["authoritative"]["document_count"], commits);
+    (commits, syncs)
 }
 
 fn syncs(client: &Client) -> u64 {

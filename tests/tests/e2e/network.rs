@@ -76,7 +76,11 @@ fn a_public_host_needs_a_token_that_was_rotated_lately() {
     let mut server = Server::start(public(&home));
     assert_eq!(server.address().ip().to_string(), "0.0.0.0");
     server.client().create_tenant("acme");
-    server.client().with_token(Some(old)).get("/api/tenants").refused(401, "auth.unauthorized");
+    server
+        .client()
+        .with_token(Some(old))
+        .get("/api/tenants")
+        .refused(401, "auth.unauthorized");
     // The command line finds the way to a server that listens everywhere.
     let data = home.data_dir().into_os_string().into_string().unwrap();
     let listed = home.run(["tenants", "list", "--data-dir", &data, "-f", "json"]);
@@ -99,7 +103,11 @@ fn a_public_host_needs_a_token_that_was_rotated_lately() {
     let finished = Server::refused(public(&home)).says(&["nimbus auth rotate-admin"]);
     assert_eq!(finished.code, Some(1));
     // None of it matters on loopback.
-    assert!(Server::start(Options::new().home(&home)).terminate().success());
+    assert!(
+        Server::start(Options::new().home(&home))
+            .terminate()
+            .success()
+    );
     // Another rotation opens the way again.
     home.run(["auth", "rotate-admin"]).expect(0);
     assert!(Server::start(public(&home)).terminate().success());
@@ -136,7 +144,9 @@ fn foreign_pages_get_no_approval_and_local_ones_do() {
              Authorization: Bearer {token}\r\nConnection: close\r\n\r\n"
         );
         let reply = raw::exchange(server.address(), request.as_bytes()).unwrap();
-        let allowed = reply.header("access-control-allow-origin").map(str::to_owned);
+        let allowed = reply
+            .header("access-control-allow-origin")
+            .map(str::to_owned);
         if approved {
             assert_eq!(allowed.as_deref(), Some(origin));
             reply.expect(200);

@@ -102,7 +102,10 @@ fn sigterm_under_load_keeps_every_acknowledged_write() {
 #[test]
 fn the_shutdown_route_under_load_keeps_every_acknowledged_write() {
     stops_cleanly(|server| {
-        let reply = server.client().post_empty("/api/system/shutdown").expect(200);
+        let reply = server
+            .client()
+            .post_empty("/api/system/shutdown")
+            .expect(200);
         assert_eq!(reply.json(), json!({"accepted": true}));
     });
 }
@@ -111,7 +114,9 @@ fn the_shutdown_route_under_load_keeps_every_acknowledged_write() {
 fn stopping_again_and_again_changes_nothing() {
     let mut server = Server::start(Options::new());
     server.client().create_tenant("acme");
-    let id = server.client().insert("acme", "notes", &json!({"text": "kept"}));
+    let id = server
+        .client()
+        .insert("acme", "notes", &json!({"text": "kept"}));
     let mut sizes = BTreeSet::new();
     for _ in 0..3 {
         assert!(server.terminate().success());

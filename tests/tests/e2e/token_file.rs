@@ -35,7 +35,11 @@ fn the_first_start_makes_a_private_token_and_does_not_show_it() {
     assert_eq!(files::mode(path.parent().unwrap()), 0o700);
     let json = home.token_json();
     let token = home.token();
-    assert!(token.starts_with("nimbus_at_") && token.len() == 10 + 43, "{}", token.len());
+    assert!(
+        token.starts_with("nimbus_at_") && token.len() == 10 + 43,
+        "{}",
+        token.len()
+    );
     assert_eq!(json["version"], 1);
     assert_eq!(json["generation"], 1);
     assert_eq!(json["scope"], "local-admin");
@@ -72,7 +76,9 @@ fn a_token_file_that_others_could_use_is_refused() {
     fs::rename(&path, &elsewhere).unwrap();
     symlink(&elsewhere, &path).unwrap();
     refused(&home).says(&["symbolic link"]);
-    home.run(["auth", "rotate-admin"]).expect(1).says(&["symbolic link"]);
+    home.run(["auth", "rotate-admin"])
+        .expect(1)
+        .says(&["symbolic link"]);
     assert_eq!(fs::read(&elsewhere).unwrap(), sound);
     // A dangling link is not followed to make a file.
     fs::remove_file(&elsewhere).unwrap();
@@ -88,7 +94,11 @@ fn a_token_file_that_others_could_use_is_refused() {
     fs::rename(&real, dir).unwrap();
     fs::write(&path, &sound).unwrap();
     files::set_mode(&path, 0o600);
-    assert!(Server::start(Options::new().home(&home)).terminate().success());
+    assert!(
+        Server::start(Options::new().home(&home))
+            .terminate()
+            .success()
+    );
 }
 
 #[test]
@@ -112,8 +122,14 @@ fn a_damaged_token_file_is_refused_and_kept() {
         ("longer than any", vec![b' '; 1 << 20]),
         ("a short token", edited(&token, &token[..40])),
         ("another prefix", edited("nimbus_at_", "nimbus_xx_")),
-        ("generation 0", edited("\"generation\": 1", "\"generation\": 0")),
-        ("another version", edited("\"version\": 1", "\"version\": 2")),
+        (
+            "generation 0",
+            edited("\"generation\": 1", "\"generation\": 0"),
+        ),
+        (
+            "another version",
+            edited("\"version\": 1", "\"version\": 2"),
+        ),
         ("another scope", edited("local-admin", "local-guest")),
     ];
     for (name, bytes) in &damaged {
@@ -121,7 +137,10 @@ fn a_damaged_token_file_is_refused_and_kept() {
         fs::write(&path, bytes).unwrap();
         for finished in [refused(&home), home.run(["auth", "token"]).expect(1)] {
             let finished = finished.says(&["nimbus auth rotate-admin"]);
-            assert!(!finished.stderr.contains(&token[10..]), "{name} shows the token");
+            assert!(
+                !finished.stderr.contains(&token[10..]),
+                "{name} shows the token"
+            );
             assert_eq!(finished.stdout, "", "{name}");
         }
         assert_eq!(fs::read(&path).unwrap(), *bytes, "{name} was overwritten");
@@ -130,7 +149,10 @@ fn a_damaged_token_file_is_refused_and_kept() {
     let last = &damaged.last().unwrap().1;
     home.run(["auth", "rotate-admin"]).expect(0);
     let kept = files::all_below(path.parent().unwrap());
-    assert!(kept.iter().any(|file| fs::read(file).unwrap() == *last), "{kept:?}");
+    assert!(
+        kept.iter().any(|file| fs::read(file).unwrap() == *last),
+        "{kept:?}"
+    );
     let mut server = Server::start(Options::new().home(&home));
     server.client().get("/api/tenants").expect(200);
     assert!(server.terminate().success());
@@ -141,7 +163,10 @@ fn offline_rotation_comes_into_force_with_the_restart() {
     let mut server = Server::start(Options::new());
     let home = Arc::clone(server.home());
     let (first, old) = (home.token(), server.client());
-    let rotated = home.run(["auth", "rotate-admin", "-f", "json"]).expect(0).json();
+    let rotated = home
+        .run(["auth", "rotate-admin", "-f", "json"])
+        .expect(0)
+        .json();
     assert_eq!(rotated["generation"], 2);
     assert_eq!(rotated["path"], home.token_file().to_str().unwrap());
     assert_rfc3339(rotated["rotatedAt"].as_str().unwrap());
@@ -178,7 +203,8 @@ fn live_rotation_comes_into_force_at_once() {
     let reply = old.post_empty("/api/system/token/rotate").expect(200);
     assert_eq!(reply.json(), json!({"generation": 2}));
     old.get("/api/tenants").refused(401, "auth.unauthorized");
-    old.post_empty("/api/system/token/rotate").refused(401, "auth.unauthorized");
+    old.post_empty("/api/system/token/rotate")
+        .refused(401, "auth.unauthorized");
     let new = server.client();
     new.get("/api/tenants").expect(200);
     assert_eq!(home.token_json()["generation"], 2);

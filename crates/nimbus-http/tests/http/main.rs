@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_input;
+mod commits;
 mod edge;
-mod full_disk;
 mod harness;
 mod lifecycle;
 mod routes;

@@ -279,10 +279,16 @@ async fn prepare(fixture: &Fixture, route: &RouteInfo) -> String {
             let id = fixture
                 .insert("demo", "tasks", json!({"title": "x", "done": false}))
                 .await;
-            let journal = fixture
-                .admin(Ask::get("/api/tenants/demo/journal?limit=1"))
-                .await
-                .json();
+            let bootstrap = fixture
+                .admin(Ask::get("/api/tenants/demo/journal/bootstrap"))
+                .await;
+            let newest = bootstrap.json()["resume_after_sequence"].as_u64().unwrap();
+            let after = format!("/api/tenants/demo/journal?after={}", newest - 1);
+            if route.path.ends_with("/journal") {
+                // The log was pruned on the way, so its start is not 0.
+                return after;
+            }
+            let journal = fixture.admin(Ask::get(&after)).await.json();
             fill(
                 route.path,
                 &id,
@@ -327,7 +333,10 @@ async fn admitted_callers_reach_every_route() {
                     assert_eq!(fixture.audit_of(answer.request_id()).len(), 0, "{what}");
                     continue;
                 }
-                _ => assert!(!answer.body.contains("\"error\":{"), "{what}: {answer:?}"),
+                _ => assert!(
+                    !answer.body.starts_with(r#"{"error""#),
+                    "{what}: {answer:?}"
+                ),
             }
             let line = check_audit(&fixture, &answer, &what);
             assert_eq!(line["success"], true, "{what}: {line}");

@@ -3,10 +3,12 @@
 //! Validation happens when a transaction is submitted; the committer only moves batches.
 //! While batch N syncs, batch N+1 gathers. No timer delays a batch.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::state::{Member, Outcome, Proposal, Submitted, TakenBatch};
@@ -21,7 +23,10 @@ const TRANSIENT_TRIES: u32 = 6;
 /// A validated transaction on its way to the disk.
 pub(crate) enum Accepted {
     /// It wrote something; the receiver tells the outcome.
-    Written(oneshot::Receiver<Outcome>),
+    Written {
+        commit: CommitId,
+        outcome: oneshot::Receiver<Outcome>,
+    },
     /// It wrote nothing; what it saw may not be durable yet.
     ReadOnly {
         seen: u64,
@@ -42,11 +47,14 @@ impl Accepted {
                 let stands = seen == 0 || tenant.wait_durable(seen, epoch).await;
                 Ok(stands.then_some(sequence))
             }
-            Accepted::Written(outcome) => match outcome.await {
+            Accepted::Written { commit, outcome } => match outcome.await {
                 Ok(Outcome::Durable(sequence)) => Ok(Some(sequence)),
                 Ok(Outcome::Rerun) => Ok(None),
                 Ok(Outcome::Failed(error)) => Err(error),
-                Err(_) => Err(StoreError::Closed),
+                Err(_) => Err(StoreError::OutcomeUnknown {
+                    commit,
+                    inside: "the committer panicked".into(),
+                }),
             },
         }
     }
@@ -101,12 +109,13 @@ pub(crate) async fn enqueue(
         let room = tenant.room.notified();
         tokio::pin!(room);
         room.as_mut().enable();
+        let commit = proposal.commit;
         let submitted = tenant.state().submit(proposal, now_ns())?;
         match submitted {
             Submitted::Accepted(outcome) => {
                 tenant.counters.transactions.fetch_add(1, Ordering::Relaxed);
                 tenant.work.notify_one();
-                return Ok(Some(Accepted::Written(outcome)));
+                return Ok(Some(Accepted::Written { commit, outcome }));
             }
             Submitted::Conflict => return Ok(None),
             Submitted::Closed => return Err(StoreError::Closed),
@@ -118,11 +127,13 @@ pub(crate) async fn enqueue(
 
 /// Drives batches until the tenant is closed and everything accepted is answered.
 pub(crate) async fn run(tenant: Arc<TenantInner>) {
-    loop {
-        let Some(batch) = next_batch(&tenant).await else {
-            return;
-        };
-        write(&tenant, batch).await;
+    while let Some(batch) = next_batch(&tenant).await {
+        // The members of a batch that panics are dropped unanswered: their outcome is unknown.
+        let written = AssertUnwindSafe(write(&tenant, batch)).catch_unwind().await;
+        if written.is_err() {
+            tracing::error!(tenant = %tenant.id, "the committer panicked; the tenant is closed");
+            give_up(&tenant);
+        }
         if tenant.failed.load(Ordering::Acquire) {
             return;
         }
@@ -149,30 +160,41 @@ async fn next_batch(tenant: &TenantInner) -> Option<TakenBatch> {
 }
 
 async fn write(tenant: &TenantInner, taken: TakenBatch) {
-    let TakenBatch {
-        expected,
-        batch,
-        members,
-    } = taken;
+    match offer(tenant, &taken).await {
+        Err(CommitError::Refused { reason }) if taken.members.len() > 1 => {
+            one_by_one(tenant, taken.members, &reason).await;
+        }
+        result => conclude(tenant, taken, result),
+    }
+}
+
+/// Offers a batch to the provider, again after passing failures.
+async fn offer(tenant: &TenantInner, taken: &TakenBatch) -> Result<(), CommitError> {
     let mut tries = 0;
-    let result = loop {
+    loop {
         tries += 1;
-        match tenant.store.commit(expected, batch.clone()).await {
+        let offered = tenant.store.commit(taken.expected, taken.batch.clone());
+        match offered.await {
             Err(CommitError::Transient { reason }) if tries < TRANSIENT_TRIES => {
                 tracing::warn!(tenant = %tenant.id, reason, "commit is tried again");
                 tokio::time::sleep(Duration::from_millis(5 << tries)).await;
             }
-            other => break other,
+            other => return other,
         }
-    };
+    }
+}
+
+/// Answers the members of a batch as the provider decided.
+fn conclude(tenant: &TenantInner, taken: TakenBatch, result: Result<(), CommitError>) {
+    let members = taken.members;
     match result {
-        Ok(()) => settle(tenant, batch.head, members),
+        Ok(()) => settle(tenant, taken.batch.head, members),
         Err(CommitError::Full { what }) => {
             abort(tenant, members, |_| StoreError::StorageFull {
                 inside: what.clone(),
             });
         }
-        Err(CommitError::Refused { reason }) => one_by_one(tenant, members, &reason).await,
+        Err(CommitError::Refused { reason }) => abort(tenant, members, |_| refused(&reason)),
         Err(CommitError::Transient { reason }) => abort(tenant, members, |_| {
             StoreError::Storage(crate::provider::ProviderError::Busy {
                 what: reason.clone(),
@@ -229,45 +251,33 @@ fn reset(tenant: &TenantInner) -> Vec<Member> {
 }
 
 /// The provider refuses something in the batch: each member gets a batch of its own, so
-/// that only the one at fault fails.
+/// that only the one at fault fails. Nothing else is numbered meanwhile. A member that read
+/// another's write runs again, since nobody knows yet whether that write will be.
 async fn one_by_one(tenant: &TenantInner, members: Vec<Member>, reason: &str) {
     tracing::warn!(tenant = %tenant.id, reason, members = members.len(), "batch refused; committing one by one");
-    let waiting = reset(tenant);
-    let single = members.len() == 1;
+    let durable = {
+        let mut state = tenant.state();
+        state.one_by_one = true;
+        state.durable.sequence
+    };
+    let mut rerun = reset(tenant);
     for member in members {
-        if single {
-            let _ = member.reply.send(Outcome::Failed(refused(reason)));
+        if tenant.failed.load(Ordering::Acquire) || member.proposal.read_sequence > durable {
+            rerun.push(member);
             continue;
         }
         let resubmitted = tenant.state().resubmit(member, now_ns());
-        let taken = match resubmitted {
-            Ok(taken) => taken,
-            Err(member) => {
-                let _ = member.reply.send(Outcome::Rerun);
-                continue;
+        match resubmitted {
+            Ok(taken) => {
+                let result = offer(tenant, &taken).await;
+                conclude(tenant, taken, result);
             }
-        };
-        match tenant
-            .store
-            .commit(taken.expected, taken.batch.clone())
-            .await
-        {
-            Ok(()) => settle(tenant, taken.batch.head, taken.members),
-            Err(CommitError::Refused { reason }) => {
-                abort(tenant, taken.members, |_| refused(&reason));
-            }
-            Err(CommitError::Full { what }) => {
-                abort(tenant, taken.members, |_| StoreError::StorageFull {
-                    inside: what.clone(),
-                });
-            }
-            Err(error) => {
-                fail(tenant, taken.members, &error);
-                break;
-            }
+            Err(member) => rerun.push(*member),
         }
     }
-    for member in waiting {
+    tenant.state().one_by_one = false;
+    tenant.room.notify_waiters();
+    for member in rerun {
         let _ = member.reply.send(Outcome::Rerun);
     }
 }
@@ -279,26 +289,27 @@ fn refused(reason: &str) -> StoreError {
     ))
 }
 
-/// The store can no longer be trusted to agree with memory: it is closed, and the next
-/// caller opens it again and sees what the disk holds.
+/// The members of a batch are told that it failed, and the tenant is closed.
 fn fail(tenant: &TenantInner, members: Vec<Member>, error: &CommitError) {
     tracing::error!(tenant = %tenant.id, %error, "the tenant is closed after a failed commit");
-    tenant.failed.store(true, Ordering::Release);
-    tenant.state().closed = true;
-    let unknown = matches!(error, CommitError::OutcomeUnknown { .. });
-    let inside = error.to_string();
+    give_up(tenant);
     for member in members {
-        let commit = member.proposal.commit;
-        let told = if unknown {
-            StoreError::OutcomeUnknown {
-                commit,
-                inside: inside.clone(),
-            }
-        } else {
-            StoreError::Closed
+        let told = match error {
+            CommitError::OutcomeUnknown { .. } => StoreError::OutcomeUnknown {
+                commit: member.proposal.commit,
+                inside: error.to_string(),
+            },
+            _ => StoreError::Closed,
         };
         let _ = member.reply.send(Outcome::Failed(told));
     }
+}
+
+/// The store can no longer be trusted to agree with memory: the tenant is closed, and the next
+/// caller opens it again and sees what the disk holds.
+fn give_up(tenant: &TenantInner) {
+    tenant.failed.store(true, Ordering::Release);
+    tenant.state().closed = true;
     for member in reset(tenant) {
         let _ = member.reply.send(Outcome::Failed(StoreError::Closed));
     }

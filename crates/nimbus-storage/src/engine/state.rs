@@ -125,6 +125,9 @@ pub(crate) struct State {
     pub(crate) log_offset: u64,
     durable_log_offset: u64,
     pub(crate) closed: bool,
+    /// The members of a refused batch are being committed one by one: whatever was numbered
+    /// meanwhile would stand between them in the chain, so it waits.
+    pub(crate) one_by_one: bool,
     /// Validation off lets the history checker's own test see planted anomalies.
     pub(crate) validate: bool,
 }
@@ -145,6 +148,7 @@ impl State {
             log_offset,
             durable_log_offset: log_offset,
             closed: false,
+            one_by_one: false,
             validate: true,
         }
     }
@@ -187,7 +191,8 @@ impl State {
         if self.closed {
             return Ok(Submitted::Closed);
         }
-        if self.building.len() >= BATCH_MEMBERS
+        if self.one_by_one
+            || self.building.len() >= BATCH_MEMBERS
             || (!self.building.is_empty() && self.building_bytes + proposal.size() > BATCH_BYTES)
         {
             return Ok(Submitted::Wait(proposal));
@@ -341,21 +346,20 @@ impl State {
         std::mem::take(&mut self.building)
     }
 
-    /// After a reset: validates a member again, alone, and makes a batch of it.
-    /// A member that saw something thrown away comes back as `Err`, to be run again.
+    /// After a reset: validates a member again, alone, and makes a batch of it. Its reads must
+    /// be of durable state only. A member that conflicts comes back as `Err`, to be run again.
     pub(crate) fn resubmit(
         &mut self,
         mut member: Member,
         now_ns: u64,
-    ) -> Result<TakenBatch, Member> {
-        let saw_lost = member.proposal.read_sequence > self.durable.sequence;
-        if saw_lost || self.conflicts(&member.proposal.reads, member.proposal.read_sequence) {
-            return Err(member);
+    ) -> Result<TakenBatch, Box<Member>> {
+        if self.conflicts(&member.proposal.reads, member.proposal.read_sequence) {
+            return Err(Box::new(member));
         }
         if !member.proposal.maintenance {
             match self.accept(&member.proposal, now_ns) {
                 Ok(record) => member.record = Some(record),
-                Err(_) => return Err(member),
+                Err(_) => return Err(Box::new(member)),
             }
         }
         member.head = self.head;

@@ -161,7 +161,8 @@ pub(crate) mod small_disk {
     }
 
     impl SmallDisk {
-        /// `None`, with a line that says so, where this process may not mount.
+        /// Fails where this process may not mount, unless `NIMBUS_TEST_NO_MOUNT=1` accepts that
+        /// full disks are then not tested.
         pub(crate) fn new(bytes: u64) -> Option<SmallDisk> {
             let dir = tempfile::tempdir().unwrap();
             let options = format!("size={bytes},mode=0700");
@@ -172,6 +173,10 @@ pub(crate) mod small_disk {
             if mount.output().is_ok_and(|o| o.status.success()) {
                 return Some(SmallDisk { dir });
             }
+            assert!(
+                std::env::var("NIMBUS_TEST_NO_MOUNT").is_ok_and(|v| v == "1"),
+                "a tmpfs cannot be mounted; run as root, or accept with NIMBUS_TEST_NO_MOUNT=1 that full disks are not tested"
+            );
             eprintln!("NOT TESTED: a full disk, because this process may not mount a tmpfs");
             None
         }

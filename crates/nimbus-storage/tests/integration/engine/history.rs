@@ -109,7 +109,11 @@ async fn journal(tenant: &Tenant, table: &str) -> Vec<Vec<Change>> {
     loop {
         let page = tenant.journal(after, 500).await.unwrap();
         for record in page.records {
-            assert_eq!(record.sequence, commits.len() as u64 + 1, "a gap in the journal");
+            assert_eq!(
+                record.sequence,
+                commits.len() as u64 + 1,
+                "a gap in the journal"
+            );
             let writes = record.writes.into_iter().filter(|w| w.table == table);
             let changes = writes.map(|w| Change {
                 id: w.doc_id.parse().unwrap(),

@@ -2,8 +2,8 @@
 //! 64 concurrent clients, both judged by the checker in `history`. With validation off the
 //! checker must find what it otherwise never finds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nimbus_storage::core::{DocumentId, Object, TableName, Value};
 use nimbus_storage::{Direction, FilterOp, Query, StoreError, StoreResult, Tenant};
@@ -13,13 +13,19 @@ use super::support::*;
 
 const TABLE: &str = "r";
 const CLIENTS: usize = 64;
+/// Transactions of each client.
+const EACH: usize = 8;
 
 fn table() -> TableName {
     name(TABLE)
 }
 
 fn group(g: usize) -> Query {
-    query(TABLE, vec![filter("group", FilterOp::Eq, num(g as f64))], None)
+    query(
+        TABLE,
+        vec![filter("group", FilterOp::Eq, num(g as f64))],
+        None,
+    )
 }
 
 fn row(g: usize, n: f64) -> Object {
@@ -34,7 +40,10 @@ fn row(g: usize, n: f64) -> Object {
 async fn prepared(tenant: &Tenant, rows: usize) -> Vec<DocumentId> {
     let fields = ["group", "n", "on", "log"];
     let indexes: &[(&str, &[&str])] = &[("by_group", &["group", "n"]), ("by_n", &["n"])];
-    tenant.put_schema(schema(TABLE, &fields, indexes)).await.unwrap();
+    tenant
+        .put_schema(schema(TABLE, &fields, indexes))
+        .await
+        .unwrap();
     let mut ids = Vec::new();
     for i in 0..rows {
         ids.push(tenant.insert(&table(), row(i % 4, i as f64)).await.unwrap());
@@ -45,8 +54,12 @@ async fn prepared(tenant: &Tenant, rows: usize) -> Vec<DocumentId> {
 /// Two transactions that read before either commits, each as a list of steps.
 async fn overlap(tenant: &Tenant, which: &str, ids: &[DocumentId]) -> (Vec<Observed>, bool) {
     let head = tenant.metrics().mutation_journal.durable_head;
-    let mut one = Session::begin(tenant, format!("{which} 1"), head).await.unwrap();
-    let mut two = Session::begin(tenant, format!("{which} 2"), head).await.unwrap();
+    let mut one = Session::begin(tenant, format!("{which} 1"), head)
+        .await
+        .unwrap();
+    let mut two = Session::begin(tenant, format!("{which} 2"), head)
+        .await
+        .unwrap();
     let (x, y) = (ids[0], ids[1]);
     let off = || object([("on", Value::Bool(false))]);
     match which {
@@ -196,10 +209,20 @@ struct Client {
     observed: Vec<Observed>,
     number: usize,
     conflicts: u64,
+    mode: Mode,
+}
+
+/// What surrounds a random workload.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Plain,
+    /// Some batches meet a full disk, and some members are refused by the provider.
+    Faults,
+    WithoutValidation,
 }
 
 impl Client {
-    async fn run(mut self, transactions: usize, strict: bool) -> (Vec<Observed>, u64) {
+    async fn run(mut self, transactions: usize) -> (Vec<Observed>, u64) {
         for _ in 0..transactions {
             let kind = self.random.below(7);
             for _ in 0..200 {
@@ -209,8 +232,13 @@ impl Client {
                         break;
                     }
                     Err(StoreError::Conflict { .. }) => self.conflicts += 1,
-                    // Without validation, states arise in which documents are missing.
-                    Err(_) if !strict => break,
+                    Err(StoreError::StorageFull { .. } | StoreError::Storage(_))
+                        if self.mode == Mode::Faults =>
+                    {
+                        break;
+                    }
+                    // States arise in which documents are missing.
+                    Err(_) if self.mode == Mode::WithoutValidation => break,
                     Err(other) => panic!("kind {kind}: {other} {:?}", other.inside()),
                 }
             }
@@ -254,7 +282,11 @@ impl Client {
                 _ => Vec::new(),
             };
             log.push(int(self.random.next().cast_signed()));
-            patches.push((id, object([("log", Value::Array(log))])));
+            let mut patch = object([("log", Value::Array(log))]);
+            if self.mode == Mode::Faults && self.random.one_in(8) {
+                patch.insert("poison".to_owned(), Value::Null);
+            }
+            patches.push((id, patch));
         }
         for (id, patch) in patches {
             session.tx.patch(&table(), id, patch).await?;
@@ -284,7 +316,8 @@ impl Client {
     /// Write skew bait: of a group, one may be switched off only while two are on.
     async fn guard(&mut self, session: &mut Session) -> StoreResult<()> {
         let mut on = group(self.random.below(4));
-        on.filters.push(filter("on", FilterOp::Eq, Value::Bool(true)));
+        on.filters
+            .push(filter("on", FilterOp::Eq, Value::Bool(true)));
         let found = session.query(&on).await?;
         let (id, state) = match found.len() {
             0 | 1 => (*self.random.pick(&self.ids), true),
@@ -335,7 +368,7 @@ impl Client {
     }
 }
 
-async fn workload(seed: u64, strict: bool) -> (World, Tenant, Vec<Observed>, u64) {
+async fn workload(seed: u64, mode: Mode) -> (World, Tenant, Vec<Observed>, u64) {
     let settings = Settings {
         readers: CLIENTS + 8,
         ..Settings::default()
@@ -343,8 +376,21 @@ async fn workload(seed: u64, strict: bool) -> (World, Tenant, Vec<Observed>, u64
     let world = World::with(settings).await;
     let tenant = world.create("t").await;
     let ids = Arc::new(prepared(&tenant, 24).await);
-    if !strict {
+    if mode == Mode::WithoutValidation {
         tenant.without_validation_for_tests();
+    }
+    if mode == Mode::Faults {
+        let random = Mutex::new(Random::new(seed));
+        world.hooks.on_commit(move |batch| {
+            let full = random.lock().unwrap().one_in(12);
+            async move {
+                if full {
+                    disk_full()
+                } else {
+                    refuse_marked(&batch)
+                }
+            }
+        });
     }
     let acknowledged = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..CLIENTS)
@@ -357,8 +403,9 @@ async fn workload(seed: u64, strict: bool) -> (World, Tenant, Vec<Observed>, u64
                 observed: Vec::new(),
                 number,
                 conflicts: 0,
+                mode,
             };
-            tokio::spawn(client.run(5, strict))
+            tokio::spawn(client.run(EACH))
         })
         .collect();
     let (mut observed, mut conflicts) = (Vec::new(), 0);
@@ -367,14 +414,15 @@ async fn workload(seed: u64, strict: bool) -> (World, Tenant, Vec<Observed>, u64
         observed.extend(seen);
         conflicts += conflicted;
     }
+    world.hooks.clear();
     (world, tenant, observed, conflicts)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_are_serializable() {
-    for seed in 1..=4 {
-        let (_world, tenant, observed, conflicts) = workload(seed, true).await;
-        assert_eq!(observed.len(), CLIENTS * 5, "seed {seed}: everyone commits in the end");
+    for seed in 1..=6 {
+        let (_world, tenant, observed, conflicts) = workload(seed, Mode::Plain).await;
+        assert_eq!(observed.len(), CLIENTS * EACH, "seed {seed}: everyone ends");
         assert!(conflicts > 0, "seed {seed}: nothing ran concurrently");
         let found = anomalies(&tenant, TABLE, &observed).await;
         assert!(found.is_empty(), "seed {seed}: {found:#?}");
@@ -383,8 +431,27 @@ async fn random_histories_are_serializable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_on_a_failing_provider_are_serializable() {
+    for seed in 1..=6 {
+        let (mut world, tenant, observed, _) = workload(seed, Mode::Faults).await;
+        assert!(
+            observed.len() < CLIENTS * EACH,
+            "seed {seed}: nothing failed"
+        );
+        let found = anomalies(&tenant, TABLE, &observed).await;
+        assert!(found.is_empty(), "seed {seed}: {found:#?}");
+        for document in tenant.query(&Query::table(table())).await.unwrap() {
+            assert!(!json(&document).contains("poison"), "seed {seed}");
+        }
+        drop(tenant);
+        world.reopen().await;
+        assert_consistent(&world.tenant("t").await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_without_validation_are_not() {
-    let (_world, tenant, observed, _) = workload(7, false).await;
+    let (_world, tenant, observed, _) = workload(7, Mode::WithoutValidation).await;
     let found = anomalies(&tenant, TABLE, &observed).await;
     assert!(found.len() > 5, "only {found:#?}");
 }

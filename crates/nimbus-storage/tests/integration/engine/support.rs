@@ -3,25 +3,25 @@
 //!
 //! The model must not use the engine's filters, planner or key encoding.
 
+mod faults;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_storage::control::ControlDb;
-use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, TenantId, Value};
+use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
+use nimbus_storage::provider::TenantStore;
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
-use nimbus_storage::provider::{
-    Batch, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
-};
 use nimbus_storage::{
-    CommitError, Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter,
-    FilterOp, IndexSchema, IndexState, Order, Provider, ProviderError, Query, StoreResult,
-    TableSchema, Tenant, WakeStore,
+    Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp,
+    IndexSchema, IndexState, Order, Provider, ProviderError, Query, StoreResult, TableSchema,
+    Tenant, WakeStore,
 };
-use tokio::sync::Semaphore;
+
+pub use faults::*;
 
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -130,7 +130,10 @@ pub async fn indexes_ready(tenant: &Tenant, table: &str) {
     let table: TableName = name(table);
     until("every index is enabled", || async {
         let schema = tenant.table_schema(&table).await.unwrap();
-        schema.indexes.iter().all(|i| i.state == Some(IndexState::Enabled))
+        schema
+            .indexes
+            .iter()
+            .all(|i| i.state == Some(IndexState::Enabled))
     })
     .await;
 }
@@ -169,220 +172,6 @@ impl Random {
 
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
-    }
-}
-
-/// What the wrapper does with a commit.
-pub enum Verdict {
-    /// Hands it to the provider.
-    Pass,
-    /// Answers with the error without handing it on.
-    Fail(CommitError),
-    /// Hands it on and, once it is durable, answers with the error all the same.
-    LandThen(CommitError),
-}
-
-type Hook<I, O> = Arc<dyn Fn(I) -> BoxFuture<'static, O> + Send + Sync>;
-
-/// Faults that a test plants; all absent at first.
-#[derive(Default)]
-pub struct Hooks {
-    commit: Mutex<Option<Hook<Batch, Verdict>>>,
-    snapshot: Mutex<Option<Hook<(), ProviderResult<()>>>>,
-    open: Mutex<Option<Hook<TenantId, ()>>>,
-}
-
-fn get<T: Clone>(slot: &Mutex<Option<T>>) -> Option<T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-fn set<T>(slot: &Mutex<Option<T>>, hook: T) {
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
-}
-
-impl Hooks {
-    /// Asks `hook` before every commit.
-    pub fn on_commit<F>(&self, hook: impl Fn(Batch) -> F + Send + Sync + 'static)
-    where
-        F: Future<Output = Verdict> + Send + 'static,
-    {
-        set(&self.commit, Arc::new(move |batch| hook(batch).boxed()));
-    }
-
-    /// Runs `hook` before every snapshot.
-    pub fn on_snapshot<F>(&self, hook: impl Fn() -> F + Send + Sync + 'static)
-    where
-        F: Future<Output = ProviderResult<()>> + Send + 'static,
-    {
-        set(&self.snapshot, Arc::new(move |()| hook().boxed()));
-    }
-
-    /// Runs `hook` after the provider opened a tenant and before the engine is told.
-    pub fn on_open<F>(&self, hook: impl Fn(TenantId) -> F + Send + Sync + 'static)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        set(&self.open, Arc::new(move |tenant| hook(tenant).boxed()));
-    }
-
-    pub fn clear(&self) {
-        *self.commit.lock().unwrap() = None;
-        *self.snapshot.lock().unwrap() = None;
-        *self.open.lock().unwrap() = None;
-    }
-
-    /// Every commit waits at the gate, which is returned.
-    pub fn hold_commits(&self) -> Arc<Gate> {
-        let gate = Gate::shut();
-        let held = gate.clone();
-        self.on_commit(move |_| {
-            let gate = held.clone();
-            async move {
-                gate.pass().await;
-                Verdict::Pass
-            }
-        });
-        gate
-    }
-}
-
-/// A gate at which work stops until the test lets it through.
-pub struct Gate {
-    arrived: Semaphore,
-    through: Semaphore,
-}
-
-impl Gate {
-    pub fn shut() -> Arc<Gate> {
-        Arc::new(Gate {
-            arrived: Semaphore::new(0),
-            through: Semaphore::new(0),
-        })
-    }
-
-    /// Called by what is held.
-    pub async fn pass(&self) {
-        self.arrived.add_permits(1);
-        self.through.acquire().await.unwrap().forget();
-    }
-
-    /// Waits until one more has come to the gate.
-    pub async fn arrival(&self) {
-        soon("something to come to the gate", self.arrived.acquire())
-            .await
-            .unwrap()
-            .forget();
-    }
-
-    /// Lets one through.
-    pub fn let_one(&self) {
-        self.through.add_permits(1);
-    }
-
-    /// Lets everything through from now on.
-    pub fn open(&self) {
-        self.through.add_permits(1 << 20);
-    }
-}
-
-struct Wrapper {
-    inner: Arc<dyn Provider>,
-    hooks: Arc<Hooks>,
-}
-
-impl Provider for Wrapper {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.inner.create(tenant)
-    }
-
-    fn open<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-    ) -> BoxFuture<'a, ProviderResult<Arc<dyn TenantStore>>> {
-        async move {
-            let inner = self.inner.open(tenant).await?;
-            if let Some(hook) = get(&self.hooks.open) {
-                hook(tenant.clone()).await;
-            }
-            let hooks = self.hooks.clone();
-            Ok(Arc::new(WrappedStore { inner, hooks }) as Arc<dyn TenantStore>)
-        }
-        .boxed()
-    }
-
-    fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.inner.delete(tenant)
-    }
-
-    fn list(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
-        self.inner.list()
-    }
-
-    fn contains<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<bool>> {
-        self.inner.contains(tenant)
-    }
-
-    fn owned(&self, tenant: &TenantId) -> Vec<String> {
-        self.inner.owned(tenant)
-    }
-
-    fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
-        self.inner.unregistered()
-    }
-
-    fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.inner.adopt(tenant)
-    }
-
-    fn health(&self) -> BoxFuture<'_, ProviderResult<()>> {
-        self.inner.health()
-    }
-}
-
-struct WrappedStore {
-    inner: Arc<dyn TenantStore>,
-    hooks: Arc<Hooks>,
-}
-
-impl TenantStore for WrappedStore {
-    fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
-        async move {
-            if let Some(hook) = get(&self.hooks.snapshot) {
-                hook(()).await?;
-            }
-            self.inner.snapshot().await
-        }
-        .boxed()
-    }
-
-    fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
-        async move {
-            let verdict = match get(&self.hooks.commit) {
-                Some(hook) => hook(batch.clone()).await,
-                None => Verdict::Pass,
-            };
-            match verdict {
-                Verdict::Pass => self.inner.commit(expected, batch).await,
-                Verdict::Fail(error) => Err(error),
-                Verdict::LandThen(error) => {
-                    self.inner.commit(expected, batch).await?;
-                    Err(error)
-                }
-            }
-        }
-        .boxed()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
-        self.inner.close()
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.inner.stats()
     }
 }
 

@@ -1,0 +1,298 @@
+//! The command line as clap sees it: names, help, shapes. No defaults are decided here; flags
+//! are optional so that `settings` can tell a flag from the environment and the file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use nimbus_core::TenantId;
+
+/// Many isolated tenants behind one server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nimbus",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve tenants over HTTP, in the foreground.
+    Start(Box<StartArgs>),
+    /// Show or replace the admin token.
+    #[command(subcommand)]
+    Auth(AuthCommand),
+    /// Create, list, delete, adopt and prune tenants.
+    #[command(subcommand)]
+    Tenants(TenantsCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write one page per command.
+    Man {
+        /// Directory for the pages.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON value.
+    Json,
+}
+
+/// Settings of the server. Each can also be given as `NIMBUS_<FLAG>`; a flag beats the
+/// environment, which beats the configuration file, which beats the default.
+#[derive(Debug, Default, Args)]
+pub(crate) struct StartArgs {
+    /// JSON file with settings, `{"persistence": {...}}` [env: NIMBUS_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Address or host name to listen on [env: NIMBUS_HOST] [default: 127.0.0.1]
+    #[arg(long, value_name = "HOST", help_heading = "Network")]
+    pub(crate) host: Option<String>,
+    /// Port to listen on; 0 takes a free one [env: NIMBUS_PORT] [default: 8080]
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    pub(crate) port: Option<String>,
+    /// Allow a host outside loopback; the admin token must have been rotated within 30 days [env: NIMBUS_ALLOW_NETWORK]
+    #[arg(long, help_heading = "Network")]
+    pub(crate) allow_network: bool,
+    /// Origin whose pages may use the server, beside loopback; repeatable [env: NIMBUS_CORS_ALLOW_ORIGINS, comma separated]
+    #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
+    pub(crate) cors_allow_origin: Vec<String>,
+    /// Host name under which the console is served, with everything below it [env: NIMBUS_TENANT_DOMAIN]
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub(crate) tenant_domain: Option<String>,
+    /// Another host name for the console; repeatable [env: NIMBUS_ALLOWED_HOST, comma separated]
+    #[arg(long, value_name = "HOST", help_heading = "Network")]
+    pub(crate) allowed_host: Vec<String>,
+    /// Connections open at once [env: NIMBUS_MAX_CONNECTIONS] [default: 10000]
+    #[arg(long, value_name = "N", help_heading = "Network")]
+    pub(crate) max_connections: Option<String>,
+    /// Longest request body in bytes [env: NIMBUS_MAX_BODY_BYTES] [default: 8388608]
+    #[arg(long, value_name = "BYTES", help_heading = "Network")]
+    pub(crate) max_body_bytes: Option<String>,
+    /// Longest time for a request, once its body is read [env: NIMBUS_REQUEST_TIMEOUT_SECS] [default: 30]
+    #[arg(long, value_name = "SECONDS", help_heading = "Network")]
+    pub(crate) request_timeout_secs: Option<String>,
+
+    /// Directory of the tenants' data [env: NIMBUS_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR", help_heading = "Storage")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Directory of the control database [env: NIMBUS_CONTROL_DATA_DIR] [default: the data directory]
+    #[arg(long, value_name = "DIR", help_heading = "Storage")]
+    pub(crate) control_data_dir: Option<PathBuf>,
+    /// sqlite, redb, postgres, mysql or libsql-replica [env: NIMBUS_TENANT_PROVIDER] [default: sqlite]
+    #[arg(long, value_name = "PROVIDER", help_heading = "Storage")]
+    pub(crate) tenant_provider: Option<String>,
+    /// full: acknowledged writes survive a power cut; relaxed: the newest may be lost [env: NIMBUS_DURABILITY] [default: full]
+    #[arg(long, value_name = "LEVEL", help_heading = "Storage")]
+    pub(crate) durability: Option<String>,
+    /// Tenants kept open at once [env: NIMBUS_MAX_OPEN_TENANTS] [default: what the file descriptor limit allows, at most 1024]
+    #[arg(long, value_name = "N", help_heading = "Storage")]
+    pub(crate) max_open_tenants: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) external: ExternalArgs,
+
+    /// text or json, to standard error; RUST_LOG filters [env: NIMBUS_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    pub(crate) log_format: Option<String>,
+}
+
+/// Settings of providers outside the process. Refused unless their provider is selected.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "External providers")]
+pub(crate) struct ExternalArgs {
+    /// Connection URL [env: NIMBUS_POSTGRES_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) postgres_url: Option<String>,
+    /// Schema of the registry [env: NIMBUS_POSTGRES_METADATA_SCHEMA]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) postgres_metadata_schema: Option<String>,
+    /// Prefix of tenant schemas [env: NIMBUS_POSTGRES_TENANT_SCHEMA_PREFIX]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) postgres_tenant_schema_prefix: Option<String>,
+    /// Connections kept [env: NIMBUS_POSTGRES_MIN_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub(crate) postgres_min_connections: Option<String>,
+    /// Connections at most [env: NIMBUS_POSTGRES_MAX_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub(crate) postgres_max_connections: Option<String>,
+    /// Connection URL [env: NIMBUS_MYSQL_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mysql_url: Option<String>,
+    /// Database of the registry [env: NIMBUS_MYSQL_METADATA_DATABASE]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mysql_metadata_database: Option<String>,
+    /// Prefix of tenant databases [env: NIMBUS_MYSQL_TENANT_DATABASE_PREFIX]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) mysql_tenant_database_prefix: Option<String>,
+    /// Connections kept [env: NIMBUS_MYSQL_MIN_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub(crate) mysql_min_connections: Option<String>,
+    /// Connections at most [env: NIMBUS_MYSQL_MAX_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub(crate) mysql_max_connections: Option<String>,
+    /// URL of the primary [env: NIMBUS_LIBSQL_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) libsql_url: Option<String>,
+    /// URL of the primary's admin API [env: NIMBUS_LIBSQL_ADMIN_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) libsql_admin_url: Option<String>,
+    /// Directory of the local replicas [env: NIMBUS_LIBSQL_REPLICA_CACHE_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) libsql_replica_cache_dir: Option<String>,
+    /// Token of the primary; better given in the environment [env: NIMBUS_LIBSQL_AUTH_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) libsql_auth_token: Option<String>,
+    /// Authorization header of the admin API; better given in the environment [env: NIMBUS_LIBSQL_ADMIN_AUTH_HEADER]
+    #[arg(long, value_name = "VALUE")]
+    pub(crate) libsql_admin_auth_header: Option<String>,
+    /// Namespace of the registry [env: NIMBUS_LIBSQL_METADATA_NAMESPACE]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) libsql_metadata_namespace: Option<String>,
+    /// Prefix of tenant namespaces [env: NIMBUS_LIBSQL_TENANT_NAMESPACE_PREFIX]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) libsql_tenant_namespace_prefix: Option<String>,
+}
+
+impl ExternalArgs {
+    /// Every flag with its value, by the name that the configuration file uses.
+    pub(crate) fn given(&self) -> [(&'static str, Option<&String>); 17] {
+        [
+            ("postgres_url", self.postgres_url.as_ref()),
+            (
+                "postgres_metadata_schema",
+                self.postgres_metadata_schema.as_ref(),
+            ),
+            (
+                "postgres_tenant_schema_prefix",
+                self.postgres_tenant_schema_prefix.as_ref(),
+            ),
+            (
+                "postgres_min_connections",
+                self.postgres_min_connections.as_ref(),
+            ),
+            (
+                "postgres_max_connections",
+                self.postgres_max_connections.as_ref(),
+            ),
+            ("mysql_url", self.mysql_url.as_ref()),
+            (
+                "mysql_metadata_database",
+                self.mysql_metadata_database.as_ref(),
+            ),
+            (
+                "mysql_tenant_database_prefix",
+                self.mysql_tenant_database_prefix.as_ref(),
+            ),
+            ("mysql_min_connections", self.mysql_min_connections.as_ref()),
+            ("mysql_max_connections", self.mysql_max_connections.as_ref()),
+            ("libsql_url", self.libsql_url.as_ref()),
+            ("libsql_admin_url", self.libsql_admin_url.as_ref()),
+            (
+                "libsql_replica_cache_dir",
+                self.libsql_replica_cache_dir.as_ref(),
+            ),
+            ("libsql_auth_token", self.libsql_auth_token.as_ref()),
+            (
+                "libsql_admin_auth_header",
+                self.libsql_admin_auth_header.as_ref(),
+            ),
+            (
+                "libsql_metadata_namespace",
+                self.libsql_metadata_namespace.as_ref(),
+            ),
+            (
+                "libsql_tenant_namespace_prefix",
+                self.libsql_tenant_namespace_prefix.as_ref(),
+            ),
+        ]
+    }
+}
+
+/// Commands about the admin token.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthCommand {
+    /// Print the admin token.
+    Token,
+    /// Replace the admin token; a running server keeps the old one until it is restarted.
+    RotateAdmin {
+        /// How to print what was done.
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+}
+
+/// Where the tenants are: on a running server, or in a data directory that no server holds.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Data directory; if a server holds it, that server is asked [env: NIMBUS_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Directory of the control database [env: NIMBUS_CONTROL_DATA_DIR] [default: the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) control_data_dir: Option<PathBuf>,
+    /// Server to ask instead, such as http://127.0.0.1:8080 [env: NIMBUS_URL]
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    pub(crate) url: Option<String>,
+    /// How to print results.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Commands about tenants.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantsCommand {
+    /// Create an empty tenant.
+    Create {
+        /// Its id: ASCII letters, digits, `_` and `-`, at most 128, not starting with `_`.
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List all tenants.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Delete a tenant with all its data. There is no way back.
+    Delete {
+        /// Its id.
+        tenant: TenantId,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Take in tenant data that lies in the data directory without being registered.
+    Adopt {
+        /// Its id.
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Drop a tenant's retained commit log now, and with it the last copies of deleted data.
+    Prune {
+        /// Its id.
+        tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+}

@@ -1,0 +1,99 @@
+//! The configuration file: JSON, strict at every level.
+//!
+//! It must not know flags or the environment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+/// The file: `{"persistence": {...}}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    #[serde(default)]
+    pub(crate) persistence: Persistence,
+}
+
+/// Where data is kept (nimbus.md 1.2).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Persistence {
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) control_data_dir: Option<PathBuf>,
+    pub(crate) tenant_provider: Option<String>,
+    pub(crate) durability: Option<String>,
+    pub(crate) max_open_tenants: Option<u64>,
+    postgres_url: Option<String>,
+    postgres_metadata_schema: Option<String>,
+    postgres_tenant_schema_prefix: Option<String>,
+    postgres_min_connections: Option<u64>,
+    postgres_max_connections: Option<u64>,
+    mysql_url: Option<String>,
+    mysql_metadata_database: Option<String>,
+    mysql_tenant_database_prefix: Option<String>,
+    mysql_min_connections: Option<u64>,
+    mysql_max_connections: Option<u64>,
+    libsql_url: Option<String>,
+    libsql_admin_url: Option<String>,
+    libsql_replica_cache_dir: Option<String>,
+    libsql_auth_token: Option<String>,
+    libsql_admin_auth_header: Option<String>,
+    libsql_metadata_namespace: Option<String>,
+    libsql_tenant_namespace_prefix: Option<String>,
+}
+
+impl Persistence {
+    /// Names of the settings of external providers that the file gives.
+    pub(crate) fn external(&self) -> Vec<&'static str> {
+        let texts = [
+            ("postgres_url", &self.postgres_url),
+            ("postgres_metadata_schema", &self.postgres_metadata_schema),
+            (
+                "postgres_tenant_schema_prefix",
+                &self.postgres_tenant_schema_prefix,
+            ),
+            ("mysql_url", &self.mysql_url),
+            ("mysql_metadata_database", &self.mysql_metadata_database),
+            (
+                "mysql_tenant_database_prefix",
+                &self.mysql_tenant_database_prefix,
+            ),
+            ("libsql_url", &self.libsql_url),
+            ("libsql_admin_url", &self.libsql_admin_url),
+            ("libsql_replica_cache_dir", &self.libsql_replica_cache_dir),
+            ("libsql_auth_token", &self.libsql_auth_token),
+            ("libsql_admin_auth_header", &self.libsql_admin_auth_header),
+            ("libsql_metadata_namespace", &self.libsql_metadata_namespace),
+            (
+                "libsql_tenant_namespace_prefix",
+                &self.libsql_tenant_namespace_prefix,
+            ),
+        ];
+        let numbers = [
+            ("postgres_min_connections", self.postgres_min_connections),
+            ("postgres_max_connections", self.postgres_max_connections),
+            ("mysql_min_connections", self.mysql_min_connections),
+            ("mysql_max_connections", self.mysql_max_connections),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter(|(_, v)| v.is_some())
+            .map(|(n, _)| n);
+        texts
+            .chain(
+                numbers
+                    .into_iter()
+                    .filter(|(_, v)| v.is_some())
+                    .map(|(n, _)| n),
+            )
+            .collect()
+    }
+}
+
+/// Reads a configuration file.
+pub(crate) fn load(path: &Path) -> anyhow::Result<ConfigFile> {
+    let shown = path.display();
+    let text = std::fs::read(path).with_context(|| format!("reading the configuration {shown}"))?;
+    serde_json::from_slice(&text).with_context(|| format!("in the configuration {shown}"))
+}

@@ -1,0 +1,83 @@
+//! Asking a running server, with the admin token of this user.
+//!
+//! Plain HTTP only: TLS ends at a reverse proxy, and this talks to the server itself.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nimbus_auth::{Environment, TokenFile};
+use serde_json::Value as Json;
+
+/// A server and the credential for it.
+pub(crate) struct Remote {
+    base: String,
+    agent: ureq::Agent,
+    token: TokenFile,
+}
+
+impl Remote {
+    /// A server at `base`, such as `http://127.0.0.1:8080`.
+    pub(crate) fn new(base: &str) -> anyhow::Result<Remote> {
+        if !base.starts_with("http://") {
+            bail!(
+                "{base}: only http:// is spoken here; use the server's own address, not that of its TLS proxy"
+            );
+        }
+        let token = TokenFile::load(&Environment::system().token_path()?)
+            .context("the admin token is needed to ask the server")?;
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // A proxy of the environment must not see the admin token.
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_global(Some(Duration::from_secs(120)))
+            .build()
+            .into();
+        Ok(Remote {
+            base: base.trim_end_matches('/').to_owned(),
+            agent,
+            token,
+        })
+    }
+
+    /// Sends a request; an error answer becomes an error with the server's own words.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Json>,
+    ) -> anyhow::Result<Json> {
+        let url = format!("{}{path}", self.base);
+        let body = body.map(Json::to_string).unwrap_or_default();
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(
+                "authorization",
+                format!("Bearer {}", self.token.token().expose_secret()),
+            );
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        let mut answer = self
+            .agent
+            .run(request.body(body)?)
+            .with_context(|| format!("asking the server at {}", self.base))?;
+        let status = answer.status();
+        let text = answer.body_mut().read_to_string()?;
+        let json = serde_json::from_str::<Json>(&text).unwrap_or(Json::Null);
+        if status.is_success() {
+            return Ok(json);
+        }
+        let error = &json["error"];
+        match (error["code"].as_str(), error["message"].as_str()) {
+            (Some("auth.unauthorized"), _) => bail!(
+                "the server at {} refuses the admin token in {}; is it run by another user, or was the token rotated since it started?",
+                self.base,
+                self.token.path().display()
+            ),
+            (Some(code), Some(message)) => bail!("{message} ({code})"),
+            _ => bail!("the server at {} answered {status}", self.base),
+        }
+    }
+}

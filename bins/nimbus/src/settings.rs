@@ -1,0 +1,528 @@
+//! One value per setting: flag, else environment, else file, else default.
+//!
+//! The environment is injected, so the whole table is testable. It must not open anything but
+//! the configuration file.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use nimbus_http::ServerConfig;
+use nimbus_storage::provider::sqlite::Durability;
+
+use crate::cli::StartArgs;
+use crate::config::{self, Persistence};
+
+/// A setting that contradicts a rule; exit code 2.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn usage(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
+}
+
+/// The storage backends that `--tenant-provider` names (seed 002).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProviderName {
+    Sqlite,
+    Redb,
+    Postgres,
+    Mysql,
+    LibsqlReplica,
+}
+
+impl ProviderName {
+    const ALL: [(&'static str, ProviderName); 5] = [
+        ("sqlite", ProviderName::Sqlite),
+        ("redb", ProviderName::Redb),
+        ("postgres", ProviderName::Postgres),
+        ("mysql", ProviderName::Mysql),
+        ("libsql-replica", ProviderName::LibsqlReplica),
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, p)| *p == self)
+            .map_or("sqlite", |(name, _)| name)
+    }
+
+    /// The provider that an external setting belongs to.
+    fn of_setting(setting: &str) -> ProviderName {
+        match setting.split('_').next() {
+            Some("postgres") => ProviderName::Postgres,
+            Some("mysql") => ProviderName::Mysql,
+            _ => ProviderName::LibsqlReplica,
+        }
+    }
+}
+
+impl FromStr for ProviderName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ProviderName, String> {
+        let wanted = text.replace('_', "-");
+        let found = Self::ALL.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, provider)| *provider).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!(
+                "`{text}` is not a provider; use one of {}",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+/// How log events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that `nimbus start` needs to know.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) allow_network: bool,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) control_data_dir: PathBuf,
+    pub(crate) provider: ProviderName,
+    pub(crate) durability: Durability,
+    pub(crate) max_open_tenants: Option<usize>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) server: ServerConfig,
+}
+
+/// Reads an environment variable; empty counts as unset.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment.
+pub(crate) fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Directories of data and control database, for commands that work without a server.
+pub(crate) fn directories(
+    data_dir: Option<PathBuf>,
+    control_data_dir: Option<PathBuf>,
+    file: &Persistence,
+    env: Lookup<'_>,
+) -> (PathBuf, PathBuf) {
+    let data = data_dir
+        .or_else(|| env("NIMBUS_DATA_DIR").map(PathBuf::from))
+        .or_else(|| file.data_dir.clone())
+        .unwrap_or_else(|| PathBuf::from("./data"));
+    let control = control_data_dir
+        .or_else(|| env("NIMBUS_CONTROL_DATA_DIR").map(PathBuf::from))
+        .or_else(|| file.control_data_dir.clone())
+        .unwrap_or_else(|| data.clone());
+    (data, control)
+}
+
+/// The configuration file that a flag or `NIMBUS_CONFIG` names; the flag wins.
+pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Result<Persistence> {
+    match flag.or_else(|| env("NIMBUS_CONFIG").map(PathBuf::from)) {
+        Some(path) => Ok(config::load(&path)?.persistence),
+        None => Ok(Persistence::default()),
+    }
+}
+
+/// Resolves every setting of `nimbus start`.
+///
+/// # Errors
+/// [`UsageError`] for a bad value and for settings of a provider that is not selected; the
+/// configuration file's own errors.
+pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settings> {
+    let file = persistence(args.config.clone(), env)?;
+    let pick = Pick { env };
+    let provider = pick.text(
+        args.tenant_provider.clone(),
+        "tenant-provider",
+        file.tenant_provider.clone(),
+    );
+    let provider = match provider {
+        Some((text, source)) => text.parse().map_err(|e| usage(format!("{source}: {e}")))?,
+        None => ProviderName::Sqlite,
+    };
+    refuse_other_providers(&args, env, &file, provider)?;
+    let durability = pick.text(
+        args.durability.clone(),
+        "durability",
+        file.durability.clone(),
+    );
+    let durability = match durability
+        .as_ref()
+        .map(|(text, source)| (text.as_str(), source))
+    {
+        None | Some(("full", _)) => Durability::Full,
+        Some(("relaxed", _)) => Durability::Relaxed,
+        Some((other, source)) => {
+            return Err(usage(format!(
+                "{source}: `{other}` is neither full nor relaxed"
+            )));
+        }
+    };
+    let log_format = pick.text(args.log_format.clone(), "log-format", None);
+    let log_format = match log_format
+        .as_ref()
+        .map(|(text, source)| (text.as_str(), source))
+    {
+        None | Some(("text", _)) => LogFormat::Text,
+        Some(("json", _)) => LogFormat::Json,
+        Some((other, source)) => {
+            return Err(usage(format!(
+                "{source}: `{other}` is neither text nor json"
+            )));
+        }
+    };
+    let max_open = pick.number(
+        args.max_open_tenants.clone(),
+        "max-open-tenants",
+        file.max_open_tenants.map(|n| n.to_string()),
+        1..=1_000_000,
+    )?;
+    let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
+    let server = server_config(&args, &pick)?;
+    let (data_dir, control_data_dir) =
+        directories(args.data_dir, args.control_data_dir, &file, env);
+    Ok(Settings {
+        host: pick
+            .text(args.host, "host", None)
+            .map_or("127.0.0.1".into(), |(host, _)| host),
+        port: port.map_or(8080, |n| u16::try_from(n).unwrap_or(u16::MAX)),
+        allow_network: args.allow_network || pick.switch("allow-network")?,
+        data_dir,
+        control_data_dir,
+        provider,
+        durability,
+        max_open_tenants: max_open.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        log_format,
+        server,
+    })
+}
+
+fn server_config(args: &StartArgs, pick: &Pick<'_>) -> anyhow::Result<ServerConfig> {
+    let mut server = ServerConfig::default();
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let flag = args.max_connections.clone();
+    if let Some(n) = pick.number(flag, "max-connections", None, 1..=1_000_000)? {
+        server.max_connections = count(n);
+    }
+    let flag = args.max_body_bytes.clone();
+    if let Some(n) = pick.number(flag, "max-body-bytes", None, 1_024..=1 << 30)? {
+        server.max_body_bytes = count(n);
+    }
+    let flag = args.request_timeout_secs.clone();
+    if let Some(n) = pick.number(flag, "request-timeout-secs", None, 1..=3_600)? {
+        server.request_timeout = Duration::from_secs(n);
+    }
+    server.cors_allow_origins = pick.list(&args.cors_allow_origin, "NIMBUS_CORS_ALLOW_ORIGINS");
+    server.allowed_hosts = pick.list(&args.allowed_host, "NIMBUS_ALLOWED_HOST");
+    server.tenant_domain = pick
+        .text(args.tenant_domain.clone(), "tenant-domain", None)
+        .map(|(d, _)| d);
+    Ok(server)
+}
+
+/// Settings of a provider that is not selected are a mistake, wherever they come from (seed 002).
+fn refuse_other_providers(
+    args: &StartArgs,
+    env: Lookup<'_>,
+    file: &Persistence,
+    selected: ProviderName,
+) -> anyhow::Result<()> {
+    let in_file = file.external();
+    for (setting, flag) in args.external.given() {
+        let owner = ProviderName::of_setting(setting);
+        let variable = format!("NIMBUS_{}", setting.to_uppercase());
+        let source = if flag.is_some() {
+            format!("--{}", setting.replace('_', "-"))
+        } else if env(&variable).is_some() {
+            variable
+        } else if in_file.contains(&setting) {
+            format!("`{setting}` in the configuration")
+        } else {
+            continue;
+        };
+        if owner != selected {
+            return Err(usage(format!(
+                "{source} belongs to the provider {}, but {} is selected; remove it or pass --tenant-provider {}",
+                owner.name(),
+                selected.name(),
+                owner.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+struct Pick<'a> {
+    env: Lookup<'a>,
+}
+
+impl Pick<'_> {
+    /// The value of a setting and, for error texts, where it came from.
+    fn text(
+        &self,
+        flag: Option<String>,
+        name: &str,
+        file: Option<String>,
+    ) -> Option<(String, String)> {
+        let variable = variable(name);
+        if let Some(value) = flag {
+            return Some((value, format!("--{name}")));
+        }
+        if let Some(value) = (self.env)(&variable) {
+            return Some((value, variable));
+        }
+        file.map(|value| {
+            (
+                value,
+                format!("`{}` in the configuration", name.replace('-', "_")),
+            )
+        })
+    }
+
+    fn number(
+        &self,
+        flag: Option<String>,
+        name: &str,
+        file: Option<String>,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> anyhow::Result<Option<u64>> {
+        let Some((text, source)) = self.text(flag, name, file) else {
+            return Ok(None);
+        };
+        let number = text.parse::<u64>().ok().filter(|n| range.contains(n));
+        number.map(Some).ok_or_else(|| {
+            usage(format!(
+                "{source}: `{text}` is not a number from {} to {}",
+                range.start(),
+                range.end()
+            ))
+        })
+    }
+
+    fn switch(&self, name: &str) -> anyhow::Result<bool> {
+        let variable = variable(name);
+        match (self.env)(&variable).as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(other) => Err(usage(format!(
+                "{variable}: `{other}` is neither true nor false"
+            ))),
+        }
+    }
+
+    fn list(&self, flags: &[String], variable: &str) -> Vec<String> {
+        if !flags.is_empty() {
+            return flags.to_vec();
+        }
+        let text = (self.env)(variable).unwrap_or_default();
+        text.split(',')
+            .map(|part| part.trim().to_owned())
+            .filter(|part| !part.is_empty())
+            .collect()
+    }
+}
+
+fn variable(name: &str) -> String {
+    format!("NIMBUS_{}", name.to_uppercase().replace('-', "_"))
+}
+
+/// Whether a host is on this machine only: 127/8, `::1` or `localhost` in any case.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn start(args: &[&str]) -> StartArgs {
+        let line = ["nimbus", "start"].into_iter().chain(args.iter().copied());
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Start(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resolved(args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let lookup = |name: &str| {
+            env.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+                .filter(|v| !v.is_empty())
+        };
+        resolve(start(args), &lookup)
+    }
+
+    #[test]
+    fn defaults() {
+        let s = resolved(&[], &[]).unwrap();
+        assert_eq!(
+            (s.host.as_str(), s.port, s.allow_network),
+            ("127.0.0.1", 8080, false)
+        );
+        assert_eq!(s.data_dir, PathBuf::from("./data"));
+        assert_eq!(s.control_data_dir, PathBuf::from("./data"));
+        assert_eq!(
+            (s.provider, s.durability),
+            (ProviderName::Sqlite, Durability::Full)
+        );
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_that_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nimbus.json");
+        std::fs::write(
+            &file,
+            r#"{"persistence": {"data_dir": "/file", "durability": "relaxed", "max_open_tenants": 7}}"#,
+        )
+        .unwrap();
+        let file = file.to_str().unwrap();
+        let s = resolved(&["--config", file], &[]).unwrap();
+        assert_eq!(
+            (s.data_dir, s.max_open_tenants),
+            (PathBuf::from("/file"), Some(7))
+        );
+        assert_eq!(s.durability, Durability::Relaxed);
+        let env = [
+            ("NIMBUS_CONFIG", file),
+            ("NIMBUS_DATA_DIR", "/env"),
+            ("NIMBUS_PORT", "81"),
+            ("NIMBUS_DURABILITY", ""),
+        ];
+        let s = resolved(&[], &env).unwrap();
+        assert_eq!(
+            (s.data_dir, s.port, s.durability),
+            (PathBuf::from("/env"), 81, Durability::Relaxed)
+        );
+        let s = resolved(
+            &[
+                "--data-dir",
+                "/flag",
+                "--port",
+                "82",
+                "--durability",
+                "full",
+            ],
+            &env,
+        )
+        .unwrap();
+        assert_eq!(
+            (s.data_dir, s.port, s.durability),
+            (PathBuf::from("/flag"), 82, Durability::Full)
+        );
+    }
+
+    #[test]
+    fn bad_values_name_where_they_came_from() {
+        for (args, env, part) in [
+            (&["--port", "65536"][..], &[][..], "--port"),
+            (&["--port", "-"], &[], "--port"),
+            (&[], &[("NIMBUS_PORT", "x")], "NIMBUS_PORT"),
+            (&["--tenant-provider", "oracle"], &[], "libsql-replica"),
+            (
+                &[],
+                &[("NIMBUS_TENANT_PROVIDER", "oracle")],
+                "NIMBUS_TENANT_PROVIDER",
+            ),
+            (&["--durability", "off"], &[], "--durability"),
+            (&["--log-format", "xml"], &[], "--log-format"),
+            (
+                &[],
+                &[("NIMBUS_ALLOW_NETWORK", "maybe")],
+                "NIMBUS_ALLOW_NETWORK",
+            ),
+            (&["--max-body-bytes", "1"], &[], "--max-body-bytes"),
+            (&["--max-open-tenants", "0"], &[], "--max-open-tenants"),
+        ] {
+            let error = resolved(args, env).unwrap_err();
+            assert!(
+                error.to_string().contains(part),
+                "{args:?} {env:?}: {error}"
+            );
+            assert!(error.downcast_ref::<UsageError>().is_some());
+        }
+    }
+
+    #[test]
+    fn settings_of_another_provider_are_refused_from_every_source() {
+        let args = start(&[]);
+        for (setting, _) in args.external.given() {
+            let flag = format!("--{}", setting.replace('_', "-"));
+            let error = resolved(&[&flag, "1"], &[]).unwrap_err().to_string();
+            assert!(
+                error.contains(&flag) && error.contains("sqlite is selected"),
+                "{error}"
+            );
+            let variable = format!("NIMBUS_{}", setting.to_uppercase());
+            let error = resolved(&[], &[(&variable, "1")]).unwrap_err().to_string();
+            assert!(error.contains(&variable), "{error}");
+            let owner = ProviderName::of_setting(setting).name();
+            assert!(
+                resolved(&["--tenant-provider", owner, &flag, "1"], &[]).is_ok(),
+                "{setting}"
+            );
+        }
+    }
+
+    #[test]
+    fn providers_may_be_spelled_with_underscores() {
+        assert_eq!(
+            "libsql_replica".parse::<ProviderName>(),
+            Ok(ProviderName::LibsqlReplica)
+        );
+    }
+
+    #[test]
+    fn loopback_spellings() {
+        for host in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "[::1]",
+            "localhost",
+            "LocalHost",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "0.0.0.0",
+            "::",
+            "10.0.0.1",
+            "localhost.example.com",
+            "example.com",
+            "",
+            "128.0.0.1",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `nimbus start`: wires the rooms together in an order in which every refusal comes before
+//! anything expensive, and takes them apart again without losing what was accepted.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
+use nimbus_http::{Server, Services, Stopped, Store};
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::provider::lock::DataDirLock;
+use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
+use nimbus_storage::{Engine, EngineOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::StartArgs;
+use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
+
+/// Descriptors that an open tenant takes besides its readers: three files of the writer and
+/// two of the checkpointer.
+const FILES_PER_TENANT: u64 = 5;
+/// Descriptors of the process itself.
+const OTHER_FILES: u64 = 128;
+
+/// Runs the server until it is told to stop.
+pub(crate) fn run(args: StartArgs) -> anyhow::Result<()> {
+    let settings = settings::resolve(args, &settings::process_environment)?;
+    init_log(settings.log_format);
+    check_network_flag(&settings)?;
+    if settings.provider != ProviderName::Sqlite {
+        bail!(
+            "the provider {} is not available in this build; use sqlite",
+            settings.provider.name()
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}
+
+fn init_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// The first half of the network gate (seed 000); it costs nothing and touches nothing.
+fn check_network_flag(settings: &Settings) -> anyhow::Result<()> {
+    if settings::is_loopback(&settings.host) || settings.allow_network {
+        return Ok(());
+    }
+    let text = format!(
+        "--host {} is not on loopback; keep the server on 127.0.0.1 behind a reverse proxy, or pass --allow-network",
+        settings.host
+    );
+    Err(UsageError(text).into())
+}
+
+/// The second half: a token on a public interface must have been rotated, and lately.
+fn check_token(
+    settings: &Settings,
+    addresses: &[SocketAddr],
+    token: &TokenFile,
+) -> anyhow::Result<()> {
+    let public = addresses
+        .iter()
+        .any(|a| !a.ip().to_canonical().is_loopback());
+    if !public {
+        return Ok(());
+    }
+    if !settings.allow_network {
+        bail!(
+            "{} resolves to an address outside loopback; pass --allow-network if that is meant",
+            settings.host
+        );
+    }
+    token
+        .fresh_for_network(jiff::Timestamp::now(), MAX_ROTATION_AGE)
+        .with_context(|| {
+            format!(
+                "--host {} needs an admin token that was rotated within 30 days",
+                settings.host
+            )
+        })
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let host = settings.host.trim_start_matches('[').trim_end_matches(']');
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, settings.port))
+        .await
+        .with_context(|| format!("looking up --host {host}"))?
+        .collect();
+    let paths = Environment::system();
+    let token_path = paths.token_path()?;
+    let token = TokenFile::load_or_create(&token_path)?;
+    check_token(&settings, &addresses, &token)?;
+    if token.stamps_in_future() {
+        tracing::warn!(path = %token_path.display(), "the admin token carries a time in the future; check the clock");
+    }
+
+    let files = raise_file_limit();
+    let lock = DataDirLock::acquire(&settings.data_dir)?;
+    let control_apart = settings.control_data_dir != settings.data_dir;
+    let control_lock = control_apart
+        .then(|| DataDirLock::acquire(&settings.control_data_dir))
+        .transpose()?;
+    let audit = Arc::new(AuditLog::open(&paths.audit_path()?)?);
+    let control = Arc::new(ControlDb::open(&settings.control_data_dir)?);
+    let engine = open_engine(&settings, control, files)?;
+    for tenant in engine.unregistered().await? {
+        tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
+    }
+
+    let services = Services {
+        store: Store::new(engine.clone()),
+        verifier: Arc::new(AdminVerifier::new(&token)),
+        token_path,
+        audit,
+    };
+    drop(token);
+    let server = Server::bind(&addresses, settings.server, services).await?;
+    let address = server.local_addr();
+    lock.set_address(address)?;
+    if let Some(lock) = &control_lock {
+        lock.set_address(address)?;
+    }
+    let stop = stop_signal()?;
+    tracing::info!(data_dir = %settings.data_dir.display(), durability = ?settings.durability, "listening on http://{address}");
+    let stopped = server.run(stop).await;
+    if let Stopped::TimedOut { left } = stopped {
+        tracing::warn!(
+            left,
+            "requests were still in progress when the time to finish them ran out"
+        );
+    }
+    engine.close().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_engine(settings: &Settings, control: Arc<ControlDb>, files: u64) -> anyhow::Result<Engine> {
+    let mut sqlite = SqliteOptions::new(&settings.data_dir);
+    sqlite.durability = settings.durability;
+    sqlite.readers = std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2);
+    let per_tenant = FILES_PER_TENANT + 2 * sqlite.readers as u64;
+    let mut options = EngineOptions::default();
+    let connections = (settings.server.max_connections as u64).min(files / 2);
+    let affordable = files.saturating_sub(OTHER_FILES + connections) / per_tenant;
+    options.max_open_tenants = settings
+        .max_open_tenants
+        .unwrap_or(usize::try_from(affordable.clamp(8, 1_024)).unwrap_or(1_024));
+    options.wakes = Some(control.clone());
+    let provider = SqliteProvider::open(sqlite, control)
+        .with_context(|| format!("opening the tenants in {}", settings.data_dir.display()))?;
+    Ok(Engine::new(Arc::new(provider), options))
+}
+
+/// Raises the soft limit of open files to the hard one; returns what is allowed now.
+fn raise_file_limit() -> u64 {
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    let limit = match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => now.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+            now.current
+        }
+    };
+    limit.unwrap_or(1 << 20)
+}
+
+/// Ends at the first SIGTERM or SIGINT. The second one ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::spawn(async move {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            // Acknowledged writes are durable; what is cut off was not acknowledged.
+            #[expect(clippy::disallowed_methods, reason = "the operator asked twice")]
+            std::process::exit(1);
+        });
+    })
+}
