@@ -40,6 +40,7 @@ call() {
 }
 
 # --- 1. Start the server.
+: >"$work/log"
 "$nimbus" start --port "$port" --data-dir "$data" 2>"$work/log" &
 server=$!
 stop() {

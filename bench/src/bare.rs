@@ -58,7 +58,9 @@ pub(crate) fn run(
 pub(crate) fn main(dir: &Path, warm: Duration, time: Duration) -> Result<()> {
     let connection = open(&dir.join("bare.sqlite3"))?;
     let mut insert = connection.prepare("INSERT INTO documents (id, body) VALUES (?1, ?2)")?;
-    let mut number: u64 = connection.query_row("SELECT count(*) FROM documents", (), |row| row.get(0))?;
+    let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let there = connection.query_row("SELECT count(*) FROM documents", (), count)?;
+    let mut number = u64::try_from(there)?;
     let mut rng = Rng::new(number);
     let mut latencies = Latencies::default();
     let started = Instant::now();

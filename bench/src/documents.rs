@@ -23,7 +23,10 @@ pub(crate) fn inserts(
     token: &str,
     tenant: &str,
 ) -> impl Fn(&mut Rng, u64, &mut Vec<u8>) + Send + 'static {
-    let (token, path) = (Arc::<str>::from(token), format!("/api/tenants/{tenant}/documents"));
+    let (token, path) = (
+        Arc::<str>::from(token),
+        format!("/api/tenants/{tenant}/documents"),
+    );
     move |rng, number, out| {
         let body = format!(
             "{{\"table\":\"{TABLE}\",\"fields\":{{{}}}}}",
@@ -36,7 +39,10 @@ pub(crate) fn inserts(
 /// A document as it is stored, id and creation time included.
 pub(crate) fn stored(rng: &mut Rng, number: u64) -> String {
     let id = format!("{:032x}", number);
-    format!("{{\"_creationTime\":1700000000000.25,\"_id\":\"{id}\",{}}}", fields(rng, number))
+    format!(
+        "{{\"_creationTime\":1700000000000.25,\"_id\":\"{id}\",{}}}",
+        fields(rng, number)
+    )
 }
 
 /// The schema of the table: two typed fields and three indexes.

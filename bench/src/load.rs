@@ -70,7 +70,7 @@ pub(crate) fn timed(
     make: impl Make,
 ) -> Result<Measured> {
     let load = load.clone();
-    on_a_thread(load.cpu, async move {
+    on_a_thread(load.cpu, async move || {
         let run = Rc::new(Run::new(load, u64::MAX, make, |_, _| Ok(())));
         let clients = run.start(seed);
         let measured = tokio::select! {
@@ -90,10 +90,22 @@ pub(crate) fn timed(
 /// Sends `count` requests and hands each answer over.
 pub(crate) fn counted(load: &Load, count: u64, make: impl Make, take: impl Take) -> Result<()> {
     let load = load.clone();
-    on_a_thread(load.cpu, async move {
+    on_a_thread(load.cpu, async move || {
         let run = Rc::new(Run::new(load, count, make, take));
         let clients = run.start(0);
         run.end(clients).await
+    })
+}
+
+/// Sends `count` requests and tells how long each took.
+pub(crate) fn counted_timed(load: &Load, count: u64, make: impl Make) -> Result<Latencies> {
+    let load = load.clone();
+    on_a_thread(load.cpu, async move || {
+        let run = Rc::new(Run::new(load, count, make, |_, _| Ok(())));
+        run.measuring.set(true);
+        let clients = run.start(0);
+        run.end(clients).await?;
+        Ok(run.latencies.take())
     })
 }
 
@@ -209,7 +221,7 @@ impl Run {
 /// Runs `work` to its end on a thread and a runtime of its own.
 fn on_a_thread<T: Send>(
     cpu: Option<usize>,
-    work: impl Future<Output = Result<T>> + Send,
+    work: impl AsyncFnOnce() -> Result<T> + Send,
 ) -> Result<T> {
     let run = move || {
         if let Some(cpu) = cpu {
@@ -218,7 +230,7 @@ fn on_a_thread<T: Send>(
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(LocalSet::new().run_until(work))
+        runtime.block_on(LocalSet::new().run_until(work()))
     };
     std::thread::scope(|scope| {
         let joined = scope.spawn(run).join();

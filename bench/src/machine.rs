@@ -72,7 +72,8 @@ pub(crate) fn peak_rss(pid: u32) -> Result<u64> {
 
 /// Lets [`peak_rss`] start over.
 pub(crate) fn forget_peak(pid: u32) -> Result<()> {
-    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("resetting the peak of resident memory")
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+        .context("resetting the peak of resident memory")
 }
 
 fn kib(text: &str, name: &str) -> Result<u64> {
@@ -124,7 +125,10 @@ fn our_seconds(pids: &[u32]) -> Result<f64> {
 
 /// CPU seconds of the machine that were not idle: user, nice, system, interrupts, stolen.
 fn busy_seconds(stat: &str) -> Result<f64> {
-    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
+    let line = stat
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "));
     let fields: Vec<u64> = line
         .context("no CPU line in /proc/stat")?
         .split_whitespace()
@@ -251,8 +255,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let machine = describe(dir.path()).unwrap();
         for key in ["cpu", "kernel", "disk"] {
-            assert!(machine[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
+            assert!(
+                machine[key].as_str().is_some_and(|text| !text.is_empty()),
+                "{key}"
+            );
         }
-        assert!(machine["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+        assert!(
+            machine["memory_bytes"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 0)
+        );
     }
 }

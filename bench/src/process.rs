@@ -51,9 +51,12 @@ impl Site {
 
     fn token(&self) -> Result<String> {
         let path = self.path().join("xdg-data/nimbus/auth/token");
-        let text = std::fs::read(&path).with_context(|| format!("no token at {}", path.display()))?;
+        let text =
+            std::fs::read(&path).with_context(|| format!("no token at {}", path.display()))?;
         let token: Value = serde_json::from_slice(&text)?;
-        let token = token["token"].as_str().context("the token file has no token")?;
+        let token = token["token"]
+            .as_str()
+            .context("the token file has no token")?;
         Ok(token.to_owned())
     }
 
@@ -104,7 +107,9 @@ impl Nimbus {
                 command
             }
         };
-        command.args(["start", "--port", "0", "--data-dir"]).arg(site.data());
+        command
+            .args(["start", "--port", "0", "--data-dir"])
+            .arg(site.data());
         if start.relaxed {
             command.args(["--durability", "relaxed"]);
         }
@@ -131,7 +136,13 @@ impl Nimbus {
     }
 
     /// One call on a connection of its own; the status must be `status`.
-    pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>, status: u16) -> Result<Value> {
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        status: u16,
+    ) -> Result<Value> {
         let body = body.map(Value::to_string);
         let text = self.text(method, path, body.as_deref(), status)?;
         Ok(if text.is_empty() {
@@ -143,14 +154,25 @@ impl Nimbus {
 
     fn text(&self, method: &str, path: &str, body: Option<&str>, status: u16) -> Result<String> {
         let mut request = Vec::new();
-        http::request(&mut request, method, path, Some(&self.token), body.map(str::as_bytes));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        http::request(
+            &mut request,
+            method,
+            path,
+            Some(&self.token),
+            body.map(str::as_bytes),
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let mut connection = Connection::open(self.address()).await?;
             let answer = connection.call(&request).await?;
             let text = String::from_utf8_lossy(answer.body).into_owned();
             if answer.status != status {
-                bail!("{method} {path}: status {} instead of {status}: {text}", answer.status);
+                bail!(
+                    "{method} {path}: status {} instead of {status}: {text}",
+                    answer.status
+                );
             }
             Ok(text)
         })
@@ -283,7 +305,10 @@ impl Process {
     }
 
     fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn stop(mut self) -> Result<()> {
@@ -338,11 +363,18 @@ mod tests {
     #[test]
     fn the_address_is_found_in_a_log_line() {
         for (line, expected) in [
-            ("INFO nimbus: listening on http://127.0.0.1:8080", Some("127.0.0.1:8080")),
+            (
+                "INFO nimbus: listening on http://127.0.0.1:8080",
+                Some("127.0.0.1:8080"),
+            ),
             ("listening on http://[::1]:9 (pid 3)", Some("[::1]:9")),
             ("starting", None),
         ] {
-            assert_eq!(address(line), expected.map(|text| text.parse().unwrap()), "{line}");
+            assert_eq!(
+                address(line),
+                expected.map(|text| text.parse().unwrap()),
+                "{line}"
+            );
         }
     }
 

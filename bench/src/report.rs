@@ -132,7 +132,12 @@ pub(crate) struct Line {
 
 impl Line {
     /// A figure without a goal.
-    pub(crate) fn new(row: &'static str, job: impl Into<String>, unit: Unit, figure: Spread) -> Line {
+    pub(crate) fn new(
+        row: &'static str,
+        job: impl Into<String>,
+        unit: Unit,
+        figure: Spread,
+    ) -> Line {
         Line {
             row,
             job: job.into(),
@@ -225,9 +230,12 @@ impl Line {
     }
 
     fn markdown(&self) -> String {
-        let against = self.against.as_ref().map_or("-".to_owned(), |(name, unit, figure)| {
-            format!("{name}: {}", unit.show_spread(figure))
-        });
+        let against = self
+            .against
+            .as_ref()
+            .map_or("-".to_owned(), |(name, unit, figure)| {
+                format!("{name}: {}", unit.show_spread(figure))
+            });
         let ratio = self.ratio();
         let ratio = ratio.map_or("-".to_owned(), |ratio| Unit::Times.show_spread(&ratio));
         let mark = if self.noisy { " (noisy)" } else { "" };
@@ -266,7 +274,9 @@ impl Report {
 
     pub(crate) fn markdown(&self) -> String {
         let mut text = self.preface();
-        text.push_str("| job | figure | against | ratio | goal | verdict |\n|---|---|---|---|---|---|\n");
+        text.push_str(
+            "| job | figure | against | ratio | goal | verdict |\n|---|---|---|---|---|---|\n",
+        );
         for line in &self.lines {
             text.push_str(&line.markdown());
             text.push('\n');

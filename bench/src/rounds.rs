@@ -32,7 +32,11 @@ pub(crate) fn run<T, L>(
     gather: impl Fn(Vec<L>) -> T,
 ) -> Result<Rounds<T>> {
     let mut tried: Vec<(f64, T)> = Vec::new();
-    let most = if plan.quick { plan.rounds } else { plan.rounds * 2 };
+    let most = if plan.quick {
+        plan.rounds
+    } else {
+        plan.rounds * 2
+    };
     while tried.len() < most {
         let quiet = tried.iter().filter(|(foreign, _)| *foreign < NOISY).count();
         if quiet >= plan.rounds {
@@ -45,7 +49,10 @@ pub(crate) fn run<T, L>(
             results.push((at, leg(round as u64, at)?));
         }
         let foreign = watch.foreign()?;
-        eprintln!("{name}: round {}, others kept {foreign:.2} CPUs busy", round + 1);
+        eprintln!(
+            "{name}: round {}, others kept {foreign:.2} CPUs busy",
+            round + 1
+        );
         results.sort_by_key(|(at, _)| *at);
         let results = results.into_iter().map(|(_, result)| result).collect();
         tried.push((foreign, gather(results)));
@@ -76,6 +83,15 @@ fn keep<T>(mut tried: Vec<(f64, T)>, wanted: usize) -> Rounds<T> {
 }
 
 impl<T> Rounds<T> {
+    /// The rounds for which `map` gives something.
+    pub(crate) fn filter_map<U>(self, map: impl FnMut(T) -> Option<U>) -> Rounds<U> {
+        Rounds {
+            kept: self.kept.into_iter().filter_map(map).collect(),
+            foreign: self.foreign,
+            tried: self.tried,
+        }
+    }
+
     /// What a reader must know to trust the rounds.
     pub(crate) fn noise(&self) -> Value {
         json!({ "rounds_tried": self.tried, "foreign_cpus": self.foreign })

@@ -5,6 +5,7 @@
  *
  *   RECORDER_ROOT   absolute path of the directory, without symbolic links
  *   RECORDER_LOG    the log, outside of it; appended to
+ *   RECORDER_DELAY  microseconds that every sync takes longer, as it would on a real disk
  *   RECORDER_FAULT  <calls>:<nth>:<error>:<times>, for example sync:3:EIO:1
  *                   calls  read, write, truncate, sync, name (rename, unlink, link, mkdir, rmdir),
  *                          open (with O_CREAT), any (all but read)
@@ -87,6 +88,8 @@ static uint64_t next_id = 1;
 static struct file **files;
 static size_t file_count;
 static uint64_t counts[CALLS];
+
+static unsigned delay;
 
 static enum call fault_call = CALLS;
 static uint64_t fault_nth;
@@ -190,7 +193,8 @@ __attribute__((constructor)) static void start(void) {
                           0600);
     if (log_fd < 0)
         die("cannot open RECORDER_LOG");
-    const char *fault = getenv("RECORDER_FAULT");
+    const char *slow = getenv("RECORDER_DELAY"), *fault = getenv("RECORDER_FAULT");
+    delay = slow ? (unsigned)atoi(slow) : 0;
     if (fault && *fault)
         parse_fault(fault);
     record(START, 0, (uint64_t)getpid(), 0, NULL, 0);
@@ -662,6 +666,8 @@ static int do_sync(int fd, long number) {
     pthread_mutex_unlock(&lock);
     int result = hit ? fail() : (int)syscall(number, fd);
     int saved = errno;
+    if (delay)
+        usleep(delay);
     pthread_mutex_lock(&lock);
     if (f)
         record(result == 0 ? SYNC : SYNC_FAILED, id, began, 0, NULL, 0);

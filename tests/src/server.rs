@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The words before the address in the ready line (nimbus.md 1.2).
 const READY: &str = "listening on http://";
 
+/// Where `strace` writes down syncs, within the home.
+const SYNC_LOG: &str = "syncs.log";
+
 /// How a server is started. `--port 0` is always given unless `args` name a port.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -165,6 +168,15 @@ impl Server {
         let log = &self.process().lines;
         let found = next_line(log, Instant::now() + LIMIT, |line| line.contains(text));
         found.unwrap_or_else(|| panic!("{text:?} is not in the log:\n{}", self.log()))
+    }
+
+    /// Syncs of files whose path contains `name`, as the kernel saw them. For servers started with
+    /// [`Options::sync_takes`], once they have ended.
+    pub fn syncs_of(&self, name: &str) -> u64 {
+        assert!(self.process.is_none(), "the server still runs");
+        let log = std::fs::read_to_string(self.home.path().join(SYNC_LOG)).unwrap();
+        let of_name = |line: &&str| line.contains("sync(") && line.contains(name);
+        u64::try_from(log.lines().filter(of_name).count()).unwrap()
     }
 
     /// Sends SIGTERM and returns at once.
@@ -326,11 +338,11 @@ fn launch(home: &Home, options: &Options) -> (Process, Option<SocketAddr>) {
 /// delays those.
 fn slow_syncs(delay: Duration, home: &Home) -> Vec<OsString> {
     let inject = format!("inject=fsync,fdatasync:delay_exit={}", delay.as_micros());
-    let mut args: Vec<OsString> = ["-D", "-f", "-qqq", "--seccomp-bpf", "-e"]
+    let mut args: Vec<OsString> = ["-D", "-f", "-y", "-qqq", "--seccomp-bpf", "-e"]
         .map(OsString::from)
         .to_vec();
     args.extend(["trace=fsync,fdatasync".into(), "-e".into(), inject.into()]);
-    args.extend(["-o".into(), home.path().join("strace.log").into()]);
+    args.extend(["-o".into(), home.path().join(SYNC_LOG).into()]);
     args.push(binary());
     args
 }

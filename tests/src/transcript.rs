@@ -44,13 +44,15 @@ impl<'a> Transcript<'a> {
             .unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
         let mut found = String::new();
         for line in expected.lines() {
-            if line.starts_with('#') {
-                let _ = writeln!(found, "{line}");
-            } else if let Some(command) = line.strip_prefix("$ ") {
-                if !found.is_empty() && !ends_with_comment(&found) {
-                    found.push('\n');
-                }
-                let _ = writeln!(found, "$ {command}");
+            let command = line.strip_prefix("$ ");
+            if command.is_none() && !line.starts_with('#') {
+                continue;
+            }
+            if !found.is_empty() && !ends_with_comment(&found) {
+                found.push('\n');
+            }
+            let _ = writeln!(found, "{line}");
+            if let Some(command) = command {
                 found.push_str(&self.render(&self.run(command)));
             }
         }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 /// The file: `{"persistence": {...}}`.
@@ -95,5 +95,20 @@ impl Persistence {
 pub(crate) fn load(path: &Path) -> anyhow::Result<ConfigFile> {
     let shown = path.display();
     let text = std::fs::read(path).with_context(|| format!("reading the configuration {shown}"))?;
-    serde_json::from_slice(&text).with_context(|| format!("in the configuration {shown}"))
+    parse(&text).with_context(|| format!("in the configuration {shown}"))
+}
+
+fn parse(text: &[u8]) -> anyhow::Result<ConfigFile> {
+    let json: serde_json::Value = serde_json::from_slice(text)?;
+    // Serde would take an array for a struct, its elements for the fields in order.
+    let objects = [Some(&json), json.get("persistence")];
+    if objects
+        .into_iter()
+        .flatten()
+        .any(|value| !value.is_object())
+    {
+        bail!("the file and its `persistence` must be JSON objects");
+    }
+    // From the text again: a parsed value no longer shows a key that was given twice.
+    Ok(serde_json::from_slice(text)?)
 }

@@ -195,12 +195,15 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
     )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
     let server = server_config(&args, &pick)?;
+    server.check().map_err(|e| usage(e.to_string()))?;
+    let host = pick.text(args.host.clone(), "host", None);
+    if let Some((_, source)) = host.as_ref().filter(|(host, _)| host.is_empty()) {
+        return Err(usage(format!("{source}: the host is empty")));
+    }
     let (data_dir, control_data_dir) =
         directories(args.data_dir, args.control_data_dir, &file, env);
     Ok(Settings {
-        host: pick
-            .text(args.host, "host", None)
-            .map_or("127.0.0.1".into(), |(host, _)| host),
+        host: host.map_or("127.0.0.1".into(), |(host, _)| host),
         port: port.map_or(8080, |n| u16::try_from(n).unwrap_or(u16::MAX)),
         allow_network: args.allow_network || pick.switch("allow-network")?,
         data_dir,
@@ -247,18 +250,19 @@ fn refuse_other_providers(
     for (setting, flag) in args.external.given() {
         let owner = ProviderName::of_setting(setting);
         let variable = format!("NIMBUS_{}", setting.to_uppercase());
+        let name = format!("--{}", setting.replace('_', "-"));
         let source = if flag.is_some() {
-            format!("--{}", setting.replace('_', "-"))
+            String::new()
         } else if env(&variable).is_some() {
-            variable
+            format!(" (here {variable})")
         } else if in_file.contains(&setting) {
-            format!("`{setting}` in the configuration")
+            format!(" (here `{setting}` in the configuration)")
         } else {
             continue;
         };
         if owner != selected {
             return Err(usage(format!(
-                "{source} belongs to the provider {}, but {} is selected; remove it or pass --tenant-provider {}",
+                "{name}{source} belongs to the provider {}, but {} is selected; remove it or pass --tenant-provider {}",
                 owner.name(),
                 selected.name(),
                 owner.name()

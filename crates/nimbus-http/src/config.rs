@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::edge::origin::OriginError;
+use crate::edge::origin::{OriginError, Origins};
 
 /// Settings of a [`crate::Server`].
 #[derive(Clone, Debug)]
@@ -41,6 +41,17 @@ impl Default for ServerConfig {
             request_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl ServerConfig {
+    /// Checks what can be checked without opening anything.
+    ///
+    /// # Errors
+    /// [`ServerError::Origin`] for a setting that is no origin.
+    pub fn check(&self) -> Result<(), ServerError> {
+        Origins::new(&self.cors_allow_origins)?;
+        Ok(())
     }
 }
 

@@ -226,6 +226,37 @@ impl ControlDb {
             .collect()
     }
 
+    /// Whether an id can be entered.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is an entry in any state and of any provider, `NameClash` as
+    /// `distinct` asks.
+    pub fn check_free(
+        &self,
+        tenant: &TenantId,
+        provider: &str,
+        distinct: Distinct,
+    ) -> ProviderResult<()> {
+        let mirror = self.read();
+        if mirror.tenants.contains_key(tenant) {
+            return Err(ProviderError::AlreadyExists {
+                tenant: tenant.clone(),
+            });
+        }
+        let clash = |(t, e): &(&TenantId, &TenantEntry)| {
+            e.provider == provider && t.as_str().eq_ignore_ascii_case(tenant.as_str())
+        };
+        match mirror.tenants.iter().find(clash) {
+            Some((existing, _)) if distinct == Distinct::IgnoringCase => {
+                Err(ProviderError::NameClash {
+                    tenant: tenant.clone(),
+                    existing: existing.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Enters a tenant in `state`, durably. Of two callers with one id, one gets the entry.
     ///
     /// # Errors
@@ -239,26 +270,7 @@ impl ControlDb {
         state: TenantState,
     ) -> ProviderResult<TenantEntry> {
         let mut writer = self.writer();
-        {
-            let mirror = self.read();
-            if mirror.tenants.contains_key(tenant) {
-                return Err(ProviderError::AlreadyExists {
-                    tenant: tenant.clone(),
-                });
-            }
-            let clash = |(t, e): &(&TenantId, &TenantEntry)| {
-                e.provider == provider && t.as_str().eq_ignore_ascii_case(tenant.as_str())
-            };
-            if distinct == Distinct::IgnoringCase
-                && let Some((existing, _)) = mirror.tenants.iter().find(clash)
-            {
-                let existing = existing.clone();
-                return Err(ProviderError::NameClash {
-                    tenant: tenant.clone(),
-                    existing,
-                });
-            }
-        }
+        self.check_free(tenant, provider, distinct)?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

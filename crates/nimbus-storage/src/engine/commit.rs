@@ -80,7 +80,7 @@ pub(crate) async fn submit(
 ) -> StoreResult<Option<Accepted>> {
     let view = &transaction.view;
     if view.writes.is_empty() {
-        let (seen, epoch, sequence) = (view.seen, view.epoch, view.read_sequence);
+        let (seen, epoch, sequence) = (view.seen, view.epoch, view.answered_at());
         return Ok(Some(Accepted::ReadOnly {
             seen,
             epoch,

@@ -152,7 +152,7 @@ impl TenantInner {
                     snapshot,
                     Overlay::default(),
                     catalog,
-                    head.sequence,
+                    (head.sequence, head.sequence),
                     epoch,
                     track,
                 ));
@@ -186,7 +186,7 @@ impl TenantInner {
                     snapshot,
                     overlay,
                     catalog,
-                    read_sequence,
+                    (durable, read_sequence),
                     epoch,
                     true,
                 ));
@@ -241,7 +241,8 @@ impl Tenant {
         ))
     }
 
-    /// Commits a transaction; returns its sequence when it is durable.
+    /// Commits a transaction; returns its sequence when it is durable. That of a transaction that
+    /// wrote nothing is a commit after which everything was as it read it.
     ///
     /// # Errors
     /// `Conflict` if something it read was written since; then nothing was written.

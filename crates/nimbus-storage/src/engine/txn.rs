@@ -44,7 +44,8 @@ impl Transaction {
         }
     }
 
-    /// Sequence of the newest commit that this transaction sees.
+    /// Sequence of the newest commit that this transaction sees. It may not be durable yet, and
+    /// if its batch fails, never will be.
     pub fn read_sequence(&self) -> u64 {
         self.view.read_sequence
     }

@@ -35,6 +35,9 @@ pub(crate) struct View {
     pub(crate) reads: ReadSet,
     /// Newest commit visible.
     pub(crate) read_sequence: u64,
+    /// Newest commit in the snapshot itself; the layer above it holds those up to
+    /// `read_sequence`.
+    durable: u64,
     pub(crate) epoch: u64,
     /// Newest commit that an answer depends on and that was not durable when read.
     pub(crate) seen: u64,
@@ -96,7 +99,7 @@ impl View {
         snapshot: Box<dyn Snapshot>,
         overlay: Overlay,
         catalog: Arc<Catalog>,
-        read_sequence: u64,
+        (durable, read_sequence): (u64, u64),
         epoch: u64,
         track: bool,
     ) -> View {
@@ -107,6 +110,7 @@ impl View {
             writes: Writes::new(),
             reads: ReadSet::default(),
             read_sequence,
+            durable,
             epoch,
             seen: 0,
             track,
@@ -116,8 +120,21 @@ impl View {
         }
     }
 
+    /// The newest commit that what was read depends on: the reads are those of the state after
+    /// it. Commits above it did not touch what was read, and may yet be thrown away.
+    pub(crate) fn answered_at(&self) -> u64 {
+        self.durable.max(self.seen)
+    }
+
     /// Records that the caller relied on a key that the catalog answered for.
     pub(crate) fn rely_on(&mut self, space: Keyspace, key: &[u8]) {
+        self.note_point(space, key);
+        if let Some(pending) = self.overlay.get(space, key) {
+            self.seen = self.seen.max(pending.sequence);
+        }
+    }
+
+    fn note_point(&mut self, space: Keyspace, key: &[u8]) {
         if self.track {
             self.reads.add_point(space, key);
         }
@@ -138,7 +155,7 @@ impl View {
         let mut out = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for key in keys {
-            self.rely_on(space, key);
+            self.note_point(space, key);
             match self.layered(space, key) {
                 Some(value) => out.push(value),
                 None => {

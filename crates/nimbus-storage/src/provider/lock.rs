@@ -61,6 +61,12 @@ pub enum LockError {
         #[source]
         source: io::Error,
     },
+    /// Something else has the directory's name.
+    #[error("{} is not a directory; name another data directory", path.display())]
+    NotADirectory {
+        /// The directory, as it was given.
+        path: PathBuf,
+    },
     /// The process may not write there.
     #[error("{} is not writable ({source}); give the user that runs Nimbus write access, or choose another data directory", path.display())]
     NotWritable {
@@ -107,14 +113,21 @@ impl DataDirLock {
     /// Creates `dir` with mode 0700 if absent (parents too) and takes its lock.
     ///
     /// # Errors
-    /// `Held` if someone else has it, `NotWritable`, `NotRegular` for a symbolic link in the
+    /// `Held` if someone else has it, `NotADirectory`, `NotWritable`, `NotRegular` for a symbolic link in the
     /// lock file's place, `Io`.
     pub fn acquire(dir: &Path) -> Result<DataDirLock, LockError> {
         DirBuilder::new()
             .recursive(true)
             .mode(files::PRIVATE_DIR)
             .create(dir)
-            .map_err(|e| classify(dir, e))?;
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    LockError::NotADirectory {
+                        path: dir.to_owned(),
+                    }
+                }
+                _ => classify(dir, e),
+            })?;
         let path = dir.join(LOCK_FILE);
         let file = files::open_or_create(&path).map_err(|e| classify(&path, e))?;
         lock_exclusive(&path, &file)?;

@@ -208,13 +208,10 @@ impl Inner {
         // is being created counts as ours. A left-over log or journal would be replayed into
         // the new file, so those count as well.
         if let Err(e) = self.refuse_existing(tenant) {
-            // The entry comes before the file, so a file made by someone at the same time shows.
-            return Err(match self.control.get(tenant) {
-                Some(_) => ProviderError::AlreadyExists {
-                    tenant: tenant.clone(),
-                },
-                None => e,
-            });
+            // The entry comes before the file, so a file made by someone at the same time shows;
+            // and on a disk that ignores case the file may be that of another tenant.
+            self.control.check_free(tenant, NAME, self.distinct)?;
+            return Err(e);
         }
         self.control
             .register(tenant, NAME, self.distinct, TenantState::Creating)?;

@@ -84,12 +84,11 @@ impl Session {
 
     /// Ends a transaction that wrote nothing.
     pub async fn finish(self, tenant: &Tenant) -> StoreResult<Observed> {
-        let read_sequence = self.tx.read_sequence();
-        tenant.commit(self.tx).await?;
+        let sequence = tenant.commit(self.tx).await?;
         Ok(Observed {
-            label: format!("{} (read at {read_sequence})", self.label),
+            label: format!("{} (read at {sequence})", self.label),
             acknowledged: self.acknowledged,
-            when: When::After(read_sequence),
+            when: When::After(sequence),
             reads: self.reads,
         })
     }

@@ -1,0 +1,48 @@
+//! The rows of design section 8, one module each, and the engine that in-process rows share.
+//!
+//! A row knows how it is measured and what its goal is; it must not know other rows.
+
+pub(crate) mod contention;
+pub(crate) mod fanout;
+pub(crate) mod inserts;
+pub(crate) mod reads;
+pub(crate) mod scan;
+pub(crate) mod tenants;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
+use nimbus_storage::{Engine, EngineOptions};
+
+use crate::plan::Plan;
+use crate::report::Line;
+
+/// What a row found: its lines, and what it left out with the reason.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) lines: Vec<Line>,
+    pub(crate) left_out: Vec<String>,
+}
+
+/// A row: its name and how it is measured.
+pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Found>);
+
+/// Every row, in the order of the table.
+pub(crate) const ALL: [Row; 6] = [
+    ("inserts", inserts::run),
+    ("reads", reads::run),
+    ("contention", contention::run),
+    ("fanout", fanout::run),
+    ("tenants", tenants::run),
+    ("scan", scan::run),
+];
+
+/// An engine over SQLite at full durability in `dir`, as the server makes it.
+fn engine(dir: &Path) -> Result<Engine> {
+    let control = Arc::new(ControlDb::open(dir)?);
+    let provider = SqliteProvider::open(SqliteOptions::new(dir), control)?;
+    Ok(Engine::new(Arc::new(provider), EngineOptions::default()))
+}
