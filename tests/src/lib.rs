@@ -15,6 +15,7 @@ pub mod files;
 pub mod home;
 pub mod http;
 pub mod mount;
+pub mod power;
 pub mod raw;
 pub mod rng;
 pub mod server;

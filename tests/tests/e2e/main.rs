@@ -22,6 +22,7 @@ mod drill;
 mod full_disk;
 mod group_commit;
 mod network;
+mod power_loss;
 mod shutdown;
 mod tenants;
 mod token_file;

@@ -219,7 +219,7 @@ fn settle(tenant: &TenantInner, head: crate::provider::Head, members: Vec<Member
         .counters
         .commits
         .fetch_add(head.sequence - before, Ordering::Relaxed);
-    tenant.live.invalidate(&committed);
+    tenant.live.invalidate(&committed, head.sequence);
     for member in members {
         tenant.counters.note_writes(&member.proposal.writes);
         // A caller that went away does not undo its commit.

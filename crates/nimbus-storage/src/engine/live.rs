@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -20,6 +21,9 @@ use super::{Document, txn};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::Keyspace;
 
+/// Pause after the provider failed a live query.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// One state of a live query's result.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -28,6 +32,8 @@ pub struct LiveResult {
     pub sequence: u64,
     /// The documents, or why the query cannot be answered now.
     pub documents: Result<Arc<[Document]>, Arc<StoreError>>,
+    /// Counts the results of the query that differ.
+    revision: u64,
 }
 
 impl LiveResult {
@@ -44,18 +50,27 @@ impl LiveResult {
 pub struct Subscription {
     group: u64,
     results: watch::Receiver<Option<Arc<LiveResult>>>,
+    /// What was acknowledged when it began: an older result is not for it.
+    not_before: u64,
+    /// Revision that was delivered last.
+    delivered: Option<u64>,
     tenant: Tenant,
 }
 
 impl Subscription {
-    /// The first result, then each newer result that differs. A subscriber that is slower
-    /// than the commits gets the newest. `None` once the tenant is closed or deleted.
+    /// The first result, which has everything that was acknowledged before, then each newer
+    /// result that differs. A subscriber that is slower than the commits gets the newest.
+    /// `None` once the tenant is closed or deleted.
     pub async fn next(&mut self) -> Option<Arc<LiveResult>> {
         loop {
             self.results.changed().await.ok()?;
             let newest = self.results.borrow_and_update().clone();
-            if newest.is_some() {
-                return newest;
+            if let Some(result) = newest
+                && result.sequence >= self.not_before
+                && self.delivered != Some(result.revision)
+            {
+                self.delivered = Some(result.revision);
+                return Some(result);
             }
         }
     }
@@ -82,6 +97,8 @@ struct Group {
     results: watch::Sender<Option<Arc<LiveResult>>>,
     subscribers: usize,
     stage: Stage,
+    /// A subscriber waits for a result at this commit or after, even if nothing changed.
+    owed: u64,
 }
 
 type QueryKey = ([u8; 32], Option<u32>);
@@ -94,6 +111,8 @@ struct Registry {
     ranges: [IntervalIndex; Keyspace::ALL.len()],
     queue: VecDeque<u64>,
     next_id: u64,
+    /// Newest commit for which the queries that it touches were queued.
+    settled: u64,
     worker: bool,
     closed: bool,
 }
@@ -110,9 +129,10 @@ impl Live {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues every query that these durable commits touch.
-    pub(crate) fn invalidate(&self, committed: &[Committed]) {
+    /// Queues every query that these durable commits touch; `settled` is the newest of them.
+    pub(crate) fn invalidate(&self, committed: &[Committed], settled: u64) {
         let mut registry = self.lock();
+        registry.settled = settled;
         if registry.groups.is_empty() {
             return;
         }
@@ -181,7 +201,11 @@ impl Registry {
         }
     }
 
+    /// Takes over what a query's newest run read; nothing if everyone left meanwhile.
     fn register(&mut self, id: u64, reads: ReadSet) {
+        if !self.groups.contains_key(&id) {
+            return;
+        }
         self.unregister(id);
         for key in reads.points() {
             self.points.entry(key.clone()).or_default().insert(id);
@@ -247,20 +271,27 @@ impl Tenant {
                 results: watch::Sender::new(None),
                 subscribers: 0,
                 stage: Stage::Idle,
+                owed: 0,
             };
             registry.groups.insert(id, group);
             registry.by_query.insert(key, id);
             registry.mark(id);
             id
         });
+        let settled = registry.settled;
         let Some(group) = registry.groups.get_mut(&id) else {
             return Err(StoreError::Closed);
         };
         group.subscribers += 1;
         let mut results = group.results.subscribe();
-        if group.results.borrow().is_some() {
+        // A known result is current unless the query is to run again.
+        let not_before = if group.stage == Stage::Idle {
             results.mark_changed();
-        }
+            0
+        } else {
+            group.owed = settled;
+            settled
+        };
         if !registry.worker {
             registry.worker = true;
             tokio::spawn(work(self.inner.clone()));
@@ -270,6 +301,8 @@ impl Tenant {
         Ok(Subscription {
             group: id,
             results,
+            not_before,
+            delivered: None,
             tenant: self.clone(),
         })
     }
@@ -288,17 +321,26 @@ async fn work(tenant: Arc<TenantInner>) {
             next
         };
         match next {
-            Some(id) => run_one(&tenant, id).await,
+            Some(id) => {
+                if let Err(error) = run_one(&tenant, id).await {
+                    tracing::warn!(tenant = %tenant.id, %error, inside = error.inside(), "a live query is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
             None => tenant.live.work.notified().await,
         }
     }
 }
 
-async fn run_one(tenant: &Arc<TenantInner>, id: u64) {
+/// Runs a query and publishes its result if it changed.
+///
+/// # Errors
+/// The provider's failure: the query is queued again, since no commit may come to do that.
+async fn run_one(tenant: &Arc<TenantInner>, id: u64) -> Result<(), Arc<StoreError>> {
     let query = {
         let mut registry = tenant.live.lock();
         let Some(group) = registry.groups.get_mut(&id) else {
-            return;
+            return Ok(());
         };
         group.stage = Stage::Running;
         group.query.clone()
@@ -309,49 +351,76 @@ async fn run_one(tenant: &Arc<TenantInner>, id: u64) {
         .fetch_add(1, Ordering::Relaxed);
     let (result, reads) = evaluate(tenant, &query).await;
     let sequence = result.sequence;
+    let failure = match &result.documents {
+        Err(error) if matches!(**error, StoreError::Storage(_)) => Some(error.clone()),
+        _ => None,
+    };
     {
         let mut registry = tenant.live.lock();
-        registry.register(id, reads);
+        // What a failed run read says nothing about what the query depends on.
+        if failure.is_none() {
+            registry.register(id, reads);
+        }
         let Some(group) = registry.groups.get_mut(&id) else {
-            return;
+            return Ok(());
         };
-        let again = group.stage == Stage::RunningAgain;
-        group.stage = Stage::Idle;
-        let changed = group
-            .results
-            .borrow()
-            .as_ref()
-            .is_none_or(|old| !old.same(&result));
-        if changed {
-            group.results.send_replace(Some(Arc::new(result)));
-        }
-        if again {
-            registry.mark(id);
-        }
+        group.publish(result);
     }
     // Commits that became durable after the view was taken and before the new read set was
     // registered were not seen by `invalidate`; every later one is.
-    let missed = {
+    let (covered, missed) = {
         let state = tenant.state();
         let durable = state.durable.sequence;
-        (durable > sequence).then(|| {
-            (
-                state.covers(sequence),
-                state.committed_between(sequence, durable),
-            )
-        })
+        let missed = state.committed_between(sequence, durable);
+        (durable <= sequence || state.covers(sequence), missed)
     };
-    if let Some((covered, committed)) = missed {
-        let mut registry = tenant.live.lock();
-        let touched = registry.groups.get(&id).is_some_and(|group| {
-            !covered
-                || committed
-                    .iter()
-                    .any(|c| c.keys.iter().any(|k| group.reads.contains(k)))
+    let mut registry = tenant.live.lock();
+    let Some(group) = registry.groups.get_mut(&id) else {
+        return Ok(());
+    };
+    let touched = missed.iter().flat_map(|c| c.keys.iter());
+    let again = failure.is_some()
+        || group.stage == Stage::RunningAgain
+        || !covered
+        || touched.into_iter().any(|key| group.reads.contains(key));
+    group.stage = Stage::Idle;
+    if again {
+        registry.mark(id);
+    } else {
+        group.settle_debt();
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+impl Group {
+    fn publish(&self, mut result: LiveResult) {
+        self.results.send_if_modified(|newest| {
+            if let Some(old) = newest {
+                if old.same(&result) {
+                    return false;
+                }
+                result.revision = old.revision + 1;
+            }
+            *newest = Some(Arc::new(result));
+            true
         });
-        if touched {
-            registry.mark(id);
-        }
+    }
+
+    /// Nothing touched the query up to the newest commit: those who wait for a result that
+    /// recent get the one that is known.
+    fn settle_debt(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        self.results.send_if_modified(|newest| match newest {
+            Some(known) if known.sequence < owed => {
+                *newest = Some(Arc::new(LiveResult {
+                    sequence: owed,
+                    documents: known.documents.clone(),
+                    revision: known.revision,
+                }));
+                true
+            }
+            _ => false,
+        });
     }
 }
 
@@ -365,6 +434,7 @@ async fn evaluate(tenant: &Arc<TenantInner>, query: &Query) -> (LiveResult, Read
                 LiveResult {
                     sequence,
                     documents,
+                    revision: 0,
                 },
                 ReadSet::default(),
             );
@@ -379,6 +449,7 @@ async fn evaluate(tenant: &Arc<TenantInner>, query: &Query) -> (LiveResult, Read
         LiveResult {
             sequence,
             documents,
+            revision: 0,
         },
         view.reads,
     )

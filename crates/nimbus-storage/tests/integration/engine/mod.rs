@@ -4,6 +4,7 @@
 mod committer;
 mod history;
 mod isolation;
+mod live;
 mod outcomes;
 mod stage;
 mod support;

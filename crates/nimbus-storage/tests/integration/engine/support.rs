@@ -13,12 +13,11 @@ use std::time::Duration;
 
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
-use nimbus_storage::provider::TenantStore;
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
 use nimbus_storage::{
     Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp,
-    IndexSchema, IndexState, Order, Provider, ProviderError, Query, StoreResult, TableSchema,
-    Tenant, WakeStore,
+    IndexSchema, IndexState, Order, ProviderError, Query, StoreResult, TableSchema, Tenant,
+    WakeStore,
 };
 
 pub use faults::*;

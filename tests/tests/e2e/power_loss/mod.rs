@@ -1,0 +1,70 @@
+//! Power cuts and failing disks: what was acknowledged is there afterwards, whole.
+//!
+//! `recorded` drives the real binary under the recorder, `images` cuts the power at seeded points
+//! and starts the binary on what may be left, `faults` makes the Nth call fail. `sqlite` and
+//! `escapes` show that the recorder and the model can be believed. docs/reliability.md has the
+//! figures; `cargo xtask soak power-loss` runs the long form. A full disk is `full_disk`'s.
+//!
+//! It must not know how the server keeps its promises, only what they are.
+
+mod escapes;
+mod faults;
+mod images;
+mod recorded;
+mod sqlite;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+/// Mark before a request is sent; its number names the request.
+const ASKED: u64 = 1;
+/// Mark after its answer came.
+const ANSWERED: u64 = 2;
+
+/// A directory of the test's own, in memory where the machine has such a place: the suite decides
+/// itself what a disk keeps, and thousands of images need not wear out a real one.
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let prefix = "nimbus-power-";
+    TempDir::with_prefix_in(prefix, memory)
+        .unwrap_or_else(|_| TempDir::with_prefix(prefix).unwrap())
+}
+
+/// A number from the environment, by which `cargo xtask soak` lengthens a run.
+fn setting(name: &str, otherwise: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+        _ => otherwise,
+    }
+}
+
+/// Does `work` on each item, on as many threads as the machine has processors, and returns the
+/// results in the order of the items.
+fn in_parallel<T: Send, R: Send>(
+    items: impl Iterator<Item = T> + Send,
+    work: impl Fn(usize, T) -> R + Sync,
+) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let items = Mutex::new(items.enumerate());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let take = || {
+            loop {
+                let next = items.lock().unwrap().next();
+                let Some((n, item)) = next else { return };
+                let result = work(n, item);
+                results.lock().unwrap().push((n, result));
+            }
+        };
+        for _ in 0..threads {
+            scope.spawn(take);
+        }
+    });
+    let mut results = results.into_inner().unwrap();
+    results.sort_by_key(|(n, _)| *n);
+    results.into_iter().map(|(_, result)| result).collect()
+}
