@@ -68,7 +68,7 @@ fn fields(rng: &mut Rng, number: u64) -> String {
     let _ = write!(
         text,
         "\"active\":{},\"email\":\"user{number}@example.org\",\"name\":\"User number {number}\",\"note\":\"",
-        number % 2 == 0
+        number.is_multiple_of(2)
     );
     for _ in 0..FILLER {
         text.push(char::from(b'a' + (rng.next() % 26) as u8));

@@ -63,7 +63,7 @@ pub(crate) fn run<T, L>(
 /// Forward in even rounds, backward in odd ones.
 fn order(round: usize, legs: usize) -> Vec<usize> {
     let forward = 0..legs;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         forward.collect()
     } else {
         forward.rev().collect()

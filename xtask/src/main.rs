@@ -4,6 +4,7 @@
 // A command line tool: standard output and standard error are its interface.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod phases;
 mod setup;
 mod shell;
@@ -51,6 +52,12 @@ enum Task {
     Doc,
     /// Run fmt, tidy, clippy, test and doc, and stop at the first that fails
     Ci,
+    /// Measure the server against its goals and write the table of docs/performance.md
+    Bench {
+        /// Arguments for `nimbus-bench`, after `--`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Clippy => tasks::clippy(&checkout),
         Task::Doc => tasks::doc(&checkout),
         Task::Ci => tasks::ci(&checkout),
+        Task::Bench { args } => bench::run(&checkout, &args),
     }
 }
 

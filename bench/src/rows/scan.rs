@@ -104,7 +104,7 @@ fn fill(server: &Nimbus, count: u64) -> Result<()> {
     };
     load::counted(&load, count, make, |_, _| Ok(()))?;
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!("{ROW}: {} MiB in {seconds:.1} s", count * DOCUMENT >> 20);
+    eprintln!("{ROW}: {} MiB in {seconds:.1} s", (count * DOCUMENT) >> 20);
     Ok(())
 }
 

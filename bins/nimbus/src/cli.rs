@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use nimbus_core::TenantId;
+use nimbus_core::{TableName, TenantId};
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -28,6 +28,10 @@ pub(crate) enum Command {
     /// Show or replace the admin token.
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Write a table's documents as JSON lines or CSV.
+    Export(ExportArgs),
+    /// Insert documents from JSON lines or CSV; goes on where an earlier run ended.
+    Import(ImportArgs),
     /// Create, list, delete, adopt and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),
@@ -254,6 +258,58 @@ pub(crate) struct Place {
     /// How to print results.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// File formats of import and export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma-separated values with a header line.
+    Csv,
+}
+
+/// What to export, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The tenant.
+    #[arg(long)]
+    pub(crate) tenant: TenantId,
+    /// The table.
+    #[arg(long)]
+    pub(crate) table: TableName,
+    /// File to write, 0600; standard output if not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Form of the file.
+    #[arg(long, value_enum, default_value = "jsonl")]
+    pub(crate) file_format: FileFormat,
+    /// Columns of a CSV file, comma separated; by default `_id`, `_creationTime` and the fields that the schema declares.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// What to import, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// File to read; `-` is standard input.
+    pub(crate) file: PathBuf,
+    /// The tenant; it must exist.
+    #[arg(long)]
+    pub(crate) tenant: TenantId,
+    /// The table; it appears with its first document.
+    #[arg(long)]
+    pub(crate) table: TableName,
+    /// Form of the file; by default what its name ends with.
+    #[arg(long, value_enum)]
+    pub(crate) file_format: Option<FileFormat>,
+    /// Name under which progress is kept; by default made from the file's path, size and time.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// Commands about tenants.

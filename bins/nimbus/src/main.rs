@@ -4,9 +4,11 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
 mod auth;
+mod bulk;
 mod cli;
 mod config;
 mod output;
+mod place;
 mod remote;
 mod settings;
 mod start;
@@ -53,6 +55,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Start(args) => start::run(*args),
         Command::Auth(command) => auth::run(command),
+        Command::Export(args) => bulk::export(args),
+        Command::Import(args) => bulk::import(args),
         Command::Tenants(command) => tenants::run(command),
         Command::Completions { shell } => {
             let mut out = Vec::new();

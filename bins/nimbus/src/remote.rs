@@ -47,8 +47,12 @@ impl Remote {
         path: &str,
         body: Option<&Json>,
     ) -> anyhow::Result<Json> {
+        self.send(method, path, body.map(Json::to_string).unwrap_or_default())
+    }
+
+    /// As [`Remote::call`], with a body that is JSON text already; empty is none.
+    pub(crate) fn send(&self, method: &str, path: &str, body: String) -> anyhow::Result<Json> {
         let url = format!("{}{path}", self.base);
-        let body = body.map(Json::to_string).unwrap_or_default();
         let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(&url)

@@ -95,7 +95,7 @@ fn check_token(
         })
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings) -> anyhow::Result<()> {
     let host = settings.host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, settings.port))
         .await
@@ -110,8 +110,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
 
     let files = raise_file_limit();
+    // More connections than descriptors would only fail later, in the middle of something.
+    let affordable = usize::try_from(files / 2).unwrap_or(usize::MAX);
+    settings.server.max_connections = settings.server.max_connections.min(affordable);
     let lock = DataDirLock::acquire(&settings.data_dir)?;
-    let control_apart = settings.control_data_dir != settings.data_dir;
+    let control_apart = !settings::same_directory(&settings.control_data_dir, &settings.data_dir);
     let control_lock = control_apart
         .then(|| DataDirLock::acquire(&settings.control_data_dir))
         .transpose()?;
@@ -155,7 +158,7 @@ fn open_engine(settings: &Settings, control: Arc<ControlDb>, files: u64) -> anyh
     sqlite.readers = std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2);
     let per_tenant = FILES_PER_TENANT + 2 * sqlite.readers as u64;
     let mut options = EngineOptions::default();
-    let connections = (settings.server.max_connections as u64).min(files / 2);
+    let connections = settings.server.max_connections as u64;
     let affordable = files.saturating_sub(OTHER_FILES + connections) / per_tenant;
     options.max_open_tenants = settings
         .max_open_tenants

@@ -1,20 +1,18 @@
 //! `nimbus tenants`: through a running server, or offline when nobody holds the data directory.
+//!
+//! It must not know how tenants are stored.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::path::Path;
-use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use nimbus_auth::Permission;
 use nimbus_core::TenantId;
-use nimbus_storage::control::ControlDb;
-use nimbus_storage::provider::lock::{DataDirLock, LockError};
-use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
-use nimbus_storage::{Engine, EngineOptions};
 use serde_json::{Value as Json, json};
 
 use crate::cli::{Format, Place, TenantsCommand};
+use crate::output;
+use crate::place::{Backend, Offline};
 use crate::remote::Remote;
-use crate::{output, settings};
 
 /// What is to be done, wherever it is done.
 enum Act {
@@ -64,36 +62,16 @@ fn confirm(tenant: &TenantId) -> anyhow::Result<()> {
 }
 
 fn perform(act: &Act, place: Place) -> anyhow::Result<Json> {
-    let env = &settings::process_environment;
-    if let Some(url) = place
-        .url
-        .or_else(|| env("NIMBUS_URL").filter(|_| place.data_dir.is_none()))
-    {
-        return over_http(act, &url);
-    }
-    let file = settings::persistence(None, env)?;
-    let (data, control) = settings::directories(place.data_dir, place.control_data_dir, &file, env);
-    if !data.is_dir() {
-        bail!(
-            "{} is not a directory; name the data directory with --data-dir or the server with --url",
-            data.display()
-        );
-    }
-    match DataDirLock::acquire(&data) {
-        Ok(lock) => offline(act, &data, &control, lock),
-        Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
-            Some(address) => over_http(act, &format!("http://{address}")),
-            None => bail!(
-                "{} is held by a process that does not listen; try again, or stop it",
-                path.display()
-            ),
-        },
-        Err(other) => Err(other.into()),
-    }
+    let backend = Backend::open(place)?;
+    let result = match &backend {
+        Backend::Server(remote) => over_http(act, remote),
+        Backend::Offline(offline) => offline.runtime.block_on(through_the_door(act, offline)),
+    };
+    backend.close()?;
+    result
 }
 
-fn over_http(act: &Act, url: &str) -> anyhow::Result<Json> {
-    let remote = Remote::new(url)?;
+fn over_http(act: &Act, remote: &Remote) -> anyhow::Result<Json> {
     match act {
         Act::Create(id) => remote.call("POST", "/api/tenants", Some(&json!({"id": id.as_str()}))),
         Act::List => remote.call("GET", "/api/tenants", None),
@@ -103,43 +81,33 @@ fn over_http(act: &Act, url: &str) -> anyhow::Result<Json> {
     }
 }
 
-/// The lock is held until the work is done.
-fn offline(act: &Act, data: &Path, control: &Path, _lock: DataDirLock) -> anyhow::Result<Json> {
-    let _control_lock = if control == data {
-        None
-    } else {
-        Some(DataDirLock::acquire(control)?)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let control = Arc::new(ControlDb::open(control)?);
-        let provider = SqliteProvider::open(SqliteOptions::new(data), control)
-            .with_context(|| format!("opening the tenants in {}", data.display()))?;
-        let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-        let result = on_engine(act, &engine).await;
-        engine.close().await?;
-        Ok(result?)
-    })
-}
-
-async fn on_engine(act: &Act, engine: &Engine) -> nimbus_storage::StoreResult<Json> {
+async fn through_the_door(act: &Act, offline: &Offline) -> anyhow::Result<Json> {
+    let (store, caller) = (&offline.store, &offline.caller);
+    let manage = Permission::ManageTenants;
+    let on = |id: &TenantId| caller.tenant_context(id.clone(), manage);
     Ok(match act {
         Act::Create(id) => {
-            engine.create_tenant(id).await?;
+            store
+                .create_tenant(&caller.server_context(manage)?, id)
+                .await?;
             Json::Null
         }
-        Act::List => json!({"tenants": engine.list_tenants().await?}),
+        Act::List => {
+            let tenants = store.list_tenants(&caller.server_context(manage)?).await?;
+            json!({"tenants": tenants})
+        }
         Act::Delete(id) => {
-            engine.delete_tenant(id).await?;
+            store.delete_tenant(&on(id)?).await?;
             Json::Null
         }
         Act::Adopt(id) => {
-            engine.adopt_tenant(id).await?;
+            store.adopt_tenant(&on(id)?).await?;
             Json::Null
         }
-        Act::Prune(id) => json!({"pruned": engine.tenant(id).await?.prune_log().await?}),
+        Act::Prune(id) => {
+            let tenant = store.tenant(&on(id)?, manage).await?;
+            json!({"pruned": tenant.prune_log().await?})
+        }
     })
 }
 

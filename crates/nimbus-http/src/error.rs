@@ -205,6 +205,9 @@ impl From<StoreError> for ApiError {
 
 fn store_detail(error: &StoreError) -> Option<Json> {
     Some(match error {
+        StoreError::AtLine { line, source } => {
+            json!({"line": line, "cause": store_detail(source)})
+        }
         StoreError::CapExceeded {
             cap,
             limit,

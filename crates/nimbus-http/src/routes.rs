@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
-use crate::handlers::{debug, documents, health, journal, query, schema, system, tenants};
+use crate::handlers::{debug, documents, health, import, journal, query, schema, system, tenants};
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
 
@@ -40,6 +40,7 @@ fn built() -> Vec<Route> {
     const PATCH: Method = Method::PATCH;
     const DELETE: Method = Method::DELETE;
     const DOCUMENT: &str = "/api/tenants/{tenant}/documents/{table}/{id}";
+    const IMPORT: &str = "/api/tenants/{tenant}/import/{table}/{import}";
     const SCHEMA: &str = "/api/tenants/{tenant}/schema/{table}";
     vec![
         Route::open(GET, "/health", "Whether the server answers.", health::health),
@@ -55,6 +56,10 @@ fn built() -> Vec<Route> {
         Route::new(GET, DOCUMENT, ReadData, "Read a document.", documents::get),
         Route::new(PATCH, DOCUMENT, WriteData, "Set fields of a document; the others stay.", documents::patch),
         Route::new(DELETE, DOCUMENT, WriteData, "Delete a document.", documents::delete),
+
+        Route::new(POST, "/api/tenants/{tenant}/import/{table}", WriteData, "Insert a chunk of an import; sent twice, it is inserted once.", import::chunk),
+        Route::new(GET, IMPORT, ReadData, "Lines of an import that are done.", import::progress),
+        Route::new(DELETE, IMPORT, WriteData, "Forget the progress of an import that is complete.", import::finish),
 
         Route::new(POST, "/api/tenants/{tenant}/query", ReadData, "Run a query.", query::query),
         Route::new(POST, "/api/tenants/{tenant}/query/paginated", ReadData, "Run a query, one page at a time.", query::paginated),

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use nimbus_core::{FieldPath, IndexName, Object, TableName, TenantId, Value};
 use nimbus_storage::{
-    Direction, FieldSchema, FieldType, Filter, FilterOp, IndexSchema, Order, Query, TableSchema,
+    Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, Order, Query,
+    TableSchema,
 };
 use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
@@ -61,6 +62,44 @@ pub(crate) struct InsertDocument {
 impl JsonBody for InsertDocument {
     const EXAMPLE: &'static str =
         r#"{"table":"tasks","fields":{"title":"water the plants","done":false}}"#;
+}
+
+/// Body of `POST import`: a chunk of an import.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImportBody {
+    /// Name of the import: 1 to 128 letters, digits, `.`, `_` or `-`.
+    pub import: String,
+    /// Last line of the source that this chunk covers, blank lines included.
+    pub last_line: u64,
+    /// Documents with their lines, in order; at most 2,000.
+    pub rows: Vec<ImportRowBody>,
+}
+
+/// One document of an import.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImportRowBody {
+    /// Line of the source, from 1.
+    pub line: u64,
+    /// The fields of the new document.
+    pub fields: Fields,
+}
+
+impl ImportBody {
+    /// The rows as the store takes them.
+    pub(crate) fn into_rows(self) -> Vec<ImportRow> {
+        let row = |row: ImportRowBody| ImportRow {
+            line: row.line,
+            fields: row.fields.0,
+        };
+        self.rows.into_iter().map(row).collect()
+    }
+}
+
+impl JsonBody for ImportBody {
+    const EXAMPLE: &'static str =
+        r#"{"import":"cities-1","last_line":1,"rows":[{"line":1,"fields":{"title":"Oslo"}}]}"#;
 }
 
 /// Body of `PATCH document`.

@@ -59,6 +59,15 @@ pub struct Violation {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// A line of an import was refused; nothing of its chunk was inserted.
+    #[error("line {line}: {source}")]
+    AtLine {
+        /// Line in the source, from 1.
+        line: u64,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// The answer would pass a bound.
     #[error("the {cap} cap of {limit} was reached (observed {observed}); {advice}")]
     CapExceeded {
@@ -230,6 +239,7 @@ impl StoreError {
     /// The error's name in the shared vocabulary.
     pub fn code(&self) -> ErrorCode {
         match self {
+            StoreError::AtLine { source, .. } => source.code(),
             StoreError::CapExceeded { .. } => ErrorCode::OpCapExceeded,
             StoreError::Closed => ErrorCode::ServiceUnavailable,
             StoreError::Conflict { .. } => ErrorCode::OpConflict,
@@ -262,6 +272,7 @@ impl StoreError {
     /// What the log should say beyond the outside text.
     pub fn inside(&self) -> Option<String> {
         match self {
+            StoreError::AtLine { source, .. } => source.inside(),
             StoreError::Corrupt { inside }
             | StoreError::OutcomeUnknown { inside, .. }
             | StoreError::StorageFull { inside } => Some(inside.clone()),

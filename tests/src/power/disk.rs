@@ -471,7 +471,13 @@ mod tests {
     #[test]
     fn unsynced_sectors_are_torn_and_reordered() {
         let (first, second) = ([1; 1024], [2; 1024]);
-        let events = [create("a"), sync_dir(1), write(0, &first), sync(3), write(0, &second)];
+        let events = [
+            create("a"),
+            sync_dir(1),
+            write(0, &first),
+            sync(3),
+            write(0, &second),
+        ];
         let found = cuts(&disk(Deaf::Never, &events), "a");
         for (x, y) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
             let wanted = [[x; 512], [y; 512]].concat();
@@ -488,7 +494,13 @@ mod tests {
             from: "a.new",
             to: "a",
         };
-        let events = [create("a.new"), write(0, b"x"), sync(2), sync_dir(3), rename];
+        let events = [
+            create("a.new"),
+            write(0, b"x"),
+            sync(2),
+            sync_dir(3),
+            rename,
+        ];
         let disk = disk(Deaf::Never, &events);
         let mut rng = Rng::new(3);
         for _ in 0..100 {
@@ -500,7 +512,13 @@ mod tests {
     #[test]
     fn truncation_waits_for_its_sync() {
         let truncate = Event::Truncate { file: FILE, len: 1 };
-        let base = [create("a"), write(0, b"xyz"), sync(2), sync_dir(3), truncate];
+        let base = [
+            create("a"),
+            write(0, b"xyz"),
+            sync(2),
+            sync_dir(3),
+            truncate,
+        ];
         let both = [Some(b"xyz".to_vec()), Some(b"x".to_vec())];
         assert_eq!(cuts(&disk(Deaf::Never, &base), "a"), both.into());
         let synced = [&base[..], &[sync(5)]].concat();
@@ -513,7 +531,13 @@ mod tests {
             file: FILE,
             began: 4,
         };
-        let base = [create("a"), sync_dir(1), write(0, b"old"), write(0, b"new"), fail];
+        let base = [
+            create("a"),
+            sync_dir(1),
+            write(0, b"old"),
+            write(0, b"new"),
+            fail,
+        ];
         let again = [&base[..], &[sync(5)]].concat();
         let lost = (0..20).any(|seed| {
             let mut disk = Disk::new(&Image::default(), Deaf::Never, seed);

@@ -64,21 +64,19 @@ impl Image {
     /// The first difference to another image, for messages; `None` when there is none.
     pub fn difference(&self, other: &Image) -> Option<String> {
         let names: BTreeSet<&String> = self.entries.keys().chain(other.entries.keys()).collect();
-        names.into_iter().find_map(|name| {
-            match (self.entries.get(name), other.entries.get(name)) {
+        names.into_iter().find_map(
+            |name| match (self.entries.get(name), other.entries.get(name)) {
                 (Some(a), Some(b)) if a == b => None,
                 (Some(Some(a)), Some(Some(b))) => {
                     let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
                     let (a, b) = (a.len(), b.len());
-                    Some(format!(
-                        "{name}: {a} and {b} bytes, the same up to {same}"
-                    ))
+                    Some(format!("{name}: {a} and {b} bytes, the same up to {same}"))
                 }
                 (Some(_), Some(_)) => Some(format!("{name}: a file and a directory")),
                 (Some(_), None) => Some(format!("{name}: only in the first")),
                 (None, _) => Some(format!("{name}: only in the second")),
-            }
-        })
+            },
+        )
     }
 }
 
@@ -107,7 +105,11 @@ impl Change<'_> {
 
     /// Carries out the parts that lie in sectors for which `kept` holds. A change of length is
     /// one part, in no sector.
-    pub(super) fn apply_where(&self, bytes: &mut Vec<u8>, mut kept: impl FnMut(Option<u64>) -> bool) {
+    pub(super) fn apply_where(
+        &self,
+        bytes: &mut Vec<u8>,
+        mut kept: impl FnMut(Option<u64>) -> bool,
+    ) {
         let Change::Write { at, data } = self else {
             if kept(None) {
                 self.apply(bytes);
@@ -253,7 +255,11 @@ impl<'r> Cut<'r> {
         match self.rng.between(0, 2) {
             0 => None,
             1 => Some(Vec::new()),
-            _ => Some((0..4096).flat_map(|_| self.rng.next_u64().to_be_bytes()).collect()),
+            _ => Some(
+                (0..4096)
+                    .flat_map(|_| self.rng.next_u64().to_be_bytes())
+                    .collect(),
+            ),
         }
     }
 }

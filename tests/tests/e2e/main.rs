@@ -23,6 +23,7 @@ mod full_disk;
 mod group_commit;
 mod network;
 mod power_loss;
+mod proxies;
 mod shutdown;
 mod tenants;
 mod token_file;

@@ -14,7 +14,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use nimbus_e2e::{Finished, Options, Reply, Server};
+use nimbus_e2e::{Finished, Home, Options, Reply, Server};
 use serde_json::Value as Json;
 
 use front::{Front, HOST, Kind, Setting};
@@ -28,9 +28,11 @@ fn ask(address: SocketAddr, target: &str, headers: &str) -> Option<Reply> {
     Wire::open(address).send(request.as_bytes()).reply()
 }
 
-fn audit_lines(server: &Server) -> Vec<Json> {
-    let text = fs::read_to_string(server.home().audit_log()).unwrap_or_default();
-    let lines = text.lines().map(serde_json::from_str);
+fn audit_lines(home: &Home) -> Vec<Json> {
+    let text = fs::read_to_string(home.audit_log()).unwrap_or_default();
+    // What follows the last newline is a line that is just being written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(serde_json::from_str);
     lines.collect::<Result<_, _>>().unwrap()
 }
 
@@ -39,22 +41,49 @@ fn only_the_paths_of_applications_are_forwarded() {
     let server = Server::start(Options::new());
     let bearer = format!("authorization: Bearer {}\r\n", server.home().token());
     let closed = [
-        "/", "/api", "/api/tenants", "/API/tenants", "//api/tenants", "/api/system/shutdown",
-        "/debug/license/status", "/ui", "/ui/", "/ws", "/metrics", "/openapi.json", "/healthx",
-        "/health/x", "/convexx", "/index.html",
+        "/",
+        "/api",
+        "/api/tenants",
+        "/API/tenants",
+        "//api/tenants",
+        "/api/system/shutdown",
+        "/debug/license/status",
+        "/ui",
+        "/ui/",
+        "/ws",
+        "/metrics",
+        "/openapi.json",
+        "/healthx",
+        "/health/x",
+        "/convexx",
+        "/index.html",
     ];
     let unclear = [
-        "/convex/../api/tenants", "/convex/x/../../api/tenants", "/convex/%2e%2e/api/tenants",
-        "/convex/%2E%2E/api/tenants", "/convex/.%2e/api/tenants", "/convex/..;/api/tenants",
-        "/convex/./x", "/convex/..", "/convex/x/..?y", "/convex%2f..%2fapi%2ftenants",
-        "/convex/%2fapi/tenants", "/convex/..\\api\\tenants", "/convex/%5c..%5capi",
-        "/convex/a%00b", "/api/../convex/x",
+        "/convex/../api/tenants",
+        "/convex/x/../../api/tenants",
+        "/convex/%2e%2e/api/tenants",
+        "/convex/%2E%2E/api/tenants",
+        "/convex/.%2e/api/tenants",
+        "/convex/..;/api/tenants",
+        "/convex/./x",
+        "/convex/..",
+        "/convex/x/..?y",
+        "/convex%2f..%2fapi%2ftenants",
+        "/convex/%2fapi/tenants",
+        "/convex/..\\api\\tenants",
+        "/convex/%5c..%5capi",
+        "/convex/a%00b",
+        "/api/../convex/x",
     ];
     for kind in Kind::ALL {
         let front = Front::start(kind, &Setting::plain(server.address()));
         let health = ask(front.address, "/health", "").unwrap().expect(200);
         assert_eq!(health.text(), r#"{"ok":true}"#, "{kind:?}");
-        for path in ["/convex/demo/query", "/convex/a..b?x=/../y", "/convex/%C3%A9"] {
+        for path in [
+            "/convex/demo/query",
+            "/convex/a..b?x=/../y",
+            "/convex/%C3%A9",
+        ] {
             // Nimbus answers, not the proxy: the envelope and the request id are its own.
             let reply = ask(front.address, path, &bearer).unwrap();
             reply.refused(404, "service.route_not_found");
@@ -71,9 +100,7 @@ fn only_the_paths_of_applications_are_forwarded() {
         }
         // Another host name is not served, whatever the path.
         let foreign = "GET /health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
-        let reply = Wire::open(front.address)
-            .send(foreign.as_bytes())
-            .reply();
+        let reply = Wire::open(front.address).send(foreign.as_bytes()).reply();
         assert!(
             reply.is_none_or(|reply| reply.header("x-request-id").is_none()),
             "{kind:?}"
@@ -81,10 +108,10 @@ fn only_the_paths_of_applications_are_forwarded() {
     }
     // Dots that are escaped twice pass a proxy that decodes once. The gate decodes three times.
     let nginx = Front::start(Kind::Nginx, &Setting::plain(server.address()));
-    assert_eq!(audit_lines(&server), [Json::Null; 0]);
+    assert_eq!(audit_lines(server.home()), [Json::Null; 0]);
     let twice = ask(nginx.address, "/convex/%252e%252e/api/tenants", "").unwrap();
     twice.refused(401, "auth.unauthorized");
-    assert_eq!(audit_lines(&server).len(), 1);
+    assert_eq!(audit_lines(server.home()).len(), 1);
 }
 
 #[test]
@@ -119,7 +146,8 @@ fn an_upgrade_reaches_the_server_and_its_bytes_pass_both_ways() {
             assert_eq!(heads.len(), 1, "{kind:?}: {heads:?}");
             let head = &heads[0];
             assert_eq!(head.line, format!("GET {path} HTTP/1.1"), "{kind:?}");
-            assert_eq!(head.values("upgrade"), ["websocket"], "{kind:?}");
+            let upgrade = head.values("upgrade").concat();
+            assert!(upgrade.eq_ignore_ascii_case("websocket"), "{kind:?}");
             let connection = head.values("connection").join(",").to_ascii_lowercase();
             assert!(connection.contains("upgrade"), "{kind:?}: {connection}");
             assert_eq!(head.values("sec-websocket-key"), [KEY], "{kind:?}");
@@ -217,7 +245,7 @@ fn a_forged_address_does_not_reach_the_audit_log() {
     curl.args(["-H", "x-forwarded-for: 203.0.113.9"]);
     curl.arg(format!("{}/api/tenants/x", server.base()));
     Finished::of(&mut curl).expect(0);
-    let lines = audit_lines(&server);
+    let lines = audit_lines(server.home());
     let found: Vec<&str> = lines
         .iter()
         .map(|line| line["clientAddr"].as_str().unwrap())
@@ -241,7 +269,13 @@ fn tls_ends_at_the_proxy() {
         let (secure, plain) = (front.address.port(), front.redirect.port());
         let curl = |arguments: &[&str], url: String| {
             let mut curl = Command::new("curl");
-            curl.args(["-sS", "-o", "/dev/stdout", "-w", " %{http_code} %{redirect_url}"]);
+            curl.args([
+                "-sS",
+                "-o",
+                "/dev/stdout",
+                "-w",
+                " %{http_code} %{redirect_url}",
+            ]);
             curl.arg("--cacert").arg(front.certificate());
             for port in [secure, plain] {
                 let place = format!("{HOST}:{port}:{}", front.address.ip());
@@ -263,11 +297,12 @@ fn tls_ends_at_the_proxy() {
         assert_ne!(old.code, Some(0), "{kind:?} speaks TLS 1.1");
         let plain_text = curl(&[], format!("http://{HOST}:{plain}/convex/x?y=1")).expect(0);
         assert!(
-            plain_text.stdout.contains(" 301 https://") || plain_text.stdout.contains(" 308 https://"),
+            plain_text.stdout.contains(" 301 https://")
+                || plain_text.stdout.contains(" 308 https://"),
             "{kind:?}: {}",
             plain_text.stdout
         );
         assert!(plain_text.stdout.contains("/convex/x?y=1"), "{kind:?}");
     }
-    assert_eq!(audit_lines(&server), [Json::Null; 0]);
+    assert_eq!(audit_lines(server.home()), [Json::Null; 0]);
 }

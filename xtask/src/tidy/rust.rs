@@ -60,7 +60,7 @@ fn printing(file: &File, code: &str) -> Vec<Finding> {
 /// Programs, tests and build scripts talk to the terminal or to cargo.
 fn may_print(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let top = ["bins/", "tests/", "xtask/"]
+    let top = ["bench/", "bins/", "tests/", "xtask/"]
         .iter()
         .any(|dir| path.starts_with(dir));
     let inner = ["/examples/", "/tests/"]

@@ -6,6 +6,7 @@
 pub(crate) mod debug;
 pub(crate) mod documents;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod journal;
 pub(crate) mod query;
 pub(crate) mod schema;

@@ -371,8 +371,12 @@ async fn run_one(tenant: &Arc<TenantInner>, id: u64) -> Result<(), Arc<StoreErro
     let (covered, missed) = {
         let state = tenant.state();
         let durable = state.durable.sequence;
-        let missed = state.committed_between(sequence, durable);
-        (durable <= sequence || state.covers(sequence), missed)
+        if durable > sequence {
+            let missed = state.committed_between(sequence, durable);
+            (state.covers(sequence), missed)
+        } else {
+            (true, Vec::new())
+        }
     };
     let mut registry = tenant.live.lock();
     let Some(group) = registry.groups.get_mut(&id) else {
@@ -454,3 +458,7 @@ async fn evaluate(tenant: &Arc<TenantInner>, query: &Query) -> (LiveResult, Read
         view.reads,
     )
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

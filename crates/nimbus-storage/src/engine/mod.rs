@@ -4,6 +4,7 @@
 //! [`Engine`] keeps tenants open within a budget; [`Tenant`] is where work happens. Nothing
 //! here knows which provider is underneath, who the caller is, or what HTTP is.
 
+mod bulk;
 mod catalog;
 mod check;
 mod commit;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use nimbus_core::{DocumentId, TenantId};
 use tokio::task::JoinHandle;
 
+pub use bulk::{ImportRow, MAX_IMPORT_CHUNK, MAX_IMPORT_NAME};
 pub use catalog::{
     FieldSchema, FieldType, IndexSchema, IndexState, MAX_INDEX_FIELDS, MAX_INDEXES,
     MAX_SCHEMA_FIELDS, TableSchema,

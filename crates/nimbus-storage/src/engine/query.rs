@@ -322,7 +322,11 @@ fn plan_documents(query: &Query) -> Plan {
         let Value::Float64(ms) = f.value else {
             continue;
         };
-        // Saturating: NaN and negatives become 0, which only widens the lower bound.
+        // A NaN is no bound in ticks: it lies above or below every time, by its sign.
+        if ms.is_nan() {
+            continue;
+        }
+        // Saturating: negatives become 0, the least time there is.
         let ticks = (ms * nimbus_core::id::TICKS_PER_MS as f64).floor() as u64;
         match f.op {
             FilterOp::Eq | FilterOp::Gt | FilterOp::Gte => {

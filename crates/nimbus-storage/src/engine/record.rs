@@ -114,8 +114,8 @@ fn push_image(space: Keyspace, value: Option<&Bytes>, limit: usize, out: &mut St
         out.push_str(&format!("\",\"size\":{}}}", value.len()));
         return;
     }
-    // Documents and meta rows are JSON objects already; anything else is wrapped.
-    let text = matches!(space, Keyspace::Docs | Keyspace::Meta)
+    // Documents, meta and job rows are JSON objects already; anything else is wrapped.
+    let text = matches!(space, Keyspace::Docs | Keyspace::Meta | Keyspace::Jobs)
         .then(|| std::str::from_utf8(value).ok())
         .flatten()
         .filter(|t| t.starts_with('{') && !t.starts_with("{\"$"));

@@ -37,28 +37,23 @@ fn record(synchronous: &str) -> Vec<u8> {
     let mut shell = command.spawn().expect("sqlite3 runs");
     let mut input = shell.stdin.take().unwrap();
     let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
-    let mut ask = |sql: String, answer: &str| {
+    let mut ask = |sql: &str| -> String {
         writeln!(input, "{sql}\nSELECT 'end';").unwrap();
-        let found = lines.by_ref().map(Result::unwrap);
-        let found: Vec<String> = found.take_while(|line| line != "end").collect();
-        assert_eq!(found.concat(), answer, "{sql}");
+        let answer = lines.by_ref().map(Result::unwrap);
+        answer.take_while(|line| line != "end").collect()
     };
-    ask("PRAGMA journal_mode=WAL;".into(), "wal");
-    ask("PRAGMA synchronous=FULL;".into(), "");
-    ask(
-        "CREATE TABLE t(n INTEGER PRIMARY KEY, v);".into(),
-        "",
-    );
-    ask("PRAGMA wal_checkpoint(TRUNCATE);".into(), "0|0|0");
-    ask(format!("PRAGMA synchronous={synchronous};"), "");
+    assert_eq!(ask("PRAGMA journal_mode=WAL;"), "wal");
+    ask("PRAGMA synchronous=FULL;");
+    ask("CREATE TABLE t(n INTEGER PRIMARY KEY, v);");
+    assert_eq!(ask("PRAGMA wal_checkpoint(TRUNCATE);"), "0|0|0");
+    ask(&format!("PRAGMA synchronous={synchronous};"));
     for n in 1..=ROWS {
         recorder.mark(ASKED, n);
-        ask(format!("INSERT INTO t VALUES({n}, randomblob(3000));"), "");
+        let error = ask(&format!("INSERT INTO t VALUES({n}, randomblob(3000));"));
+        assert_eq!(error, "");
         recorder.mark(ANSWERED, n);
         if n % 25 == 0 {
-            let sql = "PRAGMA wal_checkpoint(PASSIVE);";
-            writeln!(input, "{sql}\nSELECT 'end';").unwrap();
-            assert!(lines.by_ref().map(Result::unwrap).any(|line| line == "end"));
+            ask("PRAGMA wal_checkpoint(PASSIVE);");
         }
     }
     drop(input);
@@ -114,7 +109,10 @@ fn cut(bytes: &[u8], deaf: Deaf) -> Seen {
             let expected: Vec<u64> = (1..=rows.len() as u64).collect();
             *rows == expected && rows.len() as u64 <= asked
         });
-        (whole, rows.is_some_and(|rows| rows.len() as u64 >= answered))
+        (
+            whole,
+            rows.is_some_and(|rows| rows.len() as u64 >= answered),
+        )
     });
     Seen {
         shorter: outcomes.iter().filter(|o| **o == (true, false)).count(),

@@ -245,14 +245,8 @@ fn nginx(text: &str, setting: &Setting, place: &Place<'_>) -> Command {
                     "listen 443 ssl default_server;",
                     &format!("listen {own} ssl default_server;"),
                 ),
-                (
-                    "listen 443 ssl http2;",
-                    &format!("listen {own} ssl http2;"),
-                ),
-                (
-                    "/etc/ssl/nimbus/fullchain.pem",
-                    &place.path("cert.pem"),
-                ),
+                ("listen 443 ssl http2;", &format!("listen {own} ssl http2;")),
+                ("/etc/ssl/nimbus/fullchain.pem", &place.path("cert.pem")),
                 ("/etc/ssl/nimbus/privkey.pem", &place.path("key.pem")),
                 (
                     "listen 80 default_server;",
@@ -276,10 +270,7 @@ fn nginx(text: &str, setting: &Setting, place: &Place<'_>) -> Command {
                     "    ssl_certificate     /etc/ssl/nimbus/fullchain.pem;\n",
                     "",
                 ),
-                (
-                    "    ssl_certificate_key /etc/ssl/nimbus/privkey.pem;\n",
-                    "",
-                ),
+                ("    ssl_certificate_key /etc/ssl/nimbus/privkey.pem;\n", ""),
                 ("listen 80;", &format!("listen {plain};")),
             ],
         )
@@ -345,13 +336,11 @@ fn caddy(text: &str, setting: &Setting, place: &Place<'_>) -> Command {
     let (own, plain) = (place.address, place.redirect);
     let (port, plain_port) = (own.port(), plain.port());
     // The admin listener is off and nothing is asked of a certificate authority.
-    let options = format!(
-        "{{\n\tadmin off\n\tdefault_bind {}\n\thttp_port {plain_port}\n\thttps_port {port}\n",
-        own.ip()
-    );
+    let options = format!("{{\n\tadmin off\n\tdefault_bind {}\n", own.ip());
     let (options, site) = if setting.tls {
+        let ports = format!("\thttp_port {plain_port}\n\thttps_port {port}\n");
         let (cert, key) = (place.path("cert.pem"), place.path("key.pem"));
-        (options, format!("{HOST} {{\n\ttls {cert} {key}\n"))
+        (options + &ports, format!("{HOST} {{\n\ttls {cert} {key}\n"))
     } else {
         (
             options + "\tauto_https off\n",
@@ -380,8 +369,23 @@ fn make_certificate(dir: &Path) {
     let names = format!("subjectAltName=DNS:{HOST}");
     let mut command = Command::new("openssl");
     command.current_dir(dir).args([
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
-        "2", "-subj", &subject, "-addext", &names, "-keyout", "key.pem", "-out", "cert.pem",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        &subject,
+        "-addext",
+        &names,
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
     ]);
     let output = command.output().expect("openssl is installed");
     assert!(

@@ -1,7 +1,7 @@
-//! A stand-in for Nimbus that shows what a proxy sends on, and answers an upgrade with 101 and an
-//! echo.
+//! Stand-ins: an upstream that shows what a proxy sends on and answers an upgrade with 101 and an
+//! echo, and a proxy with a fault that must be found.
 //!
-//! It must not know proxies.
+//! It must not know the real proxies.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -85,7 +85,8 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>) -> std::io::Result<()
         };
         let head = String::from_utf8_lossy(&unread[..end]).into_owned();
         unread.drain(..end);
-        let upgrade = Head::parse(&head).values("upgrade") == ["websocket"];
+        let upgrade = Head::parse(&head).values("upgrade").concat();
+        let upgrade = upgrade.eq_ignore_ascii_case("websocket");
         seen.lock().unwrap().push(head);
         if upgrade {
             let answer = format!(
@@ -111,4 +112,54 @@ fn more(stream: &mut TcpStream, unread: &mut Vec<u8>) -> std::io::Result<bool> {
     let count = stream.read(&mut buffer)?;
     unread.extend_from_slice(&buffer[..count]);
     Ok(count > 0)
+}
+
+/// A proxy with a fault: it takes `x-length` for the length of a body, which the server does not.
+#[derive(Debug)]
+pub struct Liar {
+    pub address: SocketAddr,
+}
+
+impl Liar {
+    /// Forwards to `upstream`, one answer for each request that it believes in.
+    pub fn start(upstream: SocketAddr) -> Liar {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || forward(client, upstream));
+            }
+        });
+        Liar { address }
+    }
+}
+
+fn forward(mut client: TcpStream, upstream: SocketAddr) -> std::io::Result<()> {
+    let (mut unread, mut answers) = (Vec::new(), Vec::new());
+    let mut server = TcpStream::connect(upstream)?;
+    loop {
+        let request = whole(&mut client, &mut unread, "x-length")?;
+        server.write_all(&request)?;
+        let answer = whole(&mut server, &mut answers, "content-length")?;
+        client.write_all(&answer)?;
+    }
+}
+
+/// One message whose body is as long as `length` says.
+fn whole(stream: &mut TcpStream, unread: &mut Vec<u8>, length: &str) -> std::io::Result<Vec<u8>> {
+    loop {
+        if let Some(at) = unread.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = Head::parse(&String::from_utf8_lossy(&unread[..at]));
+            let body = head
+                .values(length)
+                .first()
+                .map_or(0, |n| n.parse().unwrap());
+            if unread.len() >= at + 4 + body {
+                return Ok(unread.drain(..at + 4 + body).collect());
+            }
+        }
+        if !more(stream, unread)? {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }

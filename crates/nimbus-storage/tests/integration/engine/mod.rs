@@ -5,6 +5,8 @@ mod committer;
 mod history;
 mod isolation;
 mod live;
+mod long_keys;
 mod outcomes;
+mod queries;
 mod stage;
 mod support;

@@ -1,0 +1,77 @@
+//! Writes documents as JSON lines or CSV. It must not know where they come from.
+
+use std::io::{BufWriter, Write};
+
+use nimbus_core::{Object, Value};
+
+use super::Output;
+use crate::cli::FileFormat;
+
+/// Where exported documents go.
+pub(crate) enum Sink<'a> {
+    /// One object a line.
+    Jsonl(BufWriter<Output<'a>>),
+    /// Records under a header.
+    Csv {
+        records: Box<csv::Writer<Output<'a>>>,
+        columns: Vec<String>,
+    },
+}
+
+impl<'a> Sink<'a> {
+    /// Starts a file; a CSV file's header is written at once.
+    pub(crate) fn new(
+        format: FileFormat,
+        columns: Vec<String>,
+        out: Output<'a>,
+    ) -> anyhow::Result<Sink<'a>> {
+        Ok(match format {
+            FileFormat::Jsonl => Sink::Jsonl(BufWriter::with_capacity(256 * 1024, out)),
+            FileFormat::Csv => {
+                let mut records = csv::Writer::from_writer(out);
+                records.write_record(&columns)?;
+                Sink::Csv {
+                    records: Box::new(records),
+                    columns,
+                }
+            }
+        })
+    }
+
+    /// Writes one document.
+    pub(crate) fn write(&mut self, document: &Object) -> anyhow::Result<()> {
+        match self {
+            Sink::Jsonl(out) => {
+                let mut text = String::new();
+                nimbus_core::value::write_object_json(document, &mut text);
+                text.push('\n');
+                out.write_all(text.as_bytes())?;
+            }
+            Sink::Csv { records, columns } => {
+                let cells = columns
+                    .iter()
+                    .map(|name| document.get(name).map(cell).unwrap_or_default());
+                records.write_record(cells)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is buffered.
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Sink::Jsonl(mut out) => out.flush()?,
+            Sink::Csv { mut records, .. } => records.flush()?,
+        }
+        Ok(())
+    }
+}
+
+/// A string as it is, null as nothing, anything else as JSON.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_json(),
+    }
+}

@@ -1,0 +1,101 @@
+//! Where tenants are: on a running server, or in a data directory that nobody holds.
+//!
+//! Commands ask one `Backend`. Offline, too, the store is reached through its door: whoever can
+//! read the token file is the operator.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use nimbus_auth::{Authenticated, Environment, TokenFile};
+use nimbus_http::Store;
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::provider::lock::{DataDirLock, LockError};
+use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
+use nimbus_storage::{Engine, EngineOptions};
+
+use crate::cli::Place;
+use crate::remote::Remote;
+use crate::settings;
+
+/// What answers a command.
+pub(crate) enum Backend {
+    /// A running server.
+    Server(Remote),
+    /// The data directory itself.
+    Offline(Offline),
+}
+
+/// A store of our own, with the directory's lock held.
+pub(crate) struct Offline {
+    pub(crate) store: Store,
+    pub(crate) caller: Authenticated,
+    engine: Engine,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    _locks: (DataDirLock, Option<DataDirLock>),
+}
+
+impl Backend {
+    /// Finds the server or opens the directory.
+    pub(crate) fn open(place: Place) -> anyhow::Result<Backend> {
+        let env = &settings::process_environment;
+        let url = place
+            .url
+            .or_else(|| env("NIMBUS_URL").filter(|_| place.data_dir.is_none()));
+        if let Some(url) = url {
+            return Ok(Backend::Server(Remote::new(&url)?));
+        }
+        let file = settings::persistence(None, env)?;
+        let (data, control) =
+            settings::directories(place.data_dir, place.control_data_dir, &file, env);
+        if !data.is_dir() {
+            bail!(
+                "{} is not a directory; name the data directory with --data-dir or the server with --url",
+                data.display()
+            );
+        }
+        match DataDirLock::acquire(&data) {
+            Ok(lock) => Ok(Backend::Offline(Offline::open(&data, &control, lock)?)),
+            Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
+                Some(address) => Ok(Backend::Server(Remote::new(&format!("http://{address}"))?)),
+                None => bail!(
+                    "{} is held by a process that does not listen; try again, or stop it",
+                    path.display()
+                ),
+            },
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Finishes what was begun and lets go of the directory.
+    pub(crate) fn close(self) -> anyhow::Result<()> {
+        match self {
+            Backend::Server(_) => Ok(()),
+            Backend::Offline(offline) => Ok(offline.runtime.block_on(offline.engine.close())?),
+        }
+    }
+}
+
+impl Offline {
+    fn open(data: &Path, control: &Path, lock: DataDirLock) -> anyhow::Result<Offline> {
+        let apart = !settings::same_directory(control, data);
+        let control_lock = apart.then(|| DataDirLock::acquire(control)).transpose()?;
+        let token = TokenFile::load_or_create(&Environment::system().token_path()?)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let control = Arc::new(ControlDb::open(control)?);
+        let provider = SqliteProvider::open(SqliteOptions::new(data), control)
+            .with_context(|| format!("opening the tenants in {}", data.display()))?;
+        let engine = Engine::new(Arc::new(provider), EngineOptions::default());
+        drop(entered);
+        Ok(Offline {
+            store: Store::new(engine.clone()),
+            caller: Authenticated::local_operator(&token),
+            engine,
+            runtime,
+            _locks: (lock, control_lock),
+        })
+    }
+}
