@@ -45,11 +45,12 @@ pub(crate) fn stored(rng: &mut Rng, number: u64) -> String {
     )
 }
 
-/// The schema of the table: two typed fields and three indexes.
+/// The schema of the table: three typed fields and three indexes.
 pub(crate) fn schema() -> Value {
     json!({
         "table": TABLE,
         "fields": [
+            { "name": "email", "field_type": "string", "required": true },
             { "name": "rank", "field_type": "number", "required": true },
             { "name": "team", "field_type": "string", "required": true },
         ],

@@ -11,6 +11,9 @@ use ureq::http::Request;
 /// Longest time for one call.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a connection is kept for another call: less than the server keeps it.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+
 /// A client of one server. Each clone shares its connections.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -38,6 +41,7 @@ impl Client {
             .max_redirects(0)
             .proxy(None)
             .timeout_global(Some(CALL_LIMIT))
+            .max_idle_age(IDLE_LIMIT)
             .build();
         Client {
             agent: config.new_agent(),

@@ -99,6 +99,7 @@ impl Connection {
     fn more(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => self.more(),
             Ok(0) => false,
             Ok(count) => {
                 self.unread.extend_from_slice(&buffer[..count]);

@@ -2,7 +2,8 @@
 //! Must not know what the needs are for beyond one line each.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -38,7 +39,7 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 16] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -57,11 +58,25 @@ const NEEDS: [Need; 11] = [
         "perl -MFile::Compare -MFindBin -MIPC::Cmd -e 1",
     ),
     need("pkg-config", Scope::Build, "command -v pkg-config"),
+    // The proxies are in /usr/sbin, which is not on every user's path.
+    need("caddy", Scope::Test, "command -v caddy"),
     need("curl", Scope::Test, "command -v curl"),
+    need(
+        "haproxy",
+        Scope::Test,
+        "PATH=$PATH:/usr/sbin command -v haproxy",
+    ),
     need("jq", Scope::Test, "command -v jq"),
+    need(
+        "nginx",
+        Scope::Test,
+        "PATH=$PATH:/usr/sbin command -v nginx",
+    ),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
+    need("openssl", Scope::Test, "command -v openssl"),
     need("sqlite3", Scope::Test, "command -v sqlite3"),
     need("strace", Scope::Test, "command -v strace"),
+    need("systemd", Scope::Test, "command -v systemd-analyze"),
 ];
 
 /// The oldest nextest that understands `.config/nextest.toml`, and the one that is installed.
@@ -120,12 +135,52 @@ fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
 fn apt_install(packages: &[&str], scope: Scope) -> Result<()> {
     println!("setup: installing {}", packages.join(" "));
     shell::run(&mut apt(&["update"]))?;
+    let quiet = NoDaemons::hold()?;
     shell::run(apt(&["install", "-y", "--no-install-recommends"]).args(packages))?;
+    drop(quiet);
     let still = missing(scope);
     if !still.is_empty() {
         bail!("apt-get succeeded, but still missing: {}", still.join(" "));
     }
     Ok(())
+}
+
+/// Packages that bring a daemon do not start it while this lives: the tests run the proxies
+/// themselves, and a machine that builds should not begin to listen on port 80.
+struct NoDaemons {
+    /// Whether the policy is ours to remove.
+    ours: bool,
+}
+
+impl NoDaemons {
+    /// Asked by Debian's packages before they start anything (`/usr/share/doc/sysv-rc`).
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn hold() -> Result<NoDaemons> {
+        let policy = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(NoDaemons::POLICY);
+        match policy {
+            // 101: not allowed.
+            Ok(mut file) => file.write_all(b"#!/bin/sh\nexit 101\n")?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(NoDaemons { ours: false });
+            }
+            Err(e) => return Err(e).context(NoDaemons::POLICY),
+        }
+        Ok(NoDaemons { ours: true })
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if self.ours {
+            // Whoever removed it before us wanted the same.
+            let _ = fs::remove_file(NoDaemons::POLICY);
+        }
+    }
 }
 
 fn apt(args: &[&str]) -> Command {

@@ -28,7 +28,7 @@ pub enum Deaf {
     ToAll,
     /// Those of directories.
     ToDirectories,
-    /// Those of files whose name ends so.
+    /// Those of files whose name contains this.
     ToFiles(&'static str),
 }
 
@@ -249,7 +249,7 @@ impl<'a> Disk<'a> {
         let file = self.file(id);
         match deaf {
             Deaf::ToAll => return,
-            Deaf::ToFiles(end) if file.path.ends_with(end) => return,
+            Deaf::ToFiles(part) if file.path.contains(part) => return,
             _ => {}
         }
         for (_, change) in file.take_covered(process, began) {

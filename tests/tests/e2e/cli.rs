@@ -133,6 +133,9 @@ fn every_command_has_help_and_a_version() {
             assert!(help.stdout.contains(&wanted), "{wanted}: {}", help.stdout);
         }
     }
+    let bare = home.run([""; 0]).expect(2);
+    assert_eq!(bare.stdout, "");
+    assert!(bare.stderr.contains("Usage: nimbus <COMMAND>"));
     let version = home.run(["--version"]).expect(0).stdout;
     assert!(version.starts_with("nimbus 0."), "{version}");
     // Every flag of the server names its variable, so that the help is the reference.

@@ -190,6 +190,32 @@ fn settings_of_a_provider_that_is_not_selected_are_refused() {
 }
 
 #[test]
+fn a_provider_takes_its_own_settings_only() {
+    let home = Arc::new(Home::new());
+    for (provider, own, other) in [
+        ("redb", "", "--postgres-url"),
+        ("redb", "", "--libsql-replica-cache-dir"),
+        ("postgres", "--postgres-url", "--mysql-url"),
+        ("mysql", "--mysql-url", "--libsql-url"),
+        ("libsql-replica", "--libsql-url", "--postgres-url"),
+    ] {
+        let mut args = vec!["--tenant-provider", provider];
+        if !own.is_empty() {
+            args.extend([own, "http://localhost:1"]);
+        }
+        // With nothing else wrong, the provider itself is what this version does not have.
+        let finished = Server::refused(Options::new().home(&home).args(&args));
+        assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+        finished.says(&[provider, "not available"]);
+        args.extend([other, "http://localhost:2"]);
+        let finished = Server::refused(Options::new().home(&home).args(&args));
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        finished.says(&[other, provider]);
+        assert!(!home.data_dir().exists(), "{provider}");
+    }
+}
+
+#[test]
 fn values_that_make_no_sense_are_refused() {
     let home = Arc::new(Home::new());
     let cases: &[&[&str]] = &[

@@ -91,7 +91,7 @@ fn write(client: &Client, writer: u64, barrier: &Barrier) -> u64 {
     barrier.wait();
     let mut refused = 0;
     for round in 0..ROUNDS {
-        let invalid = (writer + round) % 16 == 0;
+        let invalid = (writer + round).is_multiple_of(16);
         let n = if invalid {
             json!("not a number")
         } else {

@@ -6,6 +6,7 @@
 //! around the gate. This room must not know which routes exist.
 
 use nimbus_auth::RouteFamily;
+use nimbus_auth::token::TOKEN_PREFIX;
 use nimbus_core::TenantId;
 
 /// First path segments that need the admin token (design section 7).
@@ -180,13 +181,15 @@ fn refusal(path: &[u8]) -> Option<&'static str> {
     dotted.then_some("the path has a `..` segment")
 }
 
-/// The tenant of `/api/tenants/{t}...` or `/debug/tenants/{t}...`, if it could be one.
+/// The tenant of `/api/tenants/{t}...` or `/debug/tenants/{t}...`, if it could be one. A token
+/// pasted there by mistake has the form of a tenant id, too, and must not reach the audit log.
 fn tenant(path: &[u8]) -> Option<TenantId> {
     let text = std::str::from_utf8(path).ok()?;
     let mut segments = text.split('/').filter(|segment| !segment.is_empty());
     let (first, second, third) = (segments.next()?, segments.next()?, segments.next()?);
     let under = matches!(first, "api" | "debug") && second == "tenants";
-    under.then(|| third.parse().ok()).flatten()
+    let named = under && !third.contains(TOKEN_PREFIX);
+    named.then(|| third.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -305,6 +308,8 @@ mod tests {
             ("/api/tenants/%61cme/query", NativeApi, Some("acme")),
             ("/api/tenants/_evil/query", NativeApi, None),
             ("/api/tenants/a%20b", NativeApi, None),
+            ("/api/tenants/nimbus_at_AAAA", NativeApi, None),
+            ("/api/tenants/%6eimbus_at_AAAA", NativeApi, None),
             ("/api/admin/deploy", DeployAdmin, None),
             ("/debug/tenants/acme/consistency", Debug, Some("acme")),
             ("/metrics", Debug, None),

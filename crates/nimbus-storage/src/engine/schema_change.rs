@@ -327,7 +327,8 @@ async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> 
         }
         let sequence = view.read_sequence;
         drop(view);
-        if log::maintain(tenant, reads, sequence, writes).await? {
+        let okk = log::maintain(tenant, reads, sequence, writes).await?; eprintln!("fill {} at {} ok {} head {:?} dur {:?}", rows.len(), sequence, okk, tenant.state().head.sequence, tenant.state().durable.sequence);
+ if okk {
             remaining = next;
             tenant
                 .counters

@@ -116,18 +116,14 @@ impl DataDirLock {
     /// `Held` if someone else has it, `NotADirectory`, `NotWritable`, `NotRegular` for a symbolic link in the
     /// lock file's place, `Io`.
     pub fn acquire(dir: &Path) -> Result<DataDirLock, LockError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(files::PRIVATE_DIR)
-            .create(dir)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-                    LockError::NotADirectory {
-                        path: dir.to_owned(),
-                    }
+        create_dir(dir).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                LockError::NotADirectory {
+                    path: dir.to_owned(),
                 }
-                _ => classify(dir, e),
-            })?;
+            }
+            _ => classify(dir, e),
+        })?;
         let path = dir.join(LOCK_FILE);
         let file = files::open_or_create(&path).map_err(|e| classify(&path, e))?;
         lock_exclusive(&path, &file)?;
@@ -212,6 +208,34 @@ fn lock_exclusive(path: &Path, file: &File) -> Result<(), LockError> {
     Ok(())
 }
 
+/// Creates a directory and the parents that are missing, durably: files can be synced as often
+/// as one likes, a power cut takes them all along with a directory whose own name was not.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = dir.ancestors().take_while(absent).collect();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(files::PRIVATE_DIR)
+        .create(dir)?;
+    for made in &missing {
+        files::sync_dir(parent(made))?;
+    }
+    if missing.is_empty() {
+        // A crash may have come between the creation and its sync. The parent of a directory
+        // that somebody else made may be closed to us, and then it is theirs to sync.
+        let _ = files::sync_dir(parent(dir));
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
 fn content(file: &File) -> Option<Holder> {
     let mut text = Vec::new();
     file.take(MAX_CONTENT).read_to_end(&mut text).ok()?;
@@ -264,6 +288,21 @@ mod tests {
         assert_eq!(mode(&dir), 0o700);
         assert_eq!(mode(&root.path().join("a")), 0o700);
         assert_eq!(mode(&dir.join(LOCK_FILE)), 0o600);
+    }
+
+    #[test]
+    fn parents_are_found_for_any_spelling() {
+        for (path, expected) in [
+            ("/a/b", "/a"),
+            ("/a", "/"),
+            ("/", "/"),
+            ("a/b", "a"),
+            ("a", "."),
+            ("./a", "."),
+            ("a/", "."),
+        ] {
+            assert_eq!(parent(Path::new(path)), Path::new(expected), "{path}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod sqlite;
 use std::path::Path;
 use std::sync::Mutex;
 
+use nimbus_e2e::Client;
+use serde_json::Value as Json;
 use tempfile::TempDir;
 
 /// Mark before a request is sent; its number names the request.
@@ -30,6 +32,40 @@ fn scratch() -> TempDir {
     let prefix = "nimbus-power-";
     TempDir::with_prefix_in(prefix, memory)
         .unwrap_or_else(|_| TempDir::with_prefix(prefix).unwrap())
+}
+
+/// Reads something; anything but 200 is a text about it.
+fn read(client: &Client, path: &str) -> Result<Json, String> {
+    let reply = client.send("GET", path, None)?;
+    if reply.status == 200 {
+        return Ok(reply.json());
+    }
+    Err(format!("{path}: {} {}", reply.status, reply.text()))
+}
+
+/// The documents of a table.
+fn documents(client: &Client, tenant: &str, table: &str) -> Result<Vec<Json>, String> {
+    let path = format!("/api/tenants/{tenant}/documents/{table}");
+    match read(client, &path)?["data"].take() {
+        Json::Array(documents) => Ok(documents),
+        other => Err(format!("{path}: {other}")),
+    }
+}
+
+/// The ids of the tenants.
+fn tenants(client: &Client) -> Result<Vec<String>, String> {
+    let list = read(client, "/api/tenants")?;
+    let ids = list["tenants"].as_array().unwrap().iter();
+    Ok(ids.map(|id| id.as_str().unwrap().to_owned()).collect())
+}
+
+/// Whether documents, indexes and commit log agree.
+fn consistent(client: &Client, tenant: &str) -> Result<(), String> {
+    let report = read(client, &format!("/debug/tenants/{tenant}/consistency"))?;
+    if report["ok"] == true {
+        return Ok(());
+    }
+    Err(format!("{report:#}"))
 }
 
 /// A number from the environment, by which `cargo xtask soak` lengthens a run.

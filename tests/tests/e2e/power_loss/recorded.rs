@@ -16,10 +16,10 @@ use nimbus_e2e::power::{Disk, Image, Process, Recorder, log};
 use nimbus_e2e::{Client, Home, Rng};
 use serde_json::{Value as Json, json};
 
-use super::{ANSWERED, ASKED, scratch};
+use super::{ANSWERED, ASKED, read, scratch};
 
-/// The tenants that the writers share.
-pub(super) const TENANTS: [&str; 2] = ["left", "right"];
+/// Two tenants that the writers share, and one whose log is made to start over.
+pub(super) const TENANTS: [&str; 3] = ["left", "right", "heavy"];
 /// The table they write to.
 pub(super) const TABLE: &str = "notes";
 /// The indexes of the declarations that follow each other, per declaration.
@@ -27,8 +27,8 @@ const DECLARATIONS: [&[&str]; 4] = [&["owner"], &["owner", "key"], &["key"], &["
 /// Microseconds by which a sync takes longer, so that commits meet as on a disk.
 const SYNC: u32 = 700;
 const WRITERS: u64 = 8;
-/// The server is stopped and started between two parts.
-const PARTS: u64 = 2;
+/// The server is stopped and started between the parts, which have so many fifths of the work.
+const PARTS: [u64; 2] = [1, 4];
 
 /// A request, and whether it was acknowledged.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Commit {
     pub(super) sequence: u64,
+    /// Of the stored record, which names the hash of the one before.
+    pub(super) hash: String,
     pub(super) changes: Vec<(String, Option<Json>)>,
 }
 
@@ -99,14 +101,15 @@ impl Run {
 /// The names of the indexes of a declaration.
 pub(super) fn index_names(declaration: usize) -> BTreeSet<String> {
     let fields = DECLARATIONS[declaration % DECLARATIONS.len()].iter();
-    fields.map(|field| format!("by_{field}_{declaration}")).collect()
+    fields
+        .map(|field| format!("by_{field}_{declaration}"))
+        .collect()
 }
 
 fn declaration(number: usize) -> Json {
     let fields = DECLARATIONS[number % DECLARATIONS.len()].iter();
-    let indexes = fields.map(|field| {
-        json!({"name": format!("by_{field}_{number}"), "fields": [field]})
-    });
+    let indexes =
+        fields.map(|field| json!({"name": format!("by_{field}_{number}"), "fields": [field]}));
     json!({
         "table": TABLE,
         "fields": [
@@ -149,18 +152,21 @@ pub(super) fn run(durability: &'static str, transactions: u64, seed: u64) -> Run
     };
     let actors = Actors {
         recorder: &place.recorder,
+        heavy_log: place.disk.join("data/heavy.sqlite3-wal"),
         attempts: Mutex::default(),
         next: AtomicUsize::new(0),
     };
     let mut writers: Vec<Writer> = (0..WRITERS).map(|n| Writer::new(n, seed)).collect();
     let mut journals = BTreeMap::new();
-    for part in 0..PARTS {
+    for (part, fifths) in PARTS.into_iter().enumerate() {
         let server = place.start();
         let client = server.client(&place.home.token());
-        actors.part(part, &client, &mut writers, transactions / PARTS / WRITERS);
-        if part + 1 == PARTS {
+        let share = transactions * fifths / 5 / WRITERS;
+        actors.part(part, &client, &mut writers, share);
+        if part + 1 == PARTS.len() {
             for tenant in TENANTS {
-                journals.insert(tenant, journal(&client, tenant));
+                journals.insert(tenant, journal(&client, tenant).unwrap());
+                // The heavy one is empty again.
                 let known = writers.iter().filter(|w| w.tenant == tenant);
                 check_end(&client, tenant, known.flat_map(|w| &w.documents).collect());
             }
@@ -205,7 +211,8 @@ fn check_end(client: &Client, tenant: &'static str, known: BTreeMap<&String, &us
         let id = document["_id"].as_str().unwrap().to_owned();
         found.insert(id, number_of(&document));
     }
-    let known: BTreeMap<String, usize> = known.into_iter().map(|(id, n)| (id.clone(), *n)).collect();
+    let known: BTreeMap<String, usize> =
+        known.into_iter().map(|(id, n)| (id.clone(), *n)).collect();
     assert_eq!(found, known, "{tenant}");
     client.check_consistency(tenant);
 }
@@ -216,12 +223,13 @@ fn number_of(document: &Json) -> usize {
     number as usize
 }
 
-fn journal(client: &Client, tenant: &str) -> Vec<Commit> {
+/// Reads the journal of a tenant from its start.
+pub(super) fn journal(client: &Client, tenant: &str) -> Result<Vec<Commit>, String> {
     let mut commits = Vec::new();
     let mut after = 0;
     loop {
-        let path = format!("/api/tenants/{tenant}/journal?after={after}&limit=100");
-        let page = client.get(&path).expect(200).json();
+        let path = format!("/api/tenants/{tenant}/journal?after={after}&limit=1000");
+        let page = read(client, &path)?;
         for record in page["records"].as_array().unwrap() {
             let sequence = record["sequence"].as_u64().unwrap();
             assert_eq!(sequence, commits.len() as u64 + 1, "a gap in the journal");
@@ -232,11 +240,12 @@ fn journal(client: &Client, tenant: &str) -> Vec<Commit> {
             });
             commits.push(Commit {
                 sequence,
+                hash: record["integrity_sha256"].as_str().unwrap().to_owned(),
                 changes: changes.collect(),
             });
         }
         if page["has_more"] == false {
-            return commits;
+            return Ok(commits);
         }
         after = page["next_cursor"].as_u64().unwrap();
     }
@@ -288,13 +297,14 @@ fn with_deletions(
 /// What all actors share.
 struct Actors<'a> {
     recorder: &'a Recorder,
+    heavy_log: PathBuf,
     attempts: Mutex<BTreeMap<usize, Attempt>>,
     next: AtomicUsize,
 }
 
 impl Actors<'_> {
     /// Lets everybody do their share of one part.
-    fn part(&self, part: u64, client: &Client, writers: &mut [Writer], share: u64) {
+    fn part(&self, part: usize, client: &Client, writers: &mut [Writer], share: u64) {
         if part == 0 {
             for tenant in TENANTS {
                 self.create(client, tenant);
@@ -311,10 +321,11 @@ impl Actors<'_> {
                 });
             }
             scope.spawn(move || self.come_and_go(part, &client.apart()));
+            scope.spawn(move || self.press(&client.apart()));
             scope.spawn(move || {
                 let client = client.apart();
                 for n in 1..=4 {
-                    self.declare(&client, usize::try_from(part * 4 + n).unwrap());
+                    self.declare(&client, part * 4 + n);
                 }
             });
         });
@@ -338,7 +349,12 @@ impl Actors<'_> {
             request,
             acknowledged,
         };
-        assert!(acknowledged, "{attempt:?}: {} {}", reply.status, reply.text());
+        assert!(
+            acknowledged,
+            "{attempt:?}: {} {}",
+            reply.status,
+            reply.text()
+        );
         let id = (!reply.body.is_empty()).then(|| reply.json()["id"].clone());
         self.attempts.lock().unwrap().insert(number, attempt);
         (number, id.and_then(|id| id.as_str().map(str::to_owned)))
@@ -358,7 +374,7 @@ impl Actors<'_> {
     }
 
     /// Creates tenants with a document each; every second one is pruned and deleted.
-    fn come_and_go(&self, part: u64, client: &Client) {
+    fn come_and_go(&self, part: usize, client: &Client) {
         for n in 0..6 {
             let tenant = format!("passing-{part}-{n}");
             self.create(client, &tenant);
@@ -372,6 +388,39 @@ impl Actors<'_> {
                 self.attempt(Request::DeleteTenant(tenant), 204, |_| client.delete(&path));
             }
         }
+    }
+
+    /// Writes until the log is checkpointed (4 MiB) and starts over, then deletes all of it.
+    fn press(&self, client: &Client) {
+        let path = format!("/api/tenants/{}/documents", TENANTS[2]);
+        let insert = |len: usize| {
+            let (_, id) = self.attempt(Request::Write, 201, |number| {
+                let text = "heavy ".repeat(len / 6);
+                let fields = json!({"op": number, "owner": "heavy", "key": "k", "text": text});
+                client.post(&path, &json!({"table": TABLE, "fields": fields}))
+            });
+            id.unwrap()
+        };
+        let mut ids: Vec<String> = (0..40).map(|_| insert(60_000)).collect();
+        let before = self.log_generation();
+        for _ in 0..100 {
+            ids.push(insert(100));
+            if self.log_generation() != before {
+                break;
+            }
+        }
+        for id in ids {
+            let path = format!("{path}/{TABLE}/{id}");
+            self.attempt(Request::Delete(id), 204, |_| client.delete(&path));
+        }
+    }
+
+    /// SQLite counts in the header of a log how often it has started over.
+    fn log_generation(&self) -> Vec<u8> {
+        let mut file = fs::File::open(&self.heavy_log).unwrap();
+        let mut header = vec![0; 16];
+        std::io::Read::read_exact(&mut file, &mut header).unwrap();
+        header.split_off(12)
     }
 
     fn finish(self) -> Vec<Attempt> {
@@ -393,7 +442,7 @@ impl Writer {
     fn new(number: u64, seed: u64) -> Writer {
         Writer {
             name: format!("w{number}"),
-            tenant: TENANTS[usize::try_from(number).unwrap() % TENANTS.len()],
+            tenant: TENANTS[usize::try_from(number).unwrap() % 2],
             rng: Rng::new(seed ^ (number << 32)),
             documents: BTreeMap::new(),
         }
@@ -403,11 +452,16 @@ impl Writer {
     fn step(&mut self, actors: &Actors<'_>, client: &Client) {
         let path = format!("/api/tenants/{}/documents", self.tenant);
         let kind = self.rng.between(0, 6);
-        let long = if self.rng.between(0, 9) == 0 { 40_000 } else { 2_500 };
+        let long = if self.rng.between(0, 9) == 0 {
+            40_000
+        } else {
+            2_500
+        };
         let text = self.rng.between(0, long);
         let text = self.rng.letters(usize::try_from(text).unwrap());
         let key = self.rng.letters(6);
-        let fields = |number: usize| json!({"op": number, "owner": self.name, "key": key, "text": text});
+        let fields =
+            |number: usize| json!({"op": number, "owner": self.name, "key": key, "text": text});
         if self.documents.is_empty() || kind < 4 {
             let (number, id) = actors.attempt(Request::Write, 201, |number| {
                 client.post(&path, &json!({"table": TABLE, "fields": fields(number)}))

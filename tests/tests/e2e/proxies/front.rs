@@ -112,6 +112,7 @@ impl Front {
         let output = File::create(&log).unwrap();
         command
             .env("HOME", dir.path())
+            .env("PATH", with_sbin())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output);
@@ -174,6 +175,12 @@ impl Drop for Front {
             eprintln!("--- log of {:?} ---\n{}---", self.kind, self.log());
         }
     }
+}
+
+/// Debian keeps nginx and HAProxy where not every user looks.
+fn with_sbin() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin")
 }
 
 /// Two free ports on a loopback address that no other test uses: the proxies cannot tell which

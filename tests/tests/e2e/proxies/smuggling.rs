@@ -29,6 +29,9 @@ const IDLE: Duration = Duration::from_millis(250);
 /// How long answers and lines may differ, since an answer may still be on its way.
 const SETTLE: Duration = Duration::from_secs(15);
 
+/// How long we keep our side open for an answer.
+const HALF_OPEN: Duration = Duration::from_secs(2);
+
 /// Bytes for one connection.
 #[derive(Clone, Debug)]
 struct Case {
@@ -41,17 +44,12 @@ struct Case {
 /// What came of a case.
 #[derive(Debug)]
 struct Seen {
+    /// The answers that the client got.
     replies: Vec<Reply>,
+    /// Their statuses.
+    statuses: Vec<u16>,
     /// Last segments of the paths that the server saw.
     paths: Vec<String>,
-    /// Whether the other side ended the connection.
-    closed: bool,
-}
-
-impl Seen {
-    fn statuses(&self) -> Vec<u16> {
-        self.replies.iter().map(|reply| reply.status).collect()
-    }
 }
 
 /// A request that arrived at the server.
@@ -79,41 +77,59 @@ fn arrived(home: &Home) -> BTreeMap<String, Vec<Arrived>> {
     found
 }
 
+/// Whether the answers of a connection are those to what arrived with its marker.
+fn compare(
+    case: &Case,
+    replies: Vec<Reply>,
+    all: &BTreeMap<String, Vec<Arrived>>,
+) -> Result<Seen, String> {
+    let known: BTreeSet<&str> = all.values().flatten().map(|a| a.id.as_str()).collect();
+    let mine: Vec<&Arrived> = all.get(&case.marker).into_iter().flatten().collect();
+    // Answers to what is not under the prefix have an id and no line.
+    let ids = replies.iter().filter_map(|r| r.header("x-request-id"));
+    let ids: Vec<&str> = ids.filter(|id| known.contains(id)).collect();
+    // A proxy that streams bodies may give up in the middle of one: it then answers 502 for the one
+    // request that has arrived, and the server's answer goes nowhere.
+    let mut given_up = replies.iter().filter(|r| r.status == 502).count();
+    let lines = mine.iter().filter(|a| {
+        let excused = given_up > 0 && a.last != "inner" && !ids.contains(&a.id.as_str());
+        given_up -= usize::from(excused);
+        !excused
+    });
+    let lines: Vec<&str> = lines.map(|a| a.id.as_str()).collect();
+    let statuses: Vec<u16> = replies.iter().map(|r| r.status).collect();
+    let paths: Vec<String> = mine.iter().map(|a| a.last.clone()).collect();
+    if ids == lines {
+        return Ok(Seen {
+            replies,
+            statuses,
+            paths,
+        });
+    }
+    Err(format!(
+        "{}: {} requests arrived {paths:?}, {} answers came {statuses:?}; sent {}",
+        case.name,
+        lines.len(),
+        ids.len(),
+        String::from_utf8_lossy(&case.bytes).escape_debug()
+    ))
+}
+
 /// Sends a case and waits until answers and arrivals agree, or time is over.
 fn run(home: &Home, address: SocketAddr, case: &Case) -> Result<Seen, String> {
     let mut wire = Wire::open(address);
     wire.send(&case.bytes);
-    let deadline = Instant::now() + SETTLE;
+    let started = Instant::now();
     let mut replies = Vec::new();
     loop {
         replies.extend(wire.replies_within(IDLE));
-        let mut all = arrived(home);
-        let known: BTreeSet<String> = all.values().flatten().map(|a| a.id.clone()).collect();
-        let mine = all.remove(&case.marker).unwrap_or_default();
-        // Answers to what is not under the prefix have an id and no line.
-        let ids = replies
-            .iter()
-            .filter_map(|reply| reply.header("x-request-id"));
-        let ids: Vec<&str> = ids.filter(|id| known.contains(*id)).collect();
-        let lines: Vec<&str> = mine.iter().map(|a| a.id.as_str()).collect();
-        if ids == lines {
-            return Ok(Seen {
-                replies,
-                paths: mine.into_iter().map(|a| a.last).collect(),
-                closed: wire.closed,
-            });
+        let outcome = compare(case, replies.clone(), &arrived(home));
+        if outcome.is_ok() || started.elapsed() > SETTLE {
+            return outcome;
         }
-        if Instant::now() > deadline {
-            let paths: Vec<&str> = mine.iter().map(|a| a.last.as_str()).collect();
-            let statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
-            return Err(format!(
-                "{}: {} requests arrived {paths:?}, {} answers came {statuses:?}, rest {:?}; sent {}",
-                case.name,
-                lines.len(),
-                ids.len(),
-                wire.rest(),
-                String::from_utf8_lossy(&case.bytes).escape_debug()
-            ));
+        if started.elapsed() > HALF_OPEN {
+            // An answer may be held back until the body is whole, which this one may never be.
+            wire.finish();
         }
     }
 }
@@ -156,29 +172,24 @@ fn agree(mut server: Server, address: SocketAddr, what: &str) -> BTreeMap<String
         wrong.join("\n")
     );
     assert_eq!(seen.len(), cases.len(), "a name is there twice");
-    // A request that was left behind in a connection is answered by the end at the latest.
+    // A request that was left behind in a connection has arrived by now, and its line is no
+    // longer missing.
     server.terminate();
-    let total: usize = arrived(server.home()).values().map(Vec::len).sum();
-    let counted: usize = seen.values().map(|seen| seen.paths.len()).sum();
-    assert_eq!(total, counted, "{what}: requests arrived after their case");
-    let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
-    for seen in seen.values() {
-        let shape = format!(
-            "{:?} {:?} closed {}",
-            seen.statuses(),
-            seen.paths,
-            seen.closed
-        );
-        *shapes.entry(shape).or_default() += 1;
-    }
+    let all = arrived(server.home());
+    let total: usize = all.values().map(Vec::len).sum();
+    let again = |case: &Case| compare(case, seen[&case.name].replies.clone(), &all);
+    let late: Vec<String> = cases.iter().filter_map(|case| again(case).err()).collect();
+    assert!(late.is_empty(), "{what}: {}", late.join("\n"));
     println!("{what}: {} cases, {total} requests arrived", cases.len());
+    let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
+    for Seen {
+        statuses, paths, ..
+    } in seen.values()
+    {
+        *shapes.entry(format!("{statuses:?} {paths:?}")).or_default() += 1;
+    }
     for (shape, count) in shapes {
         println!("  {count:4} x {shape}");
-    }
-    if std::env::var_os("NIMBUS_TEST_SHOW").is_some() {
-        for (name, seen) in &seen {
-            println!("  {name}: {:?} {:?}", seen.statuses(), seen.paths);
-        }
     }
     seen
 }
@@ -194,7 +205,7 @@ fn through(kind: Kind) {
     // The proxy does forward: a case without a trick arrives whole.
     let plain = &seen[r"GET P HTTP/1.1\r\n without a body"];
     assert_eq!(plain.paths, ["outer", "end"]);
-    assert_eq!(plain.statuses(), [401, 401]);
+    assert_eq!(plain.statuses, [401, 401]);
 }
 
 #[test]
@@ -212,14 +223,37 @@ fn caddy_and_the_server_count_the_same_requests() {
     through(Kind::Caddy);
 }
 
+/// The cases whose hidden request is a request in the reading of RFC 9112: after a header that is
+/// not about framing, or after the trailers of a chunked body.
+const READ_AS_A_REQUEST: [&str; 7] = [
+    r"GET Content_Length: N\r\n",
+    r"HTTP/1.1 chunks 0\r\nContent-Length: 5\r\n\r\nI",
+    r"HTTP/1.1 chunks 0\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\nI",
+    r"HTTP/1.1 chunks 0\r\nX: y\r\n\r\nI",
+    r"POST Content_Length: N\r\n",
+    r"TE: chunked\r\n after a shorter length",
+    r"Transfer_Encoding: chunked\r\n after a shorter length",
+];
+
 #[test]
-fn without_a_proxy_every_request_has_one_answer_and_none_is_read_two_ways() {
+fn without_a_proxy_a_hidden_request_is_read_only_where_the_standard_reads_one() {
     let server = Server::start(Options::new());
     let address = server.address();
     let seen = agree(server, address, "direct");
     let plain = &seen[r"GET P HTTP/1.1\r\n without a body"];
     assert_eq!(plain.paths, ["outer", "end"]);
-    assert_eq!(HOST.len(), 18);
+    let read: Vec<&str> = seen
+        .iter()
+        .filter(|(_, seen)| seen.paths.iter().any(|path| path == "inner"))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(read, READ_AS_A_REQUEST);
+    // A length beside `Transfer-Encoding` ends the connection, whichever of them was obeyed
+    // (RFC 9112 6.1).
+    for order in ["in a longer length", "after a shorter length"] {
+        let both = &seen[&format!(r"Transfer-Encoding: chunked\r\n {order}")];
+        assert!(both.paths.len() <= 1, "{order}: {both:?}");
+    }
 }
 
 /// The check above finds a proxy that gets lengths wrong.
@@ -227,17 +261,28 @@ fn without_a_proxy_every_request_has_one_answer_and_none_is_read_two_ways() {
 fn a_proxy_that_reads_lengths_of_its_own_is_found_out() {
     let server = Server::start(Options::new());
     let liar = Liar::start(server.address());
-    let inner = format!("GET {PREFIX}mark-0-/inner HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+    let marker = "mark-0-";
+    let inner = format!("GET {PREFIX}{marker}/inner HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     let case = Case {
         name: "a body that only the proxy sees".to_owned(),
-        marker: "mark-0-".to_owned(),
+        marker: marker.to_owned(),
         bytes: format!(
-            "GET {PREFIX}mark-0-/outer HTTP/1.1\r\nhost: {HOST}\r\nx-length: {}\r\n\r\n{inner}",
+            "GET {PREFIX}{marker}/outer HTTP/1.1\r\nhost: {HOST}\r\nx-length: {}\r\n\r\n{inner}",
             inner.len()
         )
         .into_bytes(),
     };
-    let wrong = run(server.home(), liar.address, &case).unwrap_err();
+    let mut wire = Wire::open(liar.address);
+    let reply = wire.send(&case.bytes).reply().unwrap();
+    let deadline = Instant::now() + SETTLE;
+    let both = loop {
+        let all = arrived(server.home());
+        if all.get(marker).is_some_and(|lines| lines.len() == 2) || Instant::now() > deadline {
+            break all;
+        }
+        std::thread::yield_now();
+    };
+    let wrong = compare(&case, vec![reply], &both).unwrap_err();
     assert!(
         wrong.contains("2 requests arrived") && wrong.contains("1 answers came"),
         "{wrong}"

@@ -4,7 +4,7 @@
 //! It must not know what the answers mean.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use nimbus_e2e::Reply;
@@ -16,8 +16,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub struct Wire {
     stream: TcpStream,
     unread: Vec<u8>,
-    /// Whether the other side has closed.
-    pub closed: bool,
+    closed: bool,
 }
 
 impl Wire {
@@ -43,16 +42,23 @@ impl Wire {
         self
     }
 
+    /// Ends our side of the connection.
+    pub fn finish(&mut self) {
+        // A connection that was reset has no side left to end.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
     /// The next answer with its body; `None` when there is none before the end.
     pub fn reply(&mut self) -> Option<Reply> {
         loop {
             if let Some(reply) = self.parsed() {
                 return Some(reply);
             }
-            if !self.more() {
+            if self.closed {
                 assert!(self.unread.is_empty(), "half an answer: {:?}", self.rest());
                 return None;
             }
+            assert!(self.more() || self.closed, "no answer: {:?}", self.rest());
         }
     }
 
@@ -82,14 +88,14 @@ impl Wire {
             while let Some(reply) = self.parsed() {
                 replies.push(reply);
             }
-            if self.closed || !self.more() {
+            if self.closed || !(self.more() || self.closed) {
                 return replies;
             }
         }
     }
 
     /// What is left that is no whole answer.
-    pub fn rest(&self) -> String {
+    fn rest(&self) -> String {
         String::from_utf8_lossy(&self.unread).into_owned()
     }
 

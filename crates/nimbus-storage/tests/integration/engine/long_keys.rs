@@ -103,7 +103,7 @@ async fn comparisons_inside_a_run_are_exact() {
         FilterOp::Lte,
         FilterOp::Neq,
     ];
-    for round in 0..20 {
+    for round in 0..10 {
         let mut bound = || -> Filter {
             let mut s = random.pick(&texts).clone();
             match random.below(4) {

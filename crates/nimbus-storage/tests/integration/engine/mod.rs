@@ -3,6 +3,7 @@
 
 mod committer;
 mod history;
+mod indexes;
 mod isolation;
 mod live;
 mod long_keys;
