@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::documents;
-use crate::process::own_program;
+use crate::process::{SlowSync, own_program};
 use crate::random::Rng;
 use crate::stats::Latencies;
 
@@ -29,16 +29,19 @@ pub(crate) fn run(
     dir: &Path,
     warm: Duration,
     time: Duration,
-    slow_sync: Option<Duration>,
+    slow_sync: Option<&SlowSync>,
 ) -> Result<Commits> {
-    let mut command = own_program(slow_sync)?;
+    let mut command = own_program()?;
+    if let Some(slow) = slow_sync {
+        slow.apply(&mut command);
+    }
     command.arg("bare").arg("--dir").arg(dir);
     command.args(["--warm-ms", &warm.as_millis().to_string()]);
     command.args(["--measure-ms", &time.as_millis().to_string()]);
     let output = command
         .stdin(Stdio::null())
         .output()
-        .context("cannot start the bare loop; a run with slow syncs needs strace")?;
+        .context("cannot start the bare loop")?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         bail!("the bare loop failed ({}): {text}", output.status);

@@ -26,6 +26,9 @@ pub(crate) struct Load {
     pub(crate) pid: Option<u32>,
     /// CPU that the clients run on; any when absent.
     pub(crate) cpu: Option<usize>,
+    /// Whether the thread of the clients never sleeps. A server pays for waking a client that
+    /// sleeps, and a slow server meets more of those than a fast one.
+    pub(crate) spin: bool,
 }
 
 /// What a timed load measured, warm-up apart.
@@ -141,6 +144,14 @@ impl Run {
 
     fn start(self: &Rc<Run>, seed: u64) -> JoinSet<()> {
         let mut clients = JoinSet::new();
+        if self.load.spin {
+            let run = Rc::clone(self);
+            clients.spawn_local(async move {
+                while !run.stop.get() {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
         for client in 0..self.load.clients {
             let run = Rc::clone(self);
             clients.spawn_local(async move {

@@ -85,8 +85,8 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     /// `--durability relaxed`.
     pub(crate) relaxed: bool,
-    /// Delay of every sync, made by strace, which also counts them.
-    pub(crate) slow_sync: Option<Duration>,
+    /// Syncs that take longer than the disk's.
+    pub(crate) slow_sync: Option<SlowSync>,
 }
 
 /// A running Nimbus server.
@@ -99,14 +99,10 @@ pub(crate) struct Nimbus {
 impl Nimbus {
     /// Starts `binary` in a site and waits until it listens.
     pub(crate) fn start(binary: &Path, site: &Site, start: &Start) -> Result<Nimbus> {
-        let mut command = match start.slow_sync {
-            None => site.command(binary),
-            Some(delay) => {
-                let mut command = site.command("strace");
-                command.args(slow_sync_arguments(delay)).arg(binary);
-                command
-            }
-        };
+        let mut command = site.command(binary);
+        if let Some(slow) = &start.slow_sync {
+            slow.apply(&mut command);
+        }
         command
             .args(["start", "--port", "0", "--data-dir"])
             .arg(site.data());
@@ -198,33 +194,39 @@ impl Nimbus {
     }
 }
 
-/// Arguments that make strace delay syncs and look at nothing else. With `-D` the program stays
-/// our own child, and strace ends with it.
-fn slow_sync_arguments(delay: Duration) -> [String; 8] {
-    let calls = "fsync,fdatasync";
-    [
-        "-D".to_owned(),
-        "-f".to_owned(),
-        "--seccomp-bpf".to_owned(),
-        "-qqq".to_owned(),
-        "-o".to_owned(),
-        "/dev/null".to_owned(),
-        format!("--trace={calls}"),
-        format!("--inject={calls}:delay_enter={}us", delay.as_micros()),
-    ]
+/// Syncs that take longer than the disk's own, made by a library that is loaded into a program.
+#[derive(Clone, Debug)]
+pub(crate) struct SlowSync {
+    library: PathBuf,
+    delay: Duration,
 }
 
-/// A program of this crate, run with slow syncs when asked for.
-pub(crate) fn own_program(slow_sync: Option<Duration>) -> Result<Command> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
-    Ok(match slow_sync {
-        None => Command::new(own),
-        Some(delay) => {
-            let mut command = Command::new("strace");
-            command.args(slow_sync_arguments(delay)).arg(own);
-            command
+impl SlowSync {
+    /// Builds the library in `dir` with the C compiler that the server is built with.
+    pub(crate) fn build(dir: &Path, delay: Duration) -> Result<SlowSync> {
+        let (source, library) = (dir.join("slow_sync.c"), dir.join("slow_sync.so"));
+        std::fs::write(&source, include_str!("slow_sync.c"))?;
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O2", "-shared", "-fPIC", "-o"]);
+        let output = compiler.arg(&library).arg(&source).output();
+        let output = output.context("cannot start cc, which makes syncs slow")?;
+        if !output.status.success() {
+            bail!("cc failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-    })
+        Ok(SlowSync { library, delay })
+    }
+
+    pub(crate) fn apply(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("BENCH_SYNC_DELAY_US", self.delay.as_micros().to_string());
+    }
+}
+
+/// This program itself, to be run as a baseline.
+pub(crate) fn own_program() -> Result<Command> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    Ok(Command::new(own))
 }
 
 /// The axum server that answers one text.
@@ -233,7 +235,7 @@ pub(crate) struct Hello(Process);
 
 impl Hello {
     pub(crate) fn start(cpu: Option<usize>) -> Result<Hello> {
-        let mut command = own_program(None)?;
+        let mut command = own_program()?;
         command.arg("hello");
         Ok(Hello(Process::start(command, cpu)?))
     }

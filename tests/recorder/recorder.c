@@ -669,7 +669,9 @@ static int do_sync(int fd, long number) {
     if (delay)
         usleep(delay);
     pthread_mutex_lock(&lock);
-    if (f)
+    if (result != 0 && saved == EINTR)
+        ; /* interrupted is not failed: what was dirty still is */
+    else if (f)
         record(result == 0 ? SYNC : SYNC_FAILED, id, began, 0, NULL, 0);
     else if (result == 0)
         record(SYNC_DIR, 0, began, 0, dir, strlen(dir));

@@ -43,7 +43,10 @@ pub(crate) fn run(checkout: &Checkout, args: &[OsString]) -> Result<()> {
         .arg("--markdown")
         .arg(&table)
         .args(["--commit", &commit(checkout)?])
-        .args(["--rustc", &first_line(checkout.command("rustc").arg("--version"))?])
+        .args([
+            "--rustc",
+            &first_line(checkout.command("rustc").arg("--version"))?,
+        ])
         .args(args);
     shell::run(&mut command)?;
     println!("results: {}", dir.join("results.json").display());
@@ -65,13 +68,23 @@ fn replaced(page: &str, table: &str) -> Result<String> {
         .split_once(START)
         .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = found.with_context(|| format!("{PAGE} lacks `{START}` or `{END}`"))?;
-    Ok(format!("{before}{START}\n\n{}\n\n{END}{after}", table.trim()))
+    Ok(format!(
+        "{before}{START}\n\n{}\n\n{END}{after}",
+        table.trim()
+    ))
 }
 
 /// The short hash of the commit, and whether files differ from it.
 fn commit(checkout: &Checkout) -> Result<String> {
-    let hash = first_line(checkout.command("git").args(["rev-parse", "--short=10", "HEAD"]))?;
-    let changed = checkout.command("git").args(["status", "--porcelain"]).output();
+    let hash = first_line(
+        checkout
+            .command("git")
+            .args(["rev-parse", "--short=10", "HEAD"]),
+    )?;
+    let changed = checkout
+        .command("git")
+        .args(["status", "--porcelain"])
+        .output();
     let clean = changed.is_ok_and(|output| output.stdout.is_empty());
     Ok(if clean {
         hash

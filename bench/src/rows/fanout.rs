@@ -14,7 +14,6 @@ use nimbus_storage::{Filter, FilterOp, Query, Subscription, Tenant};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::Found;
 use crate::machine::Watch;
 use crate::plan::Plan;
 use crate::report::{Bound, Line, Unit};
@@ -24,8 +23,8 @@ const ROW: &str = "fanout";
 /// Longest wait for all deliveries of one commit.
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub(crate) fn run(plan: &Plan) -> Result<Found> {
-    let mut found = Found::default();
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
     let subscribers = plan.subscribers;
     for (job, distinct) in [
         (
@@ -53,13 +52,13 @@ pub(crate) fn run(plan: &Plan) -> Result<Found> {
             "foreign_cpus": foreign,
         });
         let p99 = Spread::new([last.percentile_ms(0.99)]);
-        found.lines.push(
+        lines.push(
             Line::new(ROW, job, Unit::Milliseconds, p99)
                 .goal(Bound::AtMost(25.0))
                 .facts(facts, foreign > 0.25),
         );
     }
-    Ok(found)
+    Ok(lines)
 }
 
 /// Times from a commit's return to its last delivery, and times of the commits.

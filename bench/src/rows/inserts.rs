@@ -3,18 +3,16 @@
 //!
 //! Group commit is what is measured here, so syncs per commit stand beside every rate.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Found;
 use crate::bare::{self, Commits};
 use crate::documents;
 use crate::load::{self, Load};
 use crate::plan::{CLIENTS, Plan};
-use crate::process::{Nimbus, Site, Start};
+use crate::process::{Nimbus, Site, SlowSync, Start};
 use crate::report::{Bound, Line, Unit};
 use crate::rounds::{self, Rounds};
 
@@ -26,24 +24,10 @@ const SLOW_DISK: f64 = 400.0;
 /// The sync of the machine that the budget was made on (perf.md 0, item 1).
 const SLOW_SYNC: Duration = Duration::from_millis(4);
 
-pub(crate) fn run(plan: &Plan) -> Result<Found> {
-    let mut found = this_disk(plan)?;
-    if has_strace() {
-        found.lines.extend(slow_disk(plan)?);
-    } else {
-        let reason = "inserts with slow syncs, since strace is not installed";
-        found.left_out.push(reason.to_owned());
-    }
-    Ok(found)
-}
-
-fn has_strace() -> bool {
-    let mut command = Command::new("strace");
-    let quiet = command
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    quiet.status().is_ok_and(|status| status.success())
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
+    let mut lines = this_disk(plan)?;
+    lines.extend(slow_disk(plan)?);
+    Ok(lines)
 }
 
 /// One measurement of our inserts.
@@ -90,17 +74,14 @@ fn gather(legs: Vec<Leg>) -> Option<Round> {
     })
 }
 
-fn this_disk(plan: &Plan) -> Result<Found> {
+fn this_disk(plan: &Plan) -> Result<Vec<Line>> {
     let (full, relaxed) = (Site::new(&plan.dir)?, Site::new(&plan.dir)?);
     let full_server = start(plan, &full, &Start::default())?;
-    let relaxed_server = start(
-        plan,
-        &relaxed,
-        &Start {
-            relaxed: true,
-            ..Start::default()
-        },
-    )?;
+    let how = Start {
+        relaxed: true,
+        ..Start::default()
+    };
+    let relaxed_server = start(plan, &relaxed, &how)?;
     let pids = [full_server.pid(), relaxed_server.pid()];
     let leg = |round: u64, at| {
         Ok(match at {
@@ -113,39 +94,27 @@ fn this_disk(plan: &Plan) -> Result<Found> {
     let rounds = flatten(rounds::run(plan, ROW, &pids, 4, leg, gather)?);
     full_server.stop()?;
     relaxed_server.stop()?;
-    Ok(Found {
-        lines: lines(&rounds, ""),
-        left_out: Vec::new(),
-    })
+    Ok(lines(&rounds, ""))
 }
 
 fn slow_disk(plan: &Plan) -> Result<Vec<Line>> {
     let site = Site::new(&plan.dir)?;
-    let slow = Start {
-        slow_sync: Some(SLOW_SYNC),
+    let slow = SlowSync::build(site.path(), SLOW_SYNC)?;
+    let how = Start {
+        slow_sync: Some(slow.clone()),
         ..Start::default()
     };
-    let server = start(plan, &site, &slow)?;
+    let server = start(plan, &site, &how)?;
+    let (pids, name) = ([server.pid()], "inserts, slow syncs");
     let leg = |round: u64, at| {
+        let bare = || bare::run(site.path(), plan.warm, plan.time, Some(&slow));
         Ok(match at {
             0 => Leg::Ours(inserts(plan, &server, CLIENTS, round)?),
-            1 => Leg::Bare(bare::run(
-                site.path(),
-                plan.warm,
-                plan.time,
-                Some(SLOW_SYNC),
-            )?),
+            1 => Leg::Bare(bare()?),
             _ => Leg::Ours(inserts(plan, &server, 1, round)?),
         })
     };
-    let rounds = flatten(rounds::run(
-        plan,
-        "inserts, slow syncs",
-        &[server.pid()],
-        3,
-        leg,
-        gather,
-    )?);
+    let rounds = flatten(rounds::run(plan, name, &pids, 3, leg, gather)?);
     server.stop()?;
     Ok(lines(&rounds, ", each sync 4 ms slower"))
 }
@@ -168,6 +137,7 @@ fn inserts(plan: &Plan, server: &Nimbus, clients: usize, round: u64) -> Result<I
         status: 201,
         pid: Some(server.pid()),
         cpu: None,
+        spin: false,
     };
     let time = if clients == 1 {
         plan.time_alone

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::Found;
 use crate::documents::{self, RANKS, TABLE};
 use crate::http;
 use crate::load::{self, Load, Make, Measured};
@@ -25,7 +24,7 @@ const PAGE: u64 = 100;
 /// Longest wait for the indexes of an empty table.
 const INDEXES: Duration = Duration::from_secs(30);
 
-pub(crate) fn run(plan: &Plan) -> Result<Found> {
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
     let site = Site::new(&plan.dir)?;
     let ids: Arc<[String]> = fill(plan, &site)?.into();
     // Started again, so that the load is measured on a server of one CPU with cold caches of its
@@ -69,37 +68,34 @@ pub(crate) fn run(plan: &Plan) -> Result<Found> {
         })
     };
     let documents = plan.documents;
-    Ok(Found {
-        lines: vec![
-            Line::new(
-                ROW,
-                format!("get by id over HTTP, 64 clients, {documents} documents"),
-                Unit::PerCpuSecond,
-                rate(0),
-            )
-            .against("axum hello-world", Unit::PerCpuSecond, rate(1))
-            .ratio_goal(Bound::AtLeast(0.4))
-            .facts(json!({ "ours": facts(0), "hello": facts(1) }), noisy),
-            Line::new(
-                ROW,
-                "get by id over HTTP, one client, p50",
-                Unit::Milliseconds,
-                p50(2),
-            )
-            .against("axum hello-world", Unit::Milliseconds, p50(3))
-            .goal(Bound::AtMost(0.5))
-            .facts(json!({ "ours": facts(2), "hello": facts(3) }), noisy),
-            Line::new(
-                ROW,
-                format!("page of {PAGE} from {documents} documents by index, p50"),
-                Unit::Milliseconds,
-                p50(4),
-            )
-            .goal(Bound::AtMost(1.0))
-            .facts(facts(4), noisy),
-        ],
-        left_out: Vec::new(),
-    })
+    Ok(vec![
+        Line::new(
+            ROW,
+            format!("get by id over HTTP, 64 clients, {documents} documents"),
+            Unit::PerCpuSecond,
+            rate(0),
+        )
+        .against("axum hello-world", Unit::PerCpuSecond, rate(1))
+        .ratio_goal(Bound::AtLeast(0.4))
+        .facts(json!({ "ours": facts(0), "hello": facts(1) }), noisy),
+        Line::new(
+            ROW,
+            "get by id over HTTP, one client, p50",
+            Unit::Milliseconds,
+            p50(2),
+        )
+        .against("axum hello-world", Unit::Milliseconds, p50(3))
+        .goal(Bound::AtMost(0.5))
+        .facts(json!({ "ours": facts(2), "hello": facts(3) }), noisy),
+        Line::new(
+            ROW,
+            format!("page of {PAGE} from {documents} documents by index, p50"),
+            Unit::Milliseconds,
+            p50(4),
+        )
+        .goal(Bound::AtMost(1.0))
+        .facts(facts(4), noisy),
+    ])
 }
 
 /// One measurement.
@@ -137,6 +133,7 @@ fn measure(
         status: 200,
         pid: Some(pid),
         cpu: (machine::cpus() > 1).then_some(1),
+        spin: clients > 1 && machine::cpus() > 1 && std::env::var_os("NOSPIN").is_none(),
     };
     let time = if clients == 1 {
         plan.time_alone
@@ -159,6 +156,7 @@ fn fill(plan: &Plan, site: &Site) -> Result<Vec<String>> {
         status: 201,
         pid: None,
         cpu: None,
+        spin: false,
     };
     let ids: Arc<Mutex<Vec<String>>> = Arc::default();
     let taken = Arc::clone(&ids);

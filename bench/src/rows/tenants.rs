@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-use super::Found;
 use crate::http;
 use crate::load::{self, Load};
 use crate::machine::{self, Memory, Watch};
@@ -24,7 +23,7 @@ const STARTS: usize = 5;
 /// Clients that create tenants at once.
 const CREATORS: usize = 8;
 
-pub(crate) fn run(plan: &Plan) -> Result<Found> {
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
     let (empty_site, site) = (Site::new(&plan.dir)?, Site::new(&plan.dir)?);
     create(plan, &site)?;
     let watch = Watch::start(&[])?;
@@ -60,35 +59,32 @@ pub(crate) fn run(plan: &Plan) -> Result<Found> {
         |job: String, unit, figure| Line::new(ROW, job, unit, figure).facts(facts.clone(), false);
     let pss = Spread::new(closed_each.iter().map(|(pss, _)| *pss));
     let p50 = Spread::new([first_calls.percentile_ms(0.5)]);
-    Ok(Found {
-        lines: vec![
-            line(
-                format!("{count} closed tenants, memory each (Pss)"),
-                Unit::KibibytesEach,
-                pss,
-            )
-            .goal(Bound::AtMost(1.0)),
-            line(
-                format!("start with {count} tenants until it listens"),
-                Unit::Seconds,
-                start,
-            )
-            .goal(Bound::AtMost(1.0)),
-            line(
-                format!("{open} open and idle tenants, memory each (Pss)"),
-                Unit::KibibytesEach,
-                Spread::new([open_each.0]),
-            )
-            .goal(Bound::AtMost(512.0)),
-            line(
-                "first call to a closed tenant over HTTP, p50".to_owned(),
-                Unit::Milliseconds,
-                p50,
-            )
-            .goal(Bound::AtMost(3.0)),
-        ],
-        left_out: Vec::new(),
-    })
+    Ok(vec![
+        line(
+            format!("{count} closed tenants, memory each (Pss)"),
+            Unit::KibibytesEach,
+            pss,
+        )
+        .goal(Bound::AtMost(1.0)),
+        line(
+            format!("start with {count} tenants until it listens"),
+            Unit::Seconds,
+            start,
+        )
+        .goal(Bound::AtMost(1.0)),
+        line(
+            format!("{open} open and idle tenants, memory each (Pss)"),
+            Unit::KibibytesEach,
+            Spread::new([open_each.0]),
+        )
+        .goal(Bound::AtMost(512.0)),
+        line(
+            "first call to a closed tenant over HTTP, p50".to_owned(),
+            Unit::Milliseconds,
+            p50,
+        )
+        .goal(Bound::AtMost(3.0)),
+    ])
 }
 
 fn create(plan: &Plan, site: &Site) -> Result<()> {
@@ -99,6 +95,7 @@ fn create(plan: &Plan, site: &Site) -> Result<()> {
         status: 201,
         pid: None,
         cpu: None,
+        spin: false,
     };
     let token = server.token().to_owned();
     let started = Instant::now();
@@ -155,6 +152,7 @@ fn open(plan: &Plan, site: &Site) -> Result<Opened> {
         status: 200,
         pid: None,
         cpu: None,
+        spin: false,
     };
     let path = |number| format!("/api/tenants/{}/documents/notes", name(number));
     // The first one pays for what is loaded once, whatever is opened.

@@ -68,11 +68,16 @@ impl Process {
         Client::new(format!("http://{}", self.address), Some(token.to_owned()))
     }
 
-    /// Asks it to stop and waits until it has. Its log, and how it ended: `None` for a process
-    /// that had to be killed because it took more than 30 s.
-    pub fn terminate(mut self) -> (String, Option<ExitStatus>) {
+    /// Asks it to stop and waits until it has, as [`Process::wait`] does.
+    pub fn terminate(self) -> (String, Option<ExitStatus>) {
         // Fails only when it has ended already.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for an end that something else brings about. Its log, and how it ended: `None` for a
+    /// process that had to be killed because it took more than 30 s.
+    pub fn wait(mut self) -> (String, Option<ExitStatus>) {
         let ended = self.read_until(|_| false);
         if ended == Err(RecvTimeoutError::Timeout) {
             return (self.kill(), None);

@@ -13,6 +13,7 @@
 mod adopt;
 mod audit;
 mod bad_input;
+mod bad_queries;
 mod bulk;
 mod case_blind;
 mod cli;

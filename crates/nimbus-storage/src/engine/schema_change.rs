@@ -47,6 +47,17 @@ impl Tenant {
         schema.check()?;
         let _one_at_a_time = self.inner.schema_lock.lock().await;
         let schema = Arc::new(schema);
+        // A schema that existing documents contradict leaves no trace; the check after
+        // `begin_schema` is then for documents written meanwhile.
+        let catalog = self.catalog();
+        let known = catalog.table(&schema.table).and_then(|t| t.fields.as_ref());
+        if !schema
+            .fields
+            .iter()
+            .all(|f| known.is_some_and(|k| k.contains(f)))
+        {
+            self.check_existing(&schema.table, &schema.fields).await?;
+        }
         let finished = self
             .transact(|tx| {
                 let schema = schema.clone();
@@ -327,8 +338,7 @@ async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> 
         }
         let sequence = view.read_sequence;
         drop(view);
-        let okk = log::maintain(tenant, reads, sequence, writes).await?; eprintln!("fill {} at {} ok {} head {:?} dur {:?}", rows.len(), sequence, okk, tenant.state().head.sequence, tenant.state().durable.sequence);
- if okk {
+        if log::maintain(tenant, reads, sequence, writes).await? {
             remaining = next;
             tenant
                 .counters

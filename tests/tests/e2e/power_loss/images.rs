@@ -13,7 +13,9 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use super::recorded::{self, Request, Run, TABLE, TENANTS, index_names};
-use super::{ANSWERED, ASKED, consistent, documents, in_parallel, scratch, setting, tenants};
+use super::{
+    ANSWERED, ASKED, check_names, consistent, documents, in_parallel, scratch, setting, tenants,
+};
 
 const SEED: u64 = 0x6e69_6d62_7573_0300;
 const TRANSACTIONS: u64 = 500;
@@ -262,21 +264,6 @@ impl Judge<'_> {
         let text = format!("declaration {done:?} was acknowledged, {under_way:?} under way");
         Err(format!("{text}; there is {}", reply.text()))
     }
-}
-
-/// No file belongs to nobody.
-fn check_names(data: &Path, tenants: &BTreeSet<String>) -> Result<(), String> {
-    for name in nimbus_e2e::files::names(data) {
-        let known = match name.split_once(".sqlite3") {
-            Some((tenant, "" | "-wal" | "-shm")) => tenants.contains(tenant),
-            Some(_) => false,
-            None => name == "nimbus.lock" || name == "nimbus-control.db",
-        };
-        if !known {
-            return Err(format!("{name} belongs to nobody"));
-        }
-    }
-    Ok(())
 }
 
 /// A recovered server is a working server.

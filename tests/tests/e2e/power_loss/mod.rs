@@ -13,6 +13,7 @@ mod images;
 mod recorded;
 mod sqlite;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -66,6 +67,21 @@ fn consistent(client: &Client, tenant: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{report:#}"))
+}
+
+/// No file belongs to nobody.
+fn check_names(data: &Path, tenants: &BTreeSet<String>) -> Result<(), String> {
+    for name in nimbus_e2e::files::names(data) {
+        let known = match name.split_once(".sqlite3") {
+            Some((tenant, "" | "-wal" | "-shm")) => tenants.contains(tenant),
+            Some(_) => false,
+            None => name == "nimbus.lock" || name == "nimbus-control.db",
+        };
+        if !known {
+            return Err(format!("{name} belongs to nobody"));
+        }
+    }
+    Ok(())
 }
 
 /// A number from the environment, by which `cargo xtask soak` lengthens a run.

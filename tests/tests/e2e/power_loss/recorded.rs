@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nimbus_e2e::power::disk::Deaf;
 use nimbus_e2e::power::{Disk, Image, Process, Recorder, log};
@@ -27,6 +28,8 @@ const DECLARATIONS: [&[&str]; 4] = [&["owner"], &["owner", "key"], &["key"], &["
 /// Microseconds by which a sync takes longer, so that commits meet as on a disk.
 const SYNC: u32 = 700;
 const WRITERS: u64 = 8;
+/// Frames of a log after which the server checkpoints it (4 MiB).
+const CHECKPOINT: u32 = 1024;
 /// The server is stopped and started between the parts, which have so many fifths of the work.
 const PARTS: [u64; 2] = [1, 4];
 
@@ -152,7 +155,7 @@ pub(super) fn run(durability: &'static str, transactions: u64, seed: u64) -> Run
     };
     let actors = Actors {
         recorder: &place.recorder,
-        heavy_log: place.disk.join("data/heavy.sqlite3-wal"),
+        heavy: place.disk.join("data/heavy.sqlite3-shm"),
         attempts: Mutex::default(),
         next: AtomicUsize::new(0),
     };
@@ -297,7 +300,7 @@ fn with_deletions(
 /// What all actors share.
 struct Actors<'a> {
     recorder: &'a Recorder,
-    heavy_log: PathBuf,
+    heavy: PathBuf,
     attempts: Mutex<BTreeMap<usize, Attempt>>,
     next: AtomicUsize,
 }
@@ -390,7 +393,8 @@ impl Actors<'_> {
         }
     }
 
-    /// Writes until the log is checkpointed (4 MiB) and starts over, then deletes all of it.
+    /// Writes until the log is checkpointed, waits until that is done, writes so that the log
+    /// starts over, and deletes everything again.
     fn press(&self, client: &Client) {
         let path = format!("/api/tenants/{}/documents", TENANTS[2]);
         let insert = |len: usize| {
@@ -401,26 +405,24 @@ impl Actors<'_> {
             });
             id.unwrap()
         };
-        let mut ids: Vec<String> = (0..40).map(|_| insert(60_000)).collect();
-        let before = self.log_generation();
-        for _ in 0..100 {
-            ids.push(insert(100));
-            if self.log_generation() != before {
+        let mut ids = vec![insert(60_000)];
+        while log_frames(&self.heavy).0 < CHECKPOINT {
+            ids.push(insert(60_000));
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (frames, copied) = log_frames(&self.heavy);
+            if frames == copied {
                 break;
             }
+            assert!(Instant::now() < deadline, "{copied} of {frames} frames");
+            std::thread::park_timeout(Duration::from_millis(1));
         }
+        ids.push(insert(100));
         for id in ids {
             let path = format!("{path}/{TABLE}/{id}");
             self.attempt(Request::Delete(id), 204, |_| client.delete(&path));
         }
-    }
-
-    /// SQLite counts in the header of a log how often it has started over.
-    fn log_generation(&self) -> Vec<u8> {
-        let mut file = fs::File::open(&self.heavy_log).unwrap();
-        let mut header = vec![0; 16];
-        std::io::Read::read_exact(&mut file, &mut header).unwrap();
-        header.split_off(12)
     }
 
     fn finish(self) -> Vec<Attempt> {
@@ -428,6 +430,21 @@ impl Actors<'_> {
         assert!(attempts.keys().copied().eq(0..attempts.len()));
         attempts.into_values().collect()
     }
+}
+
+/// The frames in a write-ahead log and those that a checkpoint has copied, from the shared memory
+/// of the connections (sqlite.org/walformat.html, section 2; native byte order).
+fn log_frames(shared: &Path) -> (u32, u32) {
+    let bytes = fs::read(shared).unwrap();
+    let number = |at: usize| {
+        let bytes: [u8; 4] = bytes[at..at + 4].try_into().unwrap();
+        if cfg!(target_endian = "big") {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        }
+    };
+    (number(16), number(96))
 }
 
 /// A writer of one tenant, and its documents with the number of the attempt that wrote them last.

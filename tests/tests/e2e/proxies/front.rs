@@ -143,6 +143,10 @@ impl Front {
         self.dir.path().join("cert.pem")
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "another program's readiness shows by a connection alone, so it is tried for"
+    )]
     fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -160,7 +164,6 @@ impl Front {
                 self.kind,
                 self.log()
             );
-            // Nothing can be waited for but a connection that is accepted.
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -203,7 +203,7 @@ fn through(kind: Kind) {
     let front = Front::start(kind, &setting);
     let seen = agree(server, front.address, &format!("{kind:?}"));
     // The proxy does forward: a case without a trick arrives whole.
-    let plain = &seen[r"GET P HTTP/1.1\r\n without a body"];
+    let plain = &seen[r"GET {p} HTTP/1.1\r\n without a body"];
     assert_eq!(plain.paths, ["outer", "end"]);
     assert_eq!(plain.statuses, [401, 401]);
 }
@@ -240,7 +240,7 @@ fn without_a_proxy_a_hidden_request_is_read_only_where_the_standard_reads_one() 
     let server = Server::start(Options::new());
     let address = server.address();
     let seen = agree(server, address, "direct");
-    let plain = &seen[r"GET P HTTP/1.1\r\n without a body"];
+    let plain = &seen[r"GET {p} HTTP/1.1\r\n without a body"];
     assert_eq!(plain.paths, ["outer", "end"]);
     let read: Vec<&str> = seen
         .iter()

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::front::shipped;
 
 /// What docs/hardening.md says that `systemd-analyze security` says; it goes from 0 to 10.
-const EXPOSURE: f64 = 1.0;
+pub const EXPOSURE: f64 = 1.0;
 
 /// The values of a directive, in order.
 fn values<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {

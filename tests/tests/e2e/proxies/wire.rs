@@ -88,7 +88,11 @@ impl Wire {
             while let Some(reply) = self.parsed() {
                 replies.push(reply);
             }
-            if self.closed || !(self.more() || self.closed) {
+            if self.closed {
+                return replies;
+            }
+            let came = self.more();
+            if !came && !self.closed {
                 return replies;
             }
         }

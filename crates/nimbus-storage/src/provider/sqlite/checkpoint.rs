@@ -4,6 +4,8 @@
 //! holds. A checkpoint that fails is logged and tried again after more commits; it never
 //! fails a commit.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
@@ -13,7 +15,7 @@ use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
 
 use super::{connection, sidecar};
-use crate::provider::{ProviderError, ProviderResult};
+use crate::provider::{ProviderError, ProviderResult, files};
 
 /// Page size of the files that we create, bytes.
 const PAGE: u64 = 4096;
@@ -137,10 +139,53 @@ pub(super) fn start() -> ProviderResult<mpsc::Sender<Weak<Wal>>> {
     Ok(sender)
 }
 
-/// Called when a store opens. A log that is there is what a crash left: its newest commits may
-/// be in the page cache only, and a server that answers from them must not lose them to a
-/// power cut. Copying syncs both files. If it fails (a full disk) the store opens all the
-/// same, and the next checkpoint makes up for it.
+/// Called before a store opens its file. A log that is there is what a crash or a failed sync
+/// left: what can be read from it may be in the page cache only, and a server that answers from
+/// it must not lose it to a power cut. A sync alone would not do: one that failed has left its
+/// pages marked clean, and the next one writes nothing and succeeds. So the log is written
+/// again, byte for byte, and then synced.
+///
+/// # Errors
+/// `Full`, `Io`: nothing may be read from the file then.
+pub(super) fn secure_log(path: &Path) -> ProviderResult<()> {
+    let log = sidecar(path, "-wal");
+    match files::inspect(&log).map_err(|e| files::error("looking at", &log, e))? {
+        files::Entry::Absent | files::Entry::Regular { len: 0 } => return Ok(()),
+        files::Entry::Regular { .. } => {}
+        files::Entry::Other => {
+            return Err(super::corrupt(&log, "it is not a regular file".into()));
+        }
+    }
+    // The locks of a database are on other files, so this one may be opened and closed.
+    files::open_existing(&log)
+        .and_then(|file| {
+            rewrite(&file)?;
+            file.sync_all()
+        })
+        .map_err(|e| files::error("securing", &log, e))?;
+    let dir = log.parent().unwrap_or(Path::new("."));
+    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
+}
+
+/// Writes what a file holds to where it is.
+fn rewrite(file: &File) -> std::io::Result<()> {
+    let mut block = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let len = match file.read_at(&mut block, at) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        file.write_all_at(&block[..len], at)?;
+        at += len as u64;
+    }
+}
+
+/// Called when a store opens: copies what a crash left in the log, so that it does not grow from
+/// there. If it fails (a full disk) the store opens all the same, and the next checkpoint makes
+/// up for it.
 pub(super) fn after_crash(conn: &Connection, path: &Path) {
     let left = std::fs::symlink_metadata(sidecar(path, "-wal")).map_or(0, |m| m.len());
     if left == 0 {
@@ -196,6 +241,24 @@ mod tests {
         // The log starts over.
         assert_eq!(count(5), 0);
         assert_eq!(count(PASSIVE_FRAMES), 1);
+    }
+
+    #[test]
+    fn a_log_is_secured_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sqlite3");
+        secure_log(&path).unwrap();
+        let log = sidecar(&path, "-wal");
+        for len in [0, 1, 4096, (1 << 20) + 17] {
+            let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            std::fs::write(&log, &bytes).unwrap();
+            secure_log(&path).unwrap();
+            assert!(std::fs::read(&log).unwrap() == bytes, "{len}");
+        }
+        std::fs::remove_file(&log).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &log).unwrap();
+        let e = secure_log(&path).unwrap_err();
+        assert!(matches!(e, ProviderError::Corrupt { .. }), "{e:?}");
     }
 
     #[test]

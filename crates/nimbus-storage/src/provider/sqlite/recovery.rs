@@ -10,23 +10,40 @@ use nimbus_core::TenantId;
 use super::error::{classify, corrupt};
 use super::{Inner, NAME, connection, schema, sidecar};
 use crate::control::TenantState;
-use crate::provider::{Head, ProviderResult, files};
+use crate::provider::{Head, ProviderError, ProviderResult, files};
 
-/// Name of the file that tells whether the disk ignores case.
-const PROBE: &str = ".Nimbus-Case-Probe";
+/// Start of the name of the file that tells whether the disk ignores case. The rest differs each
+/// time: what the system still remembers of an earlier probe must not answer for the disk, as it
+/// does for a second through FUSE.
+const PROBE: &str = ".Nimbus-Case-Probe-";
 /// Bytes that an empty tenant can have on disk; it has about 64 KiB.
 const MAX_UNBORN: u64 = 256 << 10;
 
 /// Whether names in `dir` that differ by case are one file.
 pub(super) fn ignores_case(dir: &Path) -> ProviderResult<bool> {
-    let path = dir.join(PROBE);
-    let other = dir.join(PROBE.to_ascii_lowercase());
+    remove_probes(dir).map_err(|e| files::error("cleaning up", dir, e))?;
+    let mut unique = [0; 8];
+    getrandom::fill(&mut unique)
+        .map_err(|e| ProviderError::io("reading random bytes", e.to_string()))?;
+    let name = format!("{PROBE}{}", data_encoding::HEXLOWER.encode(&unique));
+    let path = dir.join(&name);
+    let other = dir.join(name.to_ascii_lowercase());
     let fail = |e| files::error("probing", &path, e);
-    files::remove_if_exists(&path).map_err(fail)?;
     files::create_new(&path).map_err(fail)?;
     let seen = files::inspect(&other);
     files::remove_if_exists(&path).map_err(fail)?;
     Ok(seen.map_err(fail)? != files::Entry::Absent)
+}
+
+/// Removes the probes that crashes left.
+fn remove_probes(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PROBE) {
+            files::remove_if_exists(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Undoes creations and finishes deletions.
@@ -100,7 +117,6 @@ pub(super) fn quick_check(path: &Path) -> ProviderResult<()> {
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::provider::ProviderError;
 
     #[test]
     fn the_probe_agrees_with_the_disk_and_leaves_nothing() {
@@ -111,9 +127,12 @@ mod tests {
         std::fs::remove_file(&upper).unwrap();
         assert_eq!(ignores_case(dir.path()).unwrap(), expected);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        // One that a crash left is in nobody's way.
-        std::fs::write(dir.path().join(PROBE), "").unwrap();
+        // Those that crashes left go.
+        for left in ["", "0", "0123456789abcdef"] {
+            std::fs::write(dir.path().join(format!("{PROBE}{left}")), "").unwrap();
+        }
         assert_eq!(ignores_case(dir.path()).unwrap(), expected);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

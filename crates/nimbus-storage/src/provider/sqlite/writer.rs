@@ -55,6 +55,7 @@ pub(super) fn start(
     counters: Arc<Counters>,
     wal: Arc<Wal>,
 ) -> ProviderResult<mpsc::Sender<Job>> {
+    checkpoint::secure_log(&path)?;
     let mut conn = connection::writer(&path, durability)?;
     schema::check(&conn, &path)?;
     schema::read_head(&conn, &path)?;
