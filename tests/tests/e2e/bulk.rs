@@ -260,6 +260,15 @@ fn the_cities_of_the_world_go_in_by_index_and_out_again() {
     client
         .put("/api/tenants/acme/schema/rows", &schema)
         .expect(204);
+    let deadline = Instant::now() + Duration::from_secs(150);
+    loop {
+        let schema = client.get("/api/tenants/acme/schema/rows").expect(200);
+        let schema = schema.json();
+        if schema["indexes"][0]["state"] == "enabled" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{schema}");
+    }
     let query =
         json!({"table": "rows", "filters": [{"field": "country", "op": "eq", "value": "NO"}]});
     let (mut names, mut after) = (Vec::new(), Json::Null);

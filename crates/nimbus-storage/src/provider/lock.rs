@@ -418,13 +418,13 @@ mod tests {
                 "{e}"
             );
         }
-        // A file where the directory should be is neither.
+        // A file where the directory should be.
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(matches!(
             DataDirLock::acquire(&file).unwrap_err(),
-            LockError::Io { .. }
+            LockError::NotADirectory { .. }
         ));
         // A directory in place of the lock file.
         std::fs::create_dir(root.path().join(LOCK_FILE)).unwrap();
