@@ -8,6 +8,7 @@ mod bench;
 mod phases;
 mod setup;
 mod shell;
+mod soak;
 mod tasks;
 mod tidy;
 
@@ -50,6 +51,11 @@ enum Task {
     Clippy,
     /// Build the API documentation, warnings denied
     Doc,
+    /// Run a suite at length that CI runs short
+    Soak {
+        #[command(subcommand)]
+        suite: soak::Suite,
+    },
     /// Run fmt, tidy, clippy, test and doc, and stop at the first that fails
     Ci,
     /// Measure the server against its goals and write the table of docs/performance.md
@@ -81,6 +87,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Fmt => tasks::fmt(&checkout),
         Task::Clippy => tasks::clippy(&checkout),
         Task::Doc => tasks::doc(&checkout),
+        Task::Soak { suite } => soak::run(&checkout, &suite),
         Task::Ci => tasks::ci(&checkout),
         Task::Bench { args } => bench::run(&checkout, &args),
     }

@@ -503,7 +503,7 @@ async fn prune_step(tenant: &Arc<TenantInner>, everything: bool, target: u64) ->
             after: Some(next.encode()?),
         },
     );
-    if !maintain(tenant, ReadSet::default(), 0, writes).await? {
+    if !maintain(tenant, None, writes).await? {
         return Ok(0);
     }
     *tenant
@@ -515,27 +515,33 @@ async fn prune_step(tenant: &Arc<TenantInner>, everything: bool, target: u64) ->
     Ok(records)
 }
 
-/// Commits writes that need no sequence and no record. `false`: a key in `reads` changed.
+/// What maintenance writes follow from: they are not written if any of it changed.
+pub(crate) struct Basis {
+    pub(crate) reads: ReadSet,
+    /// The newest commit that the reads saw, and the epoch in which it was numbered.
+    pub(crate) sequence: u64,
+    pub(crate) epoch: u64,
+}
+
+/// Commits writes that need no sequence and no record. `false`: what they follow from changed.
 pub(crate) async fn maintain(
     tenant: &Arc<TenantInner>,
-    reads: ReadSet,
-    read_sequence: u64,
+    basis: Option<Basis>,
     writes: Writes,
 ) -> StoreResult<bool> {
-    let (epoch, durable) = {
+    let basis = basis.unwrap_or_else(|| {
+        // Without reads there is nothing to conflict with.
         let state = tenant.state();
-        (state.epoch, state.durable.sequence)
-    };
-    // Without reads there is nothing to conflict with.
-    let read_sequence = if reads.is_empty() {
-        durable
-    } else {
-        read_sequence
-    };
+        Basis {
+            reads: ReadSet::default(),
+            sequence: state.durable.sequence,
+            epoch: state.epoch,
+        }
+    });
     let proposal = Proposal {
-        read_sequence,
-        epoch,
-        reads,
+        read_sequence: basis.sequence,
+        epoch: basis.epoch,
+        reads: basis.reads,
         writes,
         rendered: String::new(),
         commit: CommitId([0; 16]),

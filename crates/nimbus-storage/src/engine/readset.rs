@@ -75,11 +75,6 @@ impl ReadSet {
             })
     }
 
-    /// Whether nothing was read.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.points.is_empty() && self.ranges.is_empty()
-    }
-
     /// The points.
     pub(crate) fn points(&self) -> impl Iterator<Item = &SpaceKey> {
         self.points.iter()

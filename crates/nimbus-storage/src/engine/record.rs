@@ -28,6 +28,13 @@ pub(crate) struct Write {
     pub(crate) after: Option<Bytes>,
 }
 
+impl Write {
+    /// Whether anything is different after it: what one transaction inserts and deletes is not.
+    fn is_change(&self) -> bool {
+        self.before.is_some() || self.after.is_some()
+    }
+}
+
 /// A stored image of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Image {
@@ -75,12 +82,13 @@ pub(crate) struct RecordFront<'a> {
     pub(crate) offset: u64,
 }
 
-/// Renders the `writes` array. Index entries follow from documents and are left out.
+/// Renders the `writes` array. Index entries follow from documents and are left out, as is what
+/// came and went within the transaction.
 pub(crate) fn render_writes<'a>(
     writes: impl Iterator<Item = (Keyspace, &'a [u8], &'a Write)>,
 ) -> String {
     let mut out = String::from("[");
-    for (space, key, write) in writes.filter(|(s, _, _)| logged(*s)) {
+    for (space, key, write) in writes.filter(|(s, _, w)| logged(*s) && w.is_change()) {
         if out.len() > 1 {
             out.push(',');
         }

@@ -17,6 +17,7 @@ use super::catalog::{
     Catalog, FieldSchema, IndexDef, IndexState, TableDef, TableSchema, collect_violations,
 };
 use super::exec::parse;
+use super::log::Basis;
 use super::readset::ReadSet;
 use super::record::Write;
 use super::state::Writes;
@@ -111,7 +112,7 @@ impl Tenant {
         let mut remaining = KeyRange::prefix(&def.number.get().to_be_bytes());
         loop {
             let mut view = self.inner.durable_view(false).await?;
-            let rows = next_step(&mut view, Keyspace::Docs, &mut remaining).await?;
+            let rows = next_step(&mut view, Keyspace::Docs, &mut remaining, STEP).await?;
             if rows.is_empty() {
                 return Ok(());
             }
@@ -217,18 +218,23 @@ async fn is_empty(tx: &mut Transaction, def: &TableDef) -> StoreResult<bool> {
     Ok(tx.view.scan_next(&mut scan, 1).await?.is_empty() && scan.done)
 }
 
-/// The next rows of a range, which is shortened by them; none at its end.
+/// The next rows of a range, about `limit`; the range is shortened by them. None at its end.
 async fn next_step(
     view: &mut View,
     space: Keyspace,
     remaining: &mut KeyRange,
+    limit: usize,
 ) -> StoreResult<Vec<(Vec<u8>, Bytes)>> {
     let mut scan = Scan::new(space, remaining.clone(), Direction::Forward);
-    let rows = view.scan_next(&mut scan, STEP).await?;
-    if let Some((last, _)) = rows.last() {
-        remaining.start = [last.as_slice(), &[0]].concat();
+    loop {
+        let rows = view.scan_next(&mut scan, limit).await?;
+        if let Some((last, _)) = rows.last() {
+            remaining.start = [last.as_slice(), &[0]].concat();
+        } else if !scan.done {
+            continue;
+        }
+        return Ok(rows);
     }
-    Ok(rows)
 }
 
 /// The background task of an open tenant: schema leftovers, indexes, log retention.
@@ -313,10 +319,13 @@ fn unfinished(catalog: &Catalog) -> Option<(Arc<TableDef>, IndexDef)> {
 /// themselves, so only a change to one of the documents of a step can make the step stale.
 async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> StoreResult<()> {
     let mut remaining = KeyRange::prefix(&table.number.get().to_be_bytes());
+    let mut step = STEP;
     loop {
-        let mut view = tenant.durable_view(false).await?;
+        // Not the durable state: under load, that of a document which changes in every batch is
+        // always out of date.
+        let mut view = tenant.newest_view().await?;
         let mut next = remaining.clone();
-        let rows = next_step(&mut view, Keyspace::Docs, &mut next).await?;
+        let rows = next_step(&mut view, Keyspace::Docs, &mut next, step).await?;
         if rows.is_empty() || !wanted(tenant, &table.name, index) {
             return Ok(());
         }
@@ -336,14 +345,22 @@ async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> 
                 },
             );
         }
-        let sequence = view.read_sequence;
+        let basis = Basis {
+            reads,
+            sequence: view.read_sequence,
+            epoch: view.epoch,
+        };
         drop(view);
-        if log::maintain(tenant, reads, sequence, writes).await? {
+        if log::maintain(tenant, Some(basis), writes).await? {
             remaining = next;
+            step = STEP;
             tenant
                 .counters
                 .backfilled
                 .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        } else {
+            // A smaller step is less likely to meet a change.
+            step = (step / 2).max(1);
         }
     }
 }
@@ -365,7 +382,7 @@ async fn clear(tenant: &Arc<TenantInner>, index: &IndexDef) -> StoreResult<()> {
     loop {
         let mut view = tenant.durable_view(false).await?;
         let mut next = remaining.clone();
-        let rows = next_step(&mut view, Keyspace::Index, &mut next).await?;
+        let rows = next_step(&mut view, Keyspace::Index, &mut next, STEP).await?;
         drop(view);
         if rows.is_empty() {
             return Ok(());
@@ -382,7 +399,7 @@ async fn clear(tenant: &Arc<TenantInner>, index: &IndexDef) -> StoreResult<()> {
                 )
             })
             .collect();
-        if log::maintain(tenant, ReadSet::default(), 0, writes).await? {
+        if log::maintain(tenant, None, writes).await? {
             remaining = next;
         }
     }

@@ -225,8 +225,19 @@ impl Inner {
         self.control
             .put_state(tenant, TenantState::Ready)
             .inspect_err(|_| {
-                self.undo_create(tenant, true);
+                self.undo_ready(tenant);
             })
+    }
+
+    /// After a failure to call the tenant ready, which the disk may have taken in all the same:
+    /// its file must not go before the disk calls it unfinished again.
+    fn undo_ready(&self, tenant: &TenantId) {
+        match self.control.put_state(tenant, TenantState::Creating) {
+            Ok(()) => self.undo_create(tenant, true),
+            Err(e) => {
+                tracing::warn!(%tenant, error = %e, "whether the tenant was created is left to the next start");
+            }
+        }
     }
 
     fn create_file(&self, tenant: &TenantId, path: &Path, ours: &mut bool) -> ProviderResult<()> {

@@ -2,6 +2,7 @@
 //! hold, refuse or lose commits. One file per concern; what they share is in `support`.
 
 mod committer;
+mod documents;
 mod history;
 mod indexes;
 mod isolation;
@@ -11,3 +12,4 @@ mod outcomes;
 mod queries;
 mod stage;
 mod support;
+mod transactions;

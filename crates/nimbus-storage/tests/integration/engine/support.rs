@@ -334,6 +334,10 @@ fn holds(filter: &Filter, document: &Object) -> bool {
 }
 
 /// Runs one transaction without running it again on conflict.
+#[allow(
+    dead_code,
+    reason = "for tests of the open-tenant cache, which are being written"
+)]
 pub async fn once<T>(
     tenant: &Tenant,
     body: impl AsyncFnOnce(&mut nimbus_storage::Transaction) -> StoreResult<T>,

@@ -90,6 +90,10 @@ impl Hooks {
     }
 
     /// Runs `hook` after the provider opened a tenant and before the engine is told.
+    #[allow(
+        dead_code,
+        reason = "for tests of the open-tenant cache, which are being written"
+    )]
     pub fn on_open<F>(&self, hook: impl Fn(TenantId) -> F + Send + Sync + 'static)
     where
         F: Future<Output = ()> + Send + 'static,

@@ -1,0 +1,84 @@
+//! The long forms of suites that CI runs short: `cargo xtask soak <suite>`.
+//! Must not know what a suite does: it hands figures over in the environment, which the tests read.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::setup::{self, Scope};
+use crate::shell::{self, Checkout};
+
+/// A suite to run at length.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Suite {
+    /// Power cuts and failing disk calls against the real binary
+    PowerLoss(PowerLoss),
+}
+
+/// How long the power-loss suite runs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PowerLoss {
+    /// Power cuts with full durability; a quarter as many with relaxed. 10,000 take about half an hour
+    #[arg(long, default_value_t = 10_000)]
+    points: u64,
+    /// Failing calls; 0 tries every call of the workload with every error
+    #[arg(long, default_value_t = 0)]
+    faults: u64,
+    /// Where the random choices begin; another one each time unless given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Runs a suite.
+pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
+    let Suite::PowerLoss(args) = suite;
+    setup::run(checkout, Scope::Test)?;
+    shell::run(&mut checkout.cargo(&["build", "--profile", "ci", "-p", "nimbus"]))?;
+    let seed = args.seed.unwrap_or_else(clock);
+    println!("seed {seed}; the same again: cargo xtask soak power-loss --seed {seed}");
+    // Not nextest, which ends a test after five minutes.
+    let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-e2e"]);
+    command.args(["--test", "e2e", "--", "power_loss::"]);
+    command.args(["--nocapture", "--test-threads", "1"]);
+    command.env("NIMBUS_TEST_BIN", checkout.nimbus("ci"));
+    for (name, value) in environment(args, seed) {
+        command.env(name, value.to_string());
+    }
+    shell::run(&mut command)
+}
+
+/// What the tests read.
+fn environment(args: &PowerLoss, seed: u64) -> [(&'static str, u64); 3] {
+    [
+        ("NIMBUS_POWER_POINTS", args.points),
+        ("NIMBUS_POWER_FAULTS", args.faults),
+        ("NIMBUS_POWER_SEED", seed),
+    ]
+}
+
+/// A seed that differs from run to run: the seconds since 1970.
+fn clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_reach_the_tests() {
+        let args = PowerLoss {
+            points: 7,
+            faults: 8,
+            seed: None,
+        };
+        let expected = [
+            ("NIMBUS_POWER_POINTS", 7),
+            ("NIMBUS_POWER_FAULTS", 8),
+            ("NIMBUS_POWER_SEED", 9),
+        ];
+        assert_eq!(environment(&args, 9), expected);
+    }
+}
