@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::http::Connection;
-use crate::machine;
+use crate::machine::{self, CpuTime};
 use crate::random::Rng;
 use crate::stats::Latencies;
 
@@ -35,8 +35,8 @@ pub(crate) struct Load {
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
-    /// CPU seconds that the watched process used.
-    pub(crate) server_cpu: f64,
+    /// What the watched process used.
+    pub(crate) server_cpu: CpuTime,
     pub(crate) latencies: Latencies,
 }
 
@@ -46,12 +46,12 @@ impl Measured {
     }
 
     pub(crate) fn per_cpu_second(&self) -> f64 {
-        self.latencies.len() as f64 / self.server_cpu
+        self.latencies.len() as f64 / self.server_cpu.all()
     }
 
     /// CPUs that the watched process kept busy.
     pub(crate) fn cpus_used(&self) -> f64 {
-        self.server_cpu / self.seconds
+        self.server_cpu.all() / self.seconds
     }
 }
 
@@ -147,7 +147,7 @@ impl Run {
         if self.load.spin {
             let run = Rc::clone(self);
             clients.spawn_local(async move {
-                while !run.stop.get() {
+                while !run.stop.get() && run.next.get() < run.count {
                     tokio::task::yield_now().await;
                 }
             });
@@ -166,14 +166,14 @@ impl Run {
         clients
     }
 
-    async fn measure(&self, warm: Duration, time: Duration) -> Result<(f64, f64)> {
+    async fn measure(&self, warm: Duration, time: Duration) -> Result<(f64, CpuTime)> {
         tokio::time::sleep(warm).await;
         let (cpu, started) = (self.server_cpu()?, Instant::now());
         self.measuring.set(true);
         tokio::time::sleep(time).await;
         self.measuring.set(false);
         let seconds = started.elapsed().as_secs_f64();
-        let server_cpu = self.server_cpu()? - cpu;
+        let server_cpu = self.server_cpu()?.since(cpu);
         self.stop.set(true);
         Ok((seconds, server_cpu))
     }
@@ -193,8 +193,9 @@ impl Run {
         failure.unwrap_or_else(|| anyhow::anyhow!("a client failed"))
     }
 
-    fn server_cpu(&self) -> Result<f64> {
-        self.load.pid.map_or(Ok(0.0), machine::cpu_seconds)
+    fn server_cpu(&self) -> Result<CpuTime> {
+        let pid = self.load.pid;
+        pid.map_or(Ok(CpuTime::default()), CpuTime::of)
     }
 
     async fn client(&self, mut rng: Rng) -> Result<()> {

@@ -26,10 +26,34 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
     rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("pinning to CPU {cpu}"))
 }
 
-/// CPU seconds, user and system, of a process with all its threads.
-pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
-    let [user, system, ..] = stat_ticks(&read(format!("/proc/{pid}/stat"))?)?;
-    Ok((user + system) as f64 / ticks_per_second())
+/// CPU seconds of a process with all its threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CpuTime {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+}
+
+impl CpuTime {
+    /// What a process has used so far.
+    pub(crate) fn of(pid: u32) -> Result<CpuTime> {
+        let [user, system, ..] = stat_ticks(&read(format!("/proc/{pid}/stat"))?)?;
+        let seconds = |ticks: u64| ticks as f64 / ticks_per_second();
+        Ok(CpuTime {
+            user: seconds(user),
+            system: seconds(system),
+        })
+    }
+
+    pub(crate) fn since(self, before: CpuTime) -> CpuTime {
+        CpuTime {
+            user: self.user - before.user,
+            system: self.system - before.system,
+        }
+    }
+
+    pub(crate) fn all(self) -> f64 {
+        self.user + self.system
+    }
 }
 
 fn ticks_per_second() -> f64 {
@@ -119,7 +143,10 @@ impl Watch {
 fn our_seconds(pids: &[u32]) -> Result<f64> {
     let own = stat_ticks(&read("/proc/self/stat".to_owned())?)?;
     let own = own.iter().sum::<u64>() as f64 / ticks_per_second();
-    let others: Result<Vec<f64>> = pids.iter().map(|pid| cpu_seconds(*pid)).collect();
+    let others: Result<Vec<f64>> = pids
+        .iter()
+        .map(|pid| Ok(CpuTime::of(*pid)?.all()))
+        .collect();
     Ok(own + others?.iter().sum::<f64>())
 }
 
@@ -243,7 +270,7 @@ mod tests {
     fn the_watch_does_not_count_this_process() {
         let watch = Watch::start(&[]).unwrap();
         let all = watch.all;
-        while cpu_seconds(std::process::id()).unwrap() < watch.ours + 0.1 {}
+        while CpuTime::of(std::process::id()).unwrap().all() < watch.ours + 0.1 {}
         let foreign = watch.foreign().unwrap() * watch.started.elapsed().as_secs_f64();
         let busy = busy_seconds(&read("/proc/stat".to_owned()).unwrap()).unwrap() - all;
         // Ours is at least the tenth of a second that was burnt.

@@ -709,6 +709,10 @@ static int do_rename(int from_dir, const char *from, int to_dir, const char *to,
             violation("a rename across the root, or an exchange", a);
         else
             record_two(RENAME, old, new);
+        struct stat s;
+        struct file *f = lstat(b, &s) == 0 ? lookup(&s) : NULL;
+        if (f && new)
+            snprintf(f->path, sizeof f->path, "%s", new);
     }
     pthread_mutex_unlock(&lock);
     errno = saved;

@@ -62,6 +62,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
         json!({
             "per_second": rounds.each(|legs| legs[at].per_second).samples,
             "server_cpus": rounds.each(|legs| legs[at].cpus).samples,
+            "server_user_us_each": rounds.each(|legs| legs[at].user_us).samples,
+            "server_system_us_each": rounds.each(|legs| legs[at].system_us).samples,
             "p50_ms": p50(at).samples,
             "p99_ms": rounds.each(|legs| legs[at].p99_ms).samples,
             "noise": noise,
@@ -103,16 +105,21 @@ struct Leg {
     per_cpu_second: f64,
     per_second: f64,
     cpus: f64,
+    user_us: f64,
+    system_us: f64,
     p50_ms: f64,
     p99_ms: f64,
 }
 
 impl From<Measured> for Leg {
     fn from(mut measured: Measured) -> Leg {
+        let answers = measured.latencies.len() as f64;
         Leg {
             per_cpu_second: measured.per_cpu_second(),
             per_second: measured.per_second(),
             cpus: measured.cpus_used(),
+            user_us: measured.server_cpu.user / answers * 1e6,
+            system_us: measured.server_cpu.system / answers * 1e6,
             p50_ms: measured.latencies.percentile_ms(0.5),
             p99_ms: measured.latencies.percentile_ms(0.99),
         }

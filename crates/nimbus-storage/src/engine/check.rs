@@ -239,7 +239,7 @@ impl Tenant {
         let mut digest = SetDigest::default();
         let (mut documents, mut entries) = (0, 0);
         loop {
-            let mut view = self.inner.durable_view(false).await?;
+            let mut view = self.inner.durable_view(false).await?.unbounded();
             let mut scan = Scan::new(Keyspace::Docs, range.clone(), Direction::Forward);
             let rows = view.scan_next(&mut scan, CHUNK).await?;
             let Some((last, _)) = rows.last() else {
@@ -276,7 +276,7 @@ impl Tenant {
         let mut digest = SetDigest::default();
         let mut entries = 0;
         loop {
-            let mut view = self.inner.durable_view(false).await?;
+            let mut view = self.inner.durable_view(false).await?.unbounded();
             let mut scan = Scan::new(Keyspace::Index, range.clone(), Direction::Forward);
             let rows = view.scan_next(&mut scan, CHUNK).await?;
             let Some((last, _)) = rows.last() else {
@@ -309,7 +309,7 @@ impl Tenant {
 
     /// The log's chain is whole from its floor to the head, and its newest images are current.
     async fn check_log(&self, findings: &mut Findings) -> StoreResult<(BootstrapCut, u64)> {
-        let mut view = self.inner.durable_view(false).await?;
+        let mut view = self.inner.durable_view(false).await?.unbounded();
         let head = Head::decode(
             &view
                 .get(Keyspace::Meta, crate::provider::HEAD_KEY)
@@ -386,7 +386,7 @@ impl Tenant {
     /// # Errors
     /// `CapExceeded` past 10,000 documents or 16 MiB.
     pub async fn journal_bootstrap(&self) -> StoreResult<Bootstrap> {
-        let mut view = self.inner.durable_view(false).await?;
+        let mut view = self.inner.durable_view(false).await?.unbounded();
         let catalog = view.catalog.clone();
         let mut documents: BTreeMap<String, Vec<Box<RawValue>>> = BTreeMap::new();
         let (mut count, mut bytes) = (0u64, 0usize);
@@ -540,19 +540,25 @@ async fn check_entry(
     (stored, value): (&[u8], &[u8]),
     findings: &mut Findings,
 ) -> StoreResult<()> {
-    let id = index::target(table.number, stored, value)?;
-    let body = view.get(Keyspace::Docs, &id.key()).await?;
-    let entailed = match &body {
-        Some(body) => {
-            parse(body).is_ok_and(|d| index::entry(index, id.internal, &d).stored == stored)
-        }
-        None => false,
+    let Ok(id) = index::target(table.number, stored, value) else {
+        findings.add(
+            "index_entry_has_document",
+            ("indexes", "documents"),
+            describe(stored),
+            "entry is stored",
+            "it names no document",
+        );
+        return Ok(());
     };
-    if !entailed {
-        let right = if body.is_some() {
-            "document entails another entry"
-        } else {
-            "no such document"
+    let body = view.get(Keyspace::Docs, &id.key()).await?;
+    let entailed = body.as_ref().and_then(|body| parse(body).ok()).map(|d| {
+        let entry = index::entry(index, id.internal, &d);
+        entry.stored == stored && entry.value == value
+    });
+    if entailed != Some(true) {
+        let right = match entailed {
+            Some(_) => "document entails another entry",
+            None => "no such document",
         };
         findings.add(
             "index_entry_has_document",

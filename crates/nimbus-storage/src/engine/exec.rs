@@ -536,3 +536,7 @@ impl<'p> IndexRange<'p> {
         Ok(keyed.into_iter().map(|(_, hit)| hit).collect())
     }
 }
+
+#[cfg(test)]
+#[path = "exec_tests.rs"]
+mod tests;

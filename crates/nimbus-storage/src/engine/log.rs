@@ -265,7 +265,7 @@ impl Tenant {
     /// `CapExceeded` for a limit over [`MAX_JOURNAL_LIMIT`].
     pub async fn journal(&self, after: u64, limit: u32) -> StoreResult<JournalPage> {
         check_count("limit", Some(limit), MAX_JOURNAL_LIMIT)?;
-        let mut view = self.inner.durable_view(false).await?;
+        let mut view = self.inner.durable_view(false).await?.unbounded();
         let floor = Floor::decode(view.get(Keyspace::Meta, FLOOR_KEY).await?.as_deref())?;
         let head = view.read_sequence;
         if after > head {
@@ -306,7 +306,7 @@ impl Tenant {
     /// # Errors
     /// The provider's failure.
     pub async fn commit_status(&self, commit: CommitId) -> StoreResult<Option<u64>> {
-        let mut view = self.inner.durable_view(false).await?;
+        let mut view = self.inner.durable_view(false).await?.unbounded();
         let mut scan = Scan::new(Keyspace::Log, KeyRange::all(), Direction::Backward);
         let needle = format!("\"commit\":\"{commit}\"");
         while !scan.done {
@@ -460,7 +460,7 @@ async fn prune_step(tenant: &Arc<TenantInner>, everything: bool, target: u64) ->
         .saturating_sub(u64::try_from(options.log_retention.as_nanos()).unwrap_or(u64::MAX));
     let newest_offset = tenant.state().log_offset;
     let limit = tenant.log.pinned().unwrap_or(u64::MAX).min(target);
-    let mut view = tenant.durable_view(false).await?;
+    let mut view = tenant.durable_view(false).await?.unbounded();
     let mut reader = RecordReader::after(floor.sequence);
     let mut writes = Writes::new();
     let mut next = floor;
@@ -553,3 +553,7 @@ pub(crate) async fn maintain(
         None => Ok(false),
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -228,6 +228,11 @@ impl Engine {
     /// `TenantNotFound`.
     pub async fn delete_tenant(&self, tenant: &TenantId) -> StoreResult<()> {
         self.refuse_when_closing()?;
+        let (engine, tenant) = (self.clone(), tenant.clone());
+        to_its_end(async move { engine.delete_in_turn(&tenant).await }).await
+    }
+
+    async fn delete_in_turn(&self, tenant: &TenantId) -> StoreResult<()> {
         let gate = self.gate(tenant);
         let _held = gate.lock().await;
         if !self.inner.provider.contains(tenant).await? {
@@ -286,6 +291,11 @@ impl Engine {
         if let Some(open) = self.open_now(tenant) {
             return Ok(open);
         }
+        let (engine, tenant) = (self.clone(), tenant.clone());
+        to_its_end(async move { engine.open_in_turn(&tenant).await }).await
+    }
+
+    async fn open_in_turn(&self, tenant: &TenantId) -> StoreResult<Tenant> {
         if !self.inner.provider.contains(tenant).await? {
             return Err(StoreError::TenantNotFound {
                 tenant: tenant.clone(),
@@ -329,13 +339,27 @@ impl Engine {
 
     async fn open(&self, tenant: &TenantId) -> StoreResult<Tenant> {
         let store = self.inner.provider.open(tenant).await?;
-        let inner = Arc::new(load(tenant, store, self.inner.shared.clone()).await?);
+        let loaded = load(tenant, store.clone(), self.inner.shared.clone()).await;
+        let handle = loaded.and_then(|inner| self.admit(tenant, Arc::new(inner)));
+        if handle.is_err()
+            && let Err(error) = store.close().await
+        {
+            tracing::warn!(%tenant, %error, "closing a tenant store that was not to be used");
+        }
+        handle
+    }
+
+    /// Sets a loaded tenant to work, unless the engine began to close meanwhile.
+    fn admit(&self, tenant: &TenantId, inner: Arc<TenantInner>) -> StoreResult<Tenant> {
+        let mut open = lock(&self.inner.open);
+        // `close` says so before it takes the tenants out, under this lock.
+        self.refuse_when_closing()?;
         let tasks = vec![
             tokio::spawn(commit::run(inner.clone())),
             tokio::spawn(schema_change::run(inner.clone())),
         ];
         let handle = Tenant::lease(inner.clone());
-        lock(&self.inner.open).insert(tenant.clone(), OpenTenant { inner, tasks });
+        open.insert(tenant.clone(), OpenTenant { inner, tasks });
         self.inner.opened.fetch_add(1, Ordering::Relaxed);
         Ok(handle)
     }
@@ -394,11 +418,27 @@ impl Engine {
     /// None today; failures to close are logged.
     pub async fn close(&self) -> StoreResult<()> {
         self.inner.closing.store(true, Ordering::Release);
+        let engine = self.clone();
+        to_its_end(async move {
+            engine.close_all().await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn close_all(&self) {
         let all: Vec<OpenTenant> = lock(&self.inner.open).drain().map(|(_, t)| t).collect();
         for tenant in all {
             self.shut(tenant).await;
         }
-        Ok(())
+        // Whatever is being opened, deleted or put out holds its gate until that is over.
+        let gates: Vec<_> = lock(&self.inner.gates)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for gate in gates {
+            drop(gate.lock().await);
+        }
     }
 
     /// Totals since the engine started.
@@ -430,6 +470,21 @@ impl Engine {
         let gate = Arc::new(tokio::sync::Mutex::new(()));
         gates.insert(tenant.clone(), Arc::downgrade(&gate));
         gate
+    }
+}
+
+/// Runs work to its end even if the caller goes away, as clients that disconnect do: a tenant
+/// that is closed half-way could be opened a second time beside what is left of the first.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = StoreResult<T>> + Send + 'static,
+) -> StoreResult<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(_) => Err(StoreError::Closed),
+        },
     }
 }
 

@@ -389,3 +389,7 @@ fn flatten(expected: Head, members: Vec<Member>) -> TakenBatch {
         members,
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -22,7 +22,7 @@ use super::txn::{self, Transaction};
 use super::view::View;
 use super::{Document, EngineShared, Page, overlay::Overlay};
 use crate::error::{StoreError, StoreResult};
-use crate::provider::TenantStore;
+use crate::provider::{Head, TenantStore};
 
 /// Times that a conflicting transaction is run before the caller is told.
 const MAX_RUNS: u32 = 24;
@@ -138,8 +138,9 @@ impl TenantInner {
     /// A view of the newest durable state, for reads that write nothing.
     pub(crate) async fn durable_view(&self, track: bool) -> StoreResult<View> {
         loop {
+            let known = self.state().durable;
             let mut snapshot = self.store.snapshot().await?;
-            let head = snapshot.head().await?;
+            let head = at_least(known, snapshot.head().await?)?;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
             let (catalog, epoch) = {
                 let state = self.state();
@@ -163,12 +164,13 @@ impl TenantInner {
     /// A view that includes what is validated but not durable, for transactions.
     pub(crate) async fn newest_view(&self) -> StoreResult<View> {
         loop {
-            let (overlay, start, epoch) = {
+            let (overlay, known, start, epoch) = {
                 let state = self.state();
-                (state.overlay.clone(), state.head.sequence, state.epoch)
+                let start = state.head.sequence;
+                (state.overlay.clone(), state.durable, start, state.epoch)
             };
             let mut snapshot = self.store.snapshot().await?;
-            let durable = snapshot.head().await?.sequence;
+            let durable = at_least(known, snapshot.head().await?)?.sequence;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
             let read_sequence = start.max(durable);
             // Everything in the overlay is in a snapshot that is at least as new.
@@ -202,6 +204,16 @@ impl TenantInner {
             .await;
         reached.is_ok_and(|at| at.1 == epoch)
     }
+}
+
+/// The head of a snapshot, which has what was durable before it was taken.
+fn at_least(known: Head, found: Head) -> StoreResult<Head> {
+    if found.sequence < known.sequence {
+        return Err(StoreError::corrupt(format!(
+            "the stored head {found:?} went back behind {known:?}"
+        )));
+    }
+    Ok(found)
 }
 
 /// Ticks are 1/4096 ms.
@@ -245,8 +257,19 @@ impl Tenant {
     /// wrote nothing is a commit after which everything was as it read it.
     ///
     /// # Errors
-    /// `Conflict` if something it read was written since; then nothing was written.
+    /// `Conflict` if something it read was written since, or if the tenant was closed and opened
+    /// since; `InvalidInput` for a transaction of another tenant. Then nothing was written.
     pub async fn commit(&self, transaction: Transaction) -> StoreResult<u64> {
+        let begun_on = &transaction.tenant;
+        if begun_on.id != self.inner.id {
+            return Err(StoreError::invalid(format!(
+                "the transaction was begun on tenant {}, not on {}",
+                begun_on.id, self.inner.id
+            )));
+        }
+        if !Arc::ptr_eq(begun_on, &self.inner) {
+            return Err(StoreError::Conflict { attempts: 1 });
+        }
         match super::commit::commit(&self.inner, transaction).await? {
             Some(sequence) => Ok(sequence),
             None => Err(StoreError::Conflict { attempts: 1 }),

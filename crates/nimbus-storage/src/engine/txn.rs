@@ -15,7 +15,7 @@ use super::index;
 use super::query::{MAX_PAGE_SIZE, MAX_RESULT_DOCUMENTS, Query, check_count};
 use super::record::render_writes;
 use super::state::Proposal;
-use super::tenant::TenantInner;
+use super::tenant::{Tenant, TenantInner};
 use super::view::{Savepoint, View};
 use super::{Document, Page};
 use crate::error::{CommitId, StoreError, StoreResult};
@@ -31,11 +31,14 @@ pub struct Transaction {
     execution: Option<String>,
     wake_at: Option<u64>,
     random: Entropy,
+    /// Keeps the tenant open.
+    _lease: Tenant,
 }
 
 impl Transaction {
     pub(crate) fn new(tenant: Arc<TenantInner>, view: View) -> Transaction {
         Transaction {
+            _lease: Tenant::hold(tenant.clone()),
             tenant,
             view,
             execution: None,
@@ -68,8 +71,8 @@ impl Transaction {
     /// Inserts a document and returns its id. The table exists from then on.
     ///
     /// # Errors
-    /// `InvalidInput` for values beyond the limits or reserved names, `SchemaViolation`,
-    /// `CapExceeded` for a document over 1 MiB or too many tables.
+    /// `InvalidInput` for values beyond the limits (a document over 1 MiB is one) or reserved names,
+    /// `SchemaViolation`, `CapExceeded` for too many tables or too much in one transaction.
     pub async fn insert(&mut self, table: &TableName, fields: Object) -> StoreResult<DocumentId> {
         value::check_user_fields(&fields).map_err(|e| StoreError::invalid(e.to_string()))?;
         let def = self.table_or_new(table).await?;

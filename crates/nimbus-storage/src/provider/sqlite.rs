@@ -224,18 +224,22 @@ impl Inner {
         }
         self.control
             .put_state(tenant, TenantState::Ready)
-            .inspect_err(|_| {
-                self.undo_ready(tenant);
-            })
+            .map_err(|e| self.undo_ready(tenant, e))
     }
 
     /// After a failure to call the tenant ready, which the disk may have taken in all the same:
     /// its file must not go before the disk calls it unfinished again.
-    fn undo_ready(&self, tenant: &TenantId) {
+    fn undo_ready(&self, tenant: &TenantId, cause: ProviderError) -> ProviderError {
         match self.control.put_state(tenant, TenantState::Creating) {
-            Ok(()) => self.undo_create(tenant, true),
+            Ok(()) => {
+                self.undo_create(tenant, true);
+                cause
+            }
+            // Not `Full`, which would say that nothing was written.
             Err(e) => {
-                tracing::warn!(%tenant, error = %e, "whether the tenant was created is left to the next start");
+                tracing::warn!(%tenant, error = %e, "undoing a failed creation is left to the next start");
+                let what = format!("whether tenant {tenant} was created shows at the next start");
+                ProviderError::io(what, cause)
             }
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Wal {
     asked_at: AtomicU64,
     queued: AtomicBool,
     finished: AtomicU64,
+    /// A checkpoint failed at reading, writing or syncing.
+    unsound: AtomicBool,
     /// Held while a checkpoint runs; true once the store closes.
     closing: Mutex<bool>,
 }
@@ -52,6 +54,7 @@ impl Wal {
             asked_at: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             finished: AtomicU64::new(0),
+            unsound: AtomicBool::new(false),
             closing: Mutex::new(false),
         })
     }
@@ -76,6 +79,12 @@ impl Wal {
         }
     }
 
+    /// Whether a sync of the log may have failed. Its commits were then never synced where each
+    /// waits for none of its own, and a later sync would not know of them.
+    pub(super) fn unsound(&self) -> bool {
+        self.unsound.load(Ordering::Acquire)
+    }
+
     /// Checkpoints finished.
     pub(super) fn finished(&self) -> u64 {
         self.finished.load(Ordering::Relaxed)
@@ -93,6 +102,9 @@ impl Wal {
             return;
         }
         if let Err(e) = self.checkpoint() {
+            if matches!(e, ProviderError::Io { .. }) {
+                self.unsound.store(true, Ordering::Release);
+            }
             let path = self.path.display();
             tracing::warn!(%path, error = %e, "checkpoint failed; it is tried again after more commits");
         }
@@ -201,16 +213,20 @@ pub(super) fn after_crash(conn: &Connection, path: &Path) {
     }
 }
 
-/// The last checkpoint of a store, on the writer's own connection when it commits no more.
-pub(super) fn last(conn: &Connection, path: &Path, wal: &Wal) {
+/// The last checkpoint of a store, on the writer's own connection when it commits no more. False
+/// if it failed, and then closing must not try again: SQLite would take the second sync for true
+/// and remove the log.
+pub(super) fn last(conn: &Connection, path: &Path, wal: &Wal) -> bool {
     let mut closing = wal.closing.lock().unwrap_or_else(PoisonError::into_inner);
     *closing = true;
     match copy(conn, path, CheckpointMode::TRUNCATE) {
         Ok(_) => {
             wal.finished.fetch_add(1, Ordering::Relaxed);
+            true
         }
         Err(e) => {
             tracing::warn!(path = %path.display(), error = %e, "last checkpoint failed; the log is kept");
+            false
         }
     }
 }

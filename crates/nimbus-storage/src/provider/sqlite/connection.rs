@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{classify, corrupt};
@@ -94,6 +95,9 @@ pub(super) fn create(path: &Path) -> ProviderResult<()> {
     #[cfg(test)]
     super::tests::limit_pages(&conn, path);
     schema::create(&conn).map_err(fail)?;
+    // Closing copies the log too, and says nothing when it cannot.
+    conn.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)
+        .map_err(fail)?;
     conn.close().map_err(|(_, e)| fail(e))
 }
 
@@ -128,6 +132,10 @@ fn open(path: &Path) -> ProviderResult<Connection> {
     conn.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+        .map_err(fail)?;
+    // Without it a statement is planned anew whenever a bound `LIMIT` changes, which costs more
+    // than a short scan.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(fail)?;
     conn.pragma_update(None, "trusted_schema", false)
         .map_err(fail)?;

@@ -306,3 +306,43 @@ fn scan(
     }
     Ok(out)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_scan_with_another_limit_is_not_prepared_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("a.sqlite3");
+        std::fs::write(&path, []).unwrap();
+        connection::create(&path).unwrap();
+        let conn = connection::reader(&path).unwrap();
+        let sql = schema::sql(Keyspace::Docs);
+        for (text, direction, end) in [
+            (sql.from, Direction::Forward, None),
+            (sql.from_backward, Direction::Backward, None),
+            (sql.range, Direction::Forward, Some(vec![9])),
+            (sql.range_backward, Direction::Backward, Some(vec![9])),
+        ] {
+            for number in 1..=5 {
+                let range = KeyRange {
+                    start: vec![number],
+                    end: end.clone(),
+                };
+                let limit = usize::from(number);
+                scan(&conn, &path, Keyspace::Docs, &range, direction, limit).unwrap();
+            }
+            let statement = conn.prepare_cached(text).unwrap();
+            assert_eq!(statement.get_status(StatementStatus::Run), 5, "{text}");
+            assert_eq!(
+                statement.get_status(StatementStatus::RePrepare),
+                0,
+                "{text}"
+            );
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Wal};
@@ -103,14 +104,30 @@ impl Writer {
                 }
             }
         }
-        checkpoint::last(&self.conn, &self.path, &self.wal);
+        let failed = self.counters.failed.load(Ordering::Acquire);
+        if failed || !checkpoint::last(&self.conn, &self.path, &self.wal) {
+            self.keep_log();
+        }
         drop(self.conn);
         if let Some(reply) = stopped {
             let _ = reply.send(());
         }
     }
 
+    /// Closing leaves the log as it is; the next open makes it durable and finds out what it holds.
+    /// With a commit of unknown outcome at its end, removing it would not do: a power cut could
+    /// bring it back, and with it a commit that had been shown as not made.
+    fn keep_log(&self) {
+        let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(e) = self.conn.set_db_config(keep, true) {
+            tracing::warn!(path = %self.path.display(), error = %e, "the log may be removed");
+        }
+    }
+
     fn commit_once(&self, expected: Head, batch: &Batch) -> Result<(), CommitError> {
+        if self.durability == Durability::Relaxed && self.wal.unsound() {
+            self.counters.failed.store(true, Ordering::Release);
+        }
         if self.counters.failed.load(Ordering::Acquire) {
             return Err(CommitError::Closed);
         }

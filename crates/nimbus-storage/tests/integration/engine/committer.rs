@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use nimbus_storage::{ProviderError, StoreError};
+use nimbus_storage::provider::Keyspace;
+use nimbus_storage::{ProviderError, Query, StoreError};
 
 use super::stage::*;
 use super::support::*;
@@ -223,4 +224,55 @@ async fn a_passing_failure_during_one_by_one_is_tried_again() {
     }
     assert_eq!(results, [true, false, true]);
     stage.verify(&[-1.0, 0.0, 1.0, 3.0]).await;
+}
+
+/// More writers than may wait: the rest is told at once, nobody waits for ever, and no batch takes
+/// more than its share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_and_recovers() {
+    const WAITING: usize = 4_096;
+    const MEMBERS: usize = 256;
+    let world = World::new().await;
+    let tenant = world.create("t").await;
+    tenant.insert(&table(), n(0.0)).await.unwrap();
+    let gate = Gate::shut();
+    let (held, largest) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let seen = largest.clone();
+    world.hooks.on_commit(move |batch| {
+        let documents = batch.writes.keys().filter(|(s, _)| *s == Keyspace::Docs);
+        seen.fetch_max(documents.count(), Ordering::SeqCst);
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Verdict::Pass
+        }
+    });
+    let (mut inserts, over) = (Vec::new(), 50);
+    for i in 0..MEMBERS + WAITING + over {
+        let tenant = tenant.clone();
+        let row = n(i as f64);
+        inserts.push(tokio::spawn(
+            async move { tenant.insert(&table(), row).await },
+        ));
+    }
+    until("the queue is full", || async {
+        tenant.metrics().mutation_admission.queue_depth == WAITING as u64
+    })
+    .await;
+    let refused = tenant.insert(&table(), n(0.0)).await;
+    assert!(matches!(refused, Err(StoreError::QueueFull)), "{refused:?}");
+    gate.open();
+    let mut told = [0, 0];
+    for insert in inserts {
+        match soon("an answer", insert).await.unwrap() {
+            Ok(_) => told[0] += 1,
+            Err(StoreError::QueueFull) => told[1] += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(told[0] >= MEMBERS + WAITING && told[1] <= over, "{told:?}");
+    assert!(largest.load(Ordering::SeqCst) <= MEMBERS);
+    let page = tenant.query(&Query::table(table())).await.unwrap();
+    assert_eq!(page.len(), 1 + told[0]);
+    assert_consistent(&tenant).await;
 }

@@ -356,14 +356,21 @@ impl Client {
 
     /// A read outside any transaction: some durable state, none older than acknowledged.
     async fn plain_read(&mut self, acknowledged: u64) -> StoreResult<Observed> {
-        let asked = group(self.random.below(6));
-        let found = self.tenant.query(&asked).await?;
+        let read = if self.random.one_in(2) {
+            let asked = group(self.random.below(6));
+            let found = self.tenant.query(&asked).await?;
+            Read::Query(asked, jsons(&found))
+        } else {
+            let id = *self.random.pick(&self.ids);
+            let found = self.tenant.get(&table(), &id.to_string()).await?;
+            Read::Document(id, Some(json(&found)))
+        };
         let newest = self.tenant.metrics().mutation_journal.applied_head;
         Ok(Observed {
             label: format!("client {} plain read", self.number),
             acknowledged,
             when: When::Within(acknowledged, newest),
-            reads: vec![Read::Query(asked, jsons(&found))],
+            reads: vec![read],
         })
     }
 }

@@ -2,14 +2,19 @@
 //! hold, refuse or lose commits. One file per concern; what they share is in `support`.
 
 mod committer;
+mod damage;
 mod documents;
 mod history;
 mod indexes;
 mod isolation;
 mod live;
+mod logs;
 mod long_keys;
 mod outcomes;
 mod queries;
+mod schemas;
 mod stage;
 mod support;
+mod tenants;
 mod transactions;
+mod wakes;

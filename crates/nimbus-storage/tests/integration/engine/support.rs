@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
+use nimbus_storage::provider::Keyspace;
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
 use nimbus_storage::{
     Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp,
-    IndexSchema, IndexState, Order, ProviderError, Query, StoreResult, TableSchema, Tenant,
-    WakeStore,
+    IndexSchema, IndexState, Order, ProviderError, Query, TableSchema, Tenant, WakeStore,
 };
 
 pub use faults::*;
@@ -188,7 +188,7 @@ pub struct Settings {
     pub options: EngineOptions,
     pub readers: usize,
     /// Wraps the store for wake times.
-    pub wakes: fn(Arc<ControlDb>) -> Arc<dyn WakeStore>,
+    pub wakes: Arc<dyn Fn(Arc<ControlDb>) -> Arc<dyn WakeStore> + Send + Sync>,
 }
 
 impl Default for Settings {
@@ -196,7 +196,7 @@ impl Default for Settings {
         Settings {
             options: EngineOptions::default(),
             readers: 8,
-            wakes: |control| control,
+            wakes: Arc::new(|control| control),
         }
     }
 }
@@ -252,6 +252,12 @@ impl World {
         self.start().await;
     }
 
+    /// The tenant's file, as another program opens it.
+    pub fn raw(&self, tenant: &str) -> rusqlite::Connection {
+        let path = self.dir.path().join(format!("{tenant}.sqlite3"));
+        rusqlite::Connection::open(path).unwrap()
+    }
+
     /// A new tenant.
     pub async fn create(&self, tenant: &str) -> Tenant {
         self.engine().create_tenant(&name(tenant)).await.unwrap();
@@ -261,6 +267,17 @@ impl World {
     pub async fn tenant(&self, tenant: &str) -> Tenant {
         self.engine().tenant(&name(tenant)).await.unwrap()
     }
+}
+
+/// Every row of a keyspace, in key order.
+pub fn raw_rows(raw: &rusqlite::Connection, keyspace: Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let sql = format!(
+        "SELECT key, CAST(value AS BLOB) FROM \"{}\" ORDER BY key",
+        keyspace.name()
+    );
+    let mut statement = raw.prepare(&sql).unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.unwrap().map(Result::unwrap).collect()
 }
 
 /// Documents of one table, asked naively.
@@ -331,19 +348,4 @@ fn holds(filter: &Filter, document: &Object) -> bool {
         FilterOp::Lt => comparable && order == Ordering::Less,
         FilterOp::Lte => comparable && order != Ordering::Greater,
     }
-}
-
-/// Runs one transaction without running it again on conflict.
-#[allow(
-    dead_code,
-    reason = "for tests of the open-tenant cache, which are being written"
-)]
-pub async fn once<T>(
-    tenant: &Tenant,
-    body: impl AsyncFnOnce(&mut nimbus_storage::Transaction) -> StoreResult<T>,
-) -> StoreResult<(T, u64)> {
-    let mut transaction = tenant.begin().await?;
-    let value = body(&mut transaction).await?;
-    let sequence = tenant.commit(transaction).await?;
-    Ok((value, sequence))
 }
