@@ -199,8 +199,11 @@ fn install_nextest(checkout: &Checkout) -> Result<()> {
         return Ok(());
     }
     println!("setup: installing cargo-nextest {NEXTEST}, which takes some minutes");
-    let mut command =
-        checkout.cargo(&["install", "cargo-nextest", "--locked", "--version", NEXTEST]);
+    // Without optimisation: a test runner mostly waits, and the build takes a third of the time.
+    let mut command = checkout.cargo(&["install", "cargo-nextest", "--locked", "--debug"]);
+    command
+        .args(["--version", NEXTEST])
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
     // Cargo's own temporary directory: the build directory has no use for what this leaves.
     shell::run(command.env_remove("CARGO_TARGET_DIR"))
         .context("cargo-nextest is missing; https://nexte.st tells of other ways to install it")
