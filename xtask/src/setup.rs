@@ -39,7 +39,7 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 16] = [
+const NEEDS: [Need; 17] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -72,6 +72,8 @@ const NEEDS: [Need; 16] = [
         Scope::Test,
         "PATH=$PATH:/usr/sbin command -v nginx",
     ),
+    // The records of the bulk test are a package of the npm registry.
+    need("npm", Scope::Test, "command -v npm"),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("openssl", Scope::Test, "command -v openssl"),
     need("sqlite3", Scope::Test, "command -v sqlite3"),

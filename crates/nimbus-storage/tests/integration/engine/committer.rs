@@ -247,7 +247,8 @@ async fn a_full_queue_refuses_and_recovers() {
             Verdict::Pass
         }
     });
-    let (mut inserts, over) = (Vec::new(), 50);
+    // The batch that is held at the gate has 1 to MEMBERS members, and the next one MEMBERS.
+    let (mut inserts, over) = (Vec::new(), MEMBERS + 50);
     for i in 0..MEMBERS + WAITING + over {
         let tenant = tenant.clone();
         let row = n(i as f64);
