@@ -3,7 +3,12 @@
 //! `NIMBUS_FUZZ_RUNS` sets how many mutations each target gets and `NIMBUS_FUZZ_SEED` where they
 //! begin. An input that breaks a promise is printed and kept; it belongs into the corpus once the
 //! fault is mended. This room must not know what a target checks.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

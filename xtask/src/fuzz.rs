@@ -43,6 +43,9 @@ pub(crate) fn run(checkout: &Checkout, args: &Fuzz) -> Result<()> {
         let mut command = checkout.cargo(&["fuzz", "run", "--features", "libfuzzer"]);
         // The instrumentation is a flag that only nightly compilers take without this.
         command.env("RUSTC_BOOTSTRAP", "1");
+        // Linking each target with LTO would take longer than fuzzing it.
+        command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+        command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
         command.arg("--target-dir").arg(&build);
         command.arg(&target).arg(found).arg(seeds);
         command.args([
