@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod fuzz;
 mod phases;
 mod setup;
 mod shell;
@@ -56,6 +57,8 @@ enum Task {
         #[command(subcommand)]
         suite: soak::Suite,
     },
+    /// Run the fuzz targets under libFuzzer for a while; needs cargo-fuzz
+    Fuzz(fuzz::Fuzz),
     /// Run fmt, tidy, clippy, test and doc, and stop at the first that fails
     Ci,
     /// Measure the server against its goals and write the table of docs/performance.md
@@ -88,6 +91,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Clippy => tasks::clippy(&checkout),
         Task::Doc => tasks::doc(&checkout),
         Task::Soak { suite } => soak::run(&checkout, &suite),
+        Task::Fuzz(args) => fuzz::run(&checkout, &args),
         Task::Ci => tasks::ci(&checkout),
         Task::Bench { args } => bench::run(&checkout, &args),
     }

@@ -28,6 +28,8 @@ pub(crate) enum Command {
     /// Show or replace the admin token.
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Check everything that `start` relies on, changing nothing; exit code 1 if a check fails.
+    Doctor(Box<DoctorArgs>),
     /// Write a table's documents as JSON lines or CSV.
     Export(ExportArgs),
     /// Insert documents from JSON lines or CSV; goes on where an earlier run ended.
@@ -116,6 +118,16 @@ pub(crate) struct StartArgs {
     /// text or json, to standard error; RUST_LOG filters [env: NIMBUS_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT", help_heading = "Log")]
     pub(crate) log_format: Option<String>,
+}
+
+/// What to check: the server that `nimbus start` with the same settings would be.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How to print what was found.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
 }
 
 /// Settings of providers outside the process. Refused unless their provider is selected.

@@ -7,6 +7,7 @@ mod auth;
 mod bulk;
 mod cli;
 mod config;
+mod doctor;
 mod output;
 mod place;
 mod remote;
@@ -55,6 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Start(args) => start::run(*args),
         Command::Auth(command) => auth::run(command),
+        Command::Doctor(args) => doctor::run(*args),
         Command::Export(args) => bulk::export(args),
         Command::Import(args) => bulk::import(args),
         Command::Tenants(command) => tenants::run(command),

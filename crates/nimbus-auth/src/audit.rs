@@ -16,7 +16,10 @@ use nimbus_core::TenantId;
 use crate::context::{AuthMethod, RequestId};
 use crate::private_fs::{Access, PrivateDir, PrivateFileError, split};
 
-mod line;
+pub(crate) mod line;
+mod look;
+
+pub use look::{AuditLook, LastLine, look};
 
 /// Most bytes of a request path that are kept.
 pub const MAX_PATH: usize = 1024;

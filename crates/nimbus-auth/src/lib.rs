@@ -30,6 +30,9 @@
 
 pub mod audit;
 pub mod context;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod paths;
 mod private_fs;
 pub mod token;

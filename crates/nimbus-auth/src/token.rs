@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::private_fs::{Access, PrivateDir, PrivateFileError, split};
 
-mod format;
+pub(crate) mod format;
 
 pub use format::TokenFault;
 
@@ -276,6 +276,24 @@ impl TokenFile {
         Ok(Rotation { file, set_aside })
     }
 
+    /// Reads the content of a file; stamps are not yet compared with the clock.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, TokenFault> {
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(TokenFault::TooLarge {
+                limit: MAX_FILE_BYTES,
+            });
+        }
+        let parts = format::decode(bytes)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            token: parts.token,
+            generation: parts.generation,
+            issued_at: parts.issued_at,
+            rotated_at: parts.rotated_at,
+            stamps_in_future: false,
+        })
+    }
+
     fn mint(
         path: &Path,
         generation: u64,
@@ -365,6 +383,31 @@ impl TokenFile {
     }
 }
 
+/// Files beside the token file that an interrupted or a past rotation left: a half-written token, or
+/// a file that could not be used. Sorted; either may hold a secret.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn leftovers(path: &Path) -> Result<Vec<PathBuf>, PrivateFileError> {
+    let (parent, name) = split(path)?;
+    let kept = format!("{}.corrupt-", name.to_string_lossy());
+    let listing = match std::fs::read_dir(parent) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(PrivateFileError::io("list", parent)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(PrivateFileError::io("list", parent))?;
+        let name = entry.file_name();
+        if name == TEMP_NAME || name.to_string_lossy().starts_with(&kept) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Reads and checks the file; `None` when it is absent.
 fn read(dir: &PrivateDir, name: &OsStr, path: &Path) -> Result<Option<TokenFile>, TokenError> {
     let Some(file) = dir.open_file(name, Access::Read)? else {
@@ -376,25 +419,11 @@ fn read(dir: &PrivateDir, name: &OsStr, path: &Path) -> Result<Option<TokenFile>
     file.take(limit)
         .read_to_end(&mut bytes)
         .map_err(PrivateFileError::io("read", path))?;
-    let parts = if bytes.len() > MAX_FILE_BYTES {
-        Err(TokenFault::TooLarge {
-            limit: MAX_FILE_BYTES,
-        })
-    } else {
-        format::decode(&bytes)
-    };
-    let parts = parts.map_err(|fault| TokenError::Invalid {
+    let parsed = TokenFile::parse(path, &bytes);
+    let mut found = parsed.map_err(|fault| TokenError::Invalid {
         path: path.to_path_buf(),
         fault,
     })?;
-    let mut found = TokenFile {
-        path: path.to_path_buf(),
-        token: parts.token,
-        generation: parts.generation,
-        issued_at: parts.issued_at,
-        rotated_at: parts.rotated_at,
-        stamps_in_future: false,
-    };
     if let Some((field, stamp)) = found.future_stamp(Timestamp::now()) {
         found.stamps_in_future = true;
         tracing::warn!(path = %path.display(), field, %stamp, "the admin token file has a stamp later than the clock");

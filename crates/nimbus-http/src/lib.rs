@@ -15,6 +15,9 @@ mod config;
 mod edge;
 mod error;
 mod extract;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handlers;
 mod io;
 mod metrics;

@@ -342,7 +342,9 @@ impl FieldBody {
     fn into_field(self) -> ApiResult<FieldSchema> {
         let path: FieldPath = self.name.parse()?;
         if path.segments().count() != 1 || path.is_id() || path.is_creation_time() {
-            let text = format!("`{path}` cannot be declared: name a top-level field of your own");
+            // A path may have 16 KiB; an error repeats 80 characters.
+            let shown: String = self.name.chars().take(80).collect();
+            let text = format!("`{shown}` cannot be declared: name a top-level field of your own");
             return Err(ApiError::invalid(text));
         }
         let field_type = match self.field_type {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::provider::{ProviderError, ProviderResult};
 
 pub use file::CONTROL_FILE;
+pub(crate) use file::NEW_FILE;
 
 /// `format` and `installation`.
 const META: TableDefinition<'static, &str, &str> = TableDefinition::new("meta");
@@ -156,6 +157,30 @@ impl Mirror {
             self.wakes_by_time.insert((at, tenant.clone()));
         }
     }
+}
+
+/// What [`look`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControlLook {
+    /// There is no control database yet.
+    Absent,
+    /// It is larger than what is read into memory to look at it.
+    TooLarge {
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Every entry in every state, sorted by tenant.
+    Entries(Vec<(TenantId, TenantEntry)>),
+}
+
+/// Reads the registry in `dir` with every check of [`ControlDb::open`], changing nothing. Only while
+/// no server holds the directory, which could be writing.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub fn look(dir: &Path) -> ProviderResult<ControlLook> {
+    file::look(&dir.join(CONTROL_FILE))
 }
 
 impl ControlDb {

@@ -37,6 +37,7 @@ pub mod control;
 mod engine;
 mod error;
 pub mod provider;
+pub mod survey;
 
 /// The crate of values, ids and names that this crate's interface is made of.
 pub use nimbus_core as core;

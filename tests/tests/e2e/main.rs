@@ -20,6 +20,7 @@ mod cli;
 mod config;
 mod crash;
 mod data_dir;
+mod doctor;
 mod drill;
 mod full_disk;
 mod group_commit;

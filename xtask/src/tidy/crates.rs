@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Every crate of the workspace with the crates of the workspace that its code may use.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     (
         "nimbus",
         &[
@@ -28,6 +28,16 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("nimbus-core", &[]),
     ("nimbus-crypto", &[]),
     ("nimbus-e2e", &[]),
+    // Calls the decoders of every room through the doors that the feature `fuzzing` opens.
+    (
+        "nimbus-fuzz",
+        &[
+            "nimbus-auth",
+            "nimbus-core",
+            "nimbus-http",
+            "nimbus-storage",
+        ],
+    ),
     (
         "nimbus-http",
         &[
@@ -65,6 +75,9 @@ const FENCES: [(&[&str], &[&str]); 4] = [
     (&["deno_*", "v8"], &["nimbus-runtime"]),
 ];
 
+/// The crate that may ask for the feature that opens private formats to it.
+const FUZZING: (&str, &str) = ("fuzzing", "nimbus-fuzz");
+
 /// One crate of the workspace.
 #[derive(Debug, Default)]
 pub(crate) struct Package {
@@ -81,6 +94,8 @@ struct Dependency {
     name: String,
     /// Whether only tests, examples and benches see it.
     dev: bool,
+    /// Whether it asks for the feature of [`FUZZING`].
+    fuzzing: bool,
 }
 
 /// Reads the crates of the workspace from what `cargo metadata --no-deps` printed.
@@ -105,6 +120,9 @@ fn read(package: &Value, root: &Path) -> Result<Package> {
         read.dependencies.push(Dependency {
             name,
             dev: dependency["kind"] == "dev",
+            fuzzing: dependency["features"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|feature| feature == FUZZING.0)),
         });
     }
     for target in array(package, "targets")? {
@@ -135,6 +153,7 @@ pub(crate) fn check(packages: &[Package]) -> Vec<Finding> {
         let report = |message: String| Finding::new(&package.manifest, 0, message);
         findings.extend(edges(package, packages).into_iter().map(report));
         findings.extend(fences(package).into_iter().map(report));
+        findings.extend(fuzzing(package).into_iter().map(report));
         findings.extend(test_binaries(package).into_iter().map(report));
     }
     findings
@@ -181,6 +200,18 @@ fn fences(package: &Package) -> Vec<String> {
         }
     }
     messages
+}
+
+/// The doors of the fuzz targets stay shut in everything else, tests included.
+fn fuzzing(package: &Package) -> Option<String> {
+    let (feature, owner) = FUZZING;
+    let asks = package.dependencies.iter().find(|other| other.fuzzing);
+    asks.filter(|_| package.name != owner).map(|other| {
+        format!(
+            "only {owner} may ask for the feature `{feature}` of {}",
+            other.name
+        )
+    })
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -311,6 +342,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_door_of_the_fuzz_targets_is_theirs_alone() {
+        let count = |name: &str| {
+            let metadata = json!({ "packages": [{
+                "name": name,
+                "manifest_path": "/checkout/some/Cargo.toml",
+                "dependencies": [{
+                    "name": "nimbus-storage", "kind": null, "features": ["fuzzing"],
+                }],
+                "targets": [],
+            }] });
+            check(&packages(&metadata, Path::new("/checkout")).unwrap()).len()
+        };
+        assert_eq!(count("nimbus-fuzz"), 0);
+        assert_eq!(count("nimbus"), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::token::TOKEN_PREFIX;
 const REDACTED: &str = "(redacted)";
 
 /// Appends the entry as one line with its newline.
-pub(super) fn append(entry: &AuditEntry<'_>, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+pub(crate) fn append(entry: &AuditEntry<'_>, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     let path = entry.path.split(['?', '#']).next().unwrap_or_default();
     let stored = Stored {
         ts: Display(format_args!("{:.3}", entry.ts)),

@@ -298,7 +298,7 @@ struct Stored<'a> {
 }
 
 /// Writes the content of a token file, pretty and with a final newline.
-pub(super) fn encode(file: &TokenFile) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+pub(crate) fn encode(file: &TokenFile) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
     let stored = Stored {
         version: VERSION,
         token: file.token.expose_secret(),

@@ -11,13 +11,15 @@ use nimbus_core::TenantId;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
-use super::{META, Mirror, RandomId, TENANTS, TenantEntry, WAKES, WAKES_BY_TIME};
+use super::{
+    ControlLook as Look, META, Mirror, RandomId, TENANTS, TenantEntry, WAKES, WAKES_BY_TIME,
+};
 use crate::provider::{ProviderError, ProviderResult, files};
 
 /// Name of the control database inside the data directory.
 pub const CONTROL_FILE: &str = "nimbus-control.db";
 /// Name under which a new one is made before it is renamed.
-const NEW_FILE: &str = "nimbus-control.db.new";
+pub(crate) const NEW_FILE: &str = "nimbus-control.db.new";
 /// Value of `format` in the `meta` table.
 const FORMAT: &str = "1";
 /// Page cache, bytes. redb's default is 1 GiB.
@@ -108,9 +110,26 @@ pub(super) fn open(path: &Path) -> ProviderResult<(Database, Contents)> {
     Ok((db, contents))
 }
 
+/// Reads the file as it is, through a copy in memory; it is neither opened for writing nor locked.
+pub(super) fn look(path: &Path) -> ProviderResult<Look> {
+    match files::inspect(path).map_err(|e| files::error("looking at", path, e))? {
+        files::Entry::Absent => return Ok(Look::Absent),
+        files::Entry::Other => return Err(corrupt(path, "it is not a regular file")),
+        files::Entry::Regular { len: 0 } => return Err(corrupt(path, "it is empty")),
+        files::Entry::Regular { len } if len > MAX_REHEARSAL => return Ok(Look::TooLarge { len }),
+        files::Entry::Regular { .. } => {}
+    }
+    let mut bytes = Vec::new();
+    files::open_read_only(path)
+        .and_then(|file| file.take(MAX_REHEARSAL).read_to_end(&mut bytes))
+        .map_err(|e| files::error("reading", path, e))?;
+    let contents = rehearse(path, &bytes)?;
+    Ok(Look::Entries(contents.mirror.tenants.into_iter().collect()))
+}
+
 /// Opens a copy in memory with every check redb has. Opening writes: doing it on a copy first
 /// leaves a damaged file exactly as it was found.
-fn rehearse(path: &Path, bytes: &[u8]) -> ProviderResult<()> {
+fn rehearse(path: &Path, bytes: &[u8]) -> ProviderResult<Contents> {
     let checked = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
         let backend = InMemoryBackend::new();
         backend.set_len(bytes.len() as u64)?;
@@ -118,7 +137,7 @@ fn rehearse(path: &Path, bytes: &[u8]) -> ProviderResult<()> {
         Ok(builder().create_with_backend(backend)?)
     }));
     match checked {
-        Ok(Ok(db)) => read(path, &db).map(drop),
+        Ok(Ok(db)) => read(path, &db),
         // Memory has no I/O errors of its own: the file points outside itself.
         Ok(Err(redb::Error::Io(e))) => Err(corrupt(path, &e.to_string())),
         Ok(Err(e)) => Err(error("checking", path, e)),

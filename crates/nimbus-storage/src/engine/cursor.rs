@@ -66,7 +66,7 @@ impl Position {
 pub(crate) struct CursorKey(pub(crate) [u8; 32]);
 
 impl CursorKey {
-    fn tag(&self, bytes: &[u8]) -> [u8; TAG] {
+    pub(crate) fn tag(&self, bytes: &[u8]) -> [u8; TAG] {
         // HMAC takes keys of any length, so this cannot fail; a failure yields a tag that
         // no cursor carries.
         match Hmac::<Sha256>::new_from_slice(&self.0) {

@@ -10,6 +10,9 @@ mod check;
 mod commit;
 mod cursor;
 mod exec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod interval;
 mod live;

@@ -252,7 +252,10 @@ impl Record {
         Ok(Record {
             sequence: wire.sequence,
             timestamp: wire.timestamp,
-            commit: wire.commit.parse()?,
+            commit: wire
+                .commit
+                .parse()
+                .map_err(|e: StoreError| damaged(e.to_string()))?,
             execution: wire.execution,
             previous: decode_hash(wire.previous)?,
             offset: wire.offset,
@@ -408,7 +411,8 @@ mod tests {
 
     #[test]
     fn damaged_records_are_refused() {
-        let bad: [&[u8]; 5] = [b"", b"{}", b"{\"version\":2}", b"\xff", b"[]"];
+        let commit = br#"{"version":1,"sequence":1,"timestamp":2,"commit":"xyz","execution":null,"previous":"","offset":0,"writes":[]}"#;
+        let bad: [&[u8]; 6] = [b"", b"{}", b"{\"version\":2}", b"\xff", b"[]", commit];
         for text in bad {
             assert!(
                 matches!(Record::decode(text), Err(StoreError::Corrupt { .. })),

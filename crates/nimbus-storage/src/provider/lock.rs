@@ -175,15 +175,41 @@ impl Drop for DataDirLock {
 
 /// Who holds the directory now; `None` if nobody does or the file does not say.
 pub fn read_holder(dir: &Path) -> Option<Holder> {
-    let file = files::open_read_only(&dir.join(LOCK_FILE)).ok()?;
+    match look(dir) {
+        Ok(Holding::Held(holder)) => holder,
+        Ok(Holding::Free) | Err(_) => None,
+    }
+}
+
+/// Whether a directory is held, as [`look`] found it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Holding {
+    /// Nobody holds it, or it has never been held.
+    Free,
+    /// Somebody does; who, if the file says so.
+    Held(Option<Holder>),
+}
+
+/// Looks whether the directory is held, changing nothing.
+///
+/// # Errors
+/// What [`DataDirLock::acquire`] would meet at the lock file: `NotRegular`, `NotWritable`, `Io`.
+pub fn look(dir: &Path) -> Result<Holding, LockError> {
+    let path = dir.join(LOCK_FILE);
+    let file = match files::open_read_only(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Holding::Free),
+        Err(e) => return Err(classify(&path, e)),
+    };
     match file.try_lock_shared() {
         Ok(()) => {
-            // Nobody holds it: the content, if any, is what a killed process left.
+            // The content, if any, is what a killed process left.
             let _ = file.unlock();
-            None
+            Ok(Holding::Free)
         }
-        Err(TryLockError::WouldBlock) => content(&file),
-        Err(TryLockError::Error(_)) => None,
+        Err(TryLockError::WouldBlock) => Ok(Holding::Held(content(&file))),
+        Err(TryLockError::Error(e)) => Err(classify(&path, e)),
     }
 }
 
@@ -330,8 +356,11 @@ mod tests {
         assert_eq!(holder.address, Some("127.0.0.1:8080".parse().unwrap()));
         assert!(holder.started_at > 1_600_000_000_000);
 
+        assert!(matches!(look(root.path()), Ok(Holding::Held(Some(found))) if found == holder));
+
         drop(lock);
         assert_eq!(read_holder(root.path()), None);
+        assert!(matches!(look(root.path()), Ok(Holding::Free)));
         assert_eq!(std::fs::read(root.path().join(LOCK_FILE)).unwrap(), b"");
         DataDirLock::acquire(root.path()).unwrap();
     }
@@ -405,6 +434,10 @@ mod tests {
         assert!(matches!(e, LockError::NotRegular { .. }), "{e}");
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
         assert_eq!(read_holder(root.path()), None);
+        assert!(matches!(
+            look(root.path()),
+            Err(LockError::NotRegular { .. })
+        ));
     }
 
     #[test]

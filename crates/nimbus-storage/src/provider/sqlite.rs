@@ -12,6 +12,7 @@ mod readers;
 mod recovery;
 mod schema;
 mod store;
+mod survey;
 mod writer;
 
 use std::ffi::OsStr;
@@ -26,6 +27,7 @@ use crate::control::{ControlDb, Distinct, TenantState};
 use checkpoint::Wal;
 use error::corrupt;
 use store::SqliteStore;
+pub use survey::survey;
 
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "sqlite";

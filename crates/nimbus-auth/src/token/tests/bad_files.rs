@@ -233,3 +233,16 @@ fn two_bad_files_of_one_second_are_both_kept() {
         b"one"
     );
 }
+
+#[test]
+fn what_rotations_left_is_listed() {
+    let (_temp, path) = with_content(b"{}");
+    assert_eq!(leftovers(&path).unwrap(), Vec::<PathBuf>::new());
+    let kept = TokenFile::rotate(&path).unwrap().set_aside.unwrap().path;
+    let half = path.with_file_name(TEMP_NAME);
+    fs::write(&half, "").unwrap();
+    fs::write(path.with_file_name("token.bak"), "").unwrap();
+    assert_eq!(leftovers(&path).unwrap(), [half, kept]);
+    let elsewhere = path.with_file_name("nowhere").join("token");
+    assert_eq!(leftovers(&elsewhere).unwrap(), Vec::<PathBuf>::new());
+}

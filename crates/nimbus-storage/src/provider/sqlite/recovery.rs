@@ -15,7 +15,7 @@ use crate::provider::{Head, ProviderError, ProviderResult, files};
 /// Start of the name of the file that tells whether the disk ignores case. The rest differs each
 /// time: what the system still remembers of an earlier probe must not answer for the disk, as it
 /// does for a second through FUSE.
-const PROBE: &str = ".Nimbus-Case-Probe-";
+pub(super) const PROBE: &str = ".Nimbus-Case-Probe-";
 /// Bytes that an empty tenant can have on disk; it has about 64 KiB.
 const MAX_UNBORN: u64 = 256 << 10;
 

@@ -1,0 +1,34 @@
+//! A door for the fuzz targets to formats that are private to this crate: the token file and the
+//! audit line. Compiled with the feature `fuzzing` only, which the server never enables.
+//!
+//! It must not hold checks: those are in `fuzz/`.
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::audit::{AuditEntry, AuditError, line};
+use crate::token::{TokenFault, TokenFile, format};
+
+/// Reads the content of a token file, as loading it does once the file is open.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_token(bytes: &[u8]) -> Result<TokenFile, TokenFault> {
+    TokenFile::parse(Path::new("token"), bytes)
+}
+
+/// Writes the content of a token file.
+pub fn encode_token(file: &TokenFile) -> Option<Zeroizing<Vec<u8>>> {
+    format::encode(file).ok()
+}
+
+/// The line of an entry, with its newline.
+///
+/// # Errors
+/// `Encode`.
+pub fn audit_line(entry: &AuditEntry<'_>) -> Result<Vec<u8>, AuditError> {
+    let mut out = Vec::new();
+    line::append(entry, &mut out).map_err(AuditError::Encode)?;
+    Ok(out)
+}
