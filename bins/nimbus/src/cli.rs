@@ -108,7 +108,7 @@ pub(crate) struct StartArgs {
     /// full: acknowledged writes survive a power cut; relaxed: the newest may be lost [env: NIMBUS_DURABILITY] [default: full]
     #[arg(long, value_name = "LEVEL", help_heading = "Storage")]
     pub(crate) durability: Option<String>,
-    /// Tenants kept open at once [env: NIMBUS_MAX_OPEN_TENANTS] [default: what the file descriptor limit allows, at most 1024]
+    /// Tenants kept open at once [env: NIMBUS_MAX_OPEN_TENANTS] [default: what file descriptors and half of the memory allow, at most 1024]
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(crate) max_open_tenants: Option<String>,
 

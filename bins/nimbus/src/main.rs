@@ -8,6 +8,7 @@ mod bulk;
 mod cli;
 mod config;
 mod doctor;
+mod memory;
 mod output;
 mod place;
 mod remote;

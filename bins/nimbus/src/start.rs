@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::StartArgs;
+use crate::memory;
 use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
 
 /// Descriptors that an open tenant takes besides its readers: three files of the writer and
@@ -159,7 +160,10 @@ fn open_engine(settings: &Settings, control: Arc<ControlDb>, files: u64) -> anyh
     let per_tenant = FILES_PER_TENANT + 2 * sqlite.readers as u64;
     let mut options = EngineOptions::default();
     let connections = settings.server.max_connections as u64;
-    let affordable = files.saturating_sub(OTHER_FILES + connections) / per_tenant;
+    let by_files = files.saturating_sub(OTHER_FILES + connections) / per_tenant;
+    // Half of the memory, with every tenant at its largest.
+    let memory = memory::available().unwrap_or(u64::MAX) / 2;
+    let affordable = by_files.min(memory / sqlite.largest_caches());
     options.max_open_tenants = settings
         .max_open_tenants
         .unwrap_or(usize::try_from(affordable.clamp(8, 1_024)).unwrap_or(1_024));

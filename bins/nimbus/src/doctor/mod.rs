@@ -180,7 +180,7 @@ fn limits() -> Vec<Check> {
     vec![
         host::open_files(files.current, files.maximum),
         host::core_dumps(getrlimit(Resource::Core).current),
-        host::memory(host::memory_limit()),
+        host::memory(crate::memory::limit()),
     ]
 }
 

@@ -68,11 +68,20 @@ async fn scanning_too_much_asks_for_an_index() {
         let Err(StoreError::MissingIndex { fields, limit }) = refused else {
             panic!("{query:?}: {refused:?}");
         };
-        assert_eq!((fields.as_slice(), limit), (owned(expected).as_slice(), MAX_READ_DOCUMENTS));
+        assert_eq!(
+            (fields.as_slice(), limit),
+            (owned(expected).as_slice(), MAX_READ_DOCUMENTS)
+        );
     }
     // No index helps against a `neq` that nothing meets.
     let hopeless = tenant.query(&asked(&[("x", neq)], None)).await;
-    let capped = matches!(hopeless, Err(StoreError::CapExceeded { cap: "read_documents", .. }));
+    let capped = matches!(
+        hopeless,
+        Err(StoreError::CapExceeded {
+            cap: "read_documents",
+            ..
+        })
+    );
     assert!(capped, "{hopeless:?}");
     assert_eq!(tenant.query(&asked(&[], None)).await.unwrap().len(), 10);
 
@@ -82,8 +91,17 @@ async fn scanning_too_much_asks_for_an_index() {
     {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
-    assert!(tenant.query(&asked(&[("a", lt)], None)).await.unwrap().is_empty());
-    assert_eq!(tenant.query(&asked(&[], Some("a"))).await.unwrap().len(), 10);
+    assert!(
+        tenant
+            .query(&asked(&[("a", lt)], None))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        tenant.query(&asked(&[], Some("a"))).await.unwrap().len(),
+        10
+    );
 }
 
 fn owned(names: &[&str]) -> Vec<String> {

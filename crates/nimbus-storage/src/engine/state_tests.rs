@@ -18,9 +18,7 @@ fn read(n: u64) -> ReadSet {
 fn after(commits: u64, keys: u64) -> State {
     let mut state = State::new(Head::EMPTY, Catalog::default(), 0);
     for sequence in 1..=commits {
-        let keys = (0..keys)
-            .map(|i| key(sequence + i * 1_000_000))
-            .collect();
+        let keys = (0..keys).map(|i| key(sequence + i * 1_000_000)).collect();
         state.remember(Committed { sequence, keys });
     }
     state
@@ -32,7 +30,11 @@ fn a_commit_after_the_snapshot_that_wrote_what_was_read_is_a_conflict() {
     for snapshot in 0..=10 {
         for read_key in 1..=10 {
             let expected = read_key > snapshot;
-            assert_eq!(state.conflicts(&read(read_key), snapshot), expected, "{read_key} {snapshot}");
+            assert_eq!(
+                state.conflicts(&read(read_key), snapshot),
+                expected,
+                "{read_key} {snapshot}"
+            );
         }
         assert!(!state.conflicts(&read(99), snapshot));
     }

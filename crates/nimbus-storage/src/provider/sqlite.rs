@@ -71,6 +71,11 @@ impl SqliteOptions {
             case_insensitive: None,
         }
     }
+
+    /// Bytes that the page caches of one open tenant take at most, for a budget of memory.
+    pub fn largest_caches(&self) -> u64 {
+        connection::largest_caches(self.readers)
+    }
 }
 
 /// Tenants in SQLite files. See the module.

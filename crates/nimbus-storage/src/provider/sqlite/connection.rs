@@ -25,6 +25,14 @@ const WAL_KEEP: i64 = 16 << 20;
 /// Prepared statements kept: the writer has 2 per table and 5 more, a reader 5 per table and 3.
 const STATEMENTS: usize = 48;
 
+/// Bytes that the page caches of one tenant take at most: the writer's and those of its readers.
+/// A checkpoint reads past its own.
+pub(super) fn largest_caches(readers: usize) -> u64 {
+    let kibibytes =
+        WRITER_CACHE_KIB.unsigned_abs() + READER_CACHE_KIB.unsigned_abs() * readers as u64;
+    kibibytes * 1024
+}
+
 /// The connection that commits. Sets the file to write-ahead logging.
 pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Connection> {
     let conn = open(path)?;
