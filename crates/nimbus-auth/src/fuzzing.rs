@@ -29,6 +29,6 @@ pub fn encode_token(file: &TokenFile) -> Option<Zeroizing<Vec<u8>>> {
 /// `Encode`.
 pub fn audit_line(entry: &AuditEntry<'_>) -> Result<Vec<u8>, AuditError> {
     let mut out = Vec::new();
-    line::append(entry, &mut out).map_err(AuditError::Encode)?;
+    line::append(entry, 1, &mut out).map_err(AuditError::Encode)?;
     Ok(out)
 }

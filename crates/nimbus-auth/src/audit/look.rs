@@ -111,7 +111,7 @@ mod tests {
         let path = home.path().join("nimbus/logs/access.jsonl");
         assert_eq!(look(&path).unwrap(), None);
         assert!(!home.path().join("nimbus").exists(), "it was made");
-        drop(crate::AuditLog::open(&path).unwrap());
+        crate::audit::tests::Fixture::at(&path).open();
         let line = format!("{{\"path\":\"{}\"}}\n", "x".repeat(1_000));
         std::fs::write(&path, line.repeat(100)).unwrap();
         let found = look(&path).unwrap().unwrap();
