@@ -1,6 +1,8 @@
 //! Tests of the pen: writes that fail, and what follows them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Write as _;
+
 use super::super::tests::{Fixture, entry};
 use super::*;
 

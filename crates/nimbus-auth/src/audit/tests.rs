@@ -66,6 +66,17 @@ impl Fixture {
         }
     }
 
+    /// Writes a line and waits until the reserve is there.
+    fn write_with_reserve(&self) {
+        let log = self.open();
+        log.record(&entry()).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.dir().join("access.next").exists() {
+            assert!(std::time::Instant::now() < deadline, "no reserve");
+            std::thread::yield_now();
+        }
+    }
+
     fn key(&self) -> ChainKey {
         ChainKey::load(&self.token).unwrap().unwrap()
     }
@@ -322,7 +333,7 @@ mod unix {
     #[test]
     fn the_log_belongs_to_its_owner_alone() {
         let fixture = Fixture::new();
-        fixture.write(1);
+        fixture.write_with_reserve();
         for name in ["access.jsonl", "access.lock", "access.next"] {
             assert_eq!(mode(&fixture.dir().join(name)), 0o600, "{name}");
         }
@@ -376,7 +387,7 @@ mod unix {
     #[test]
     fn a_link_in_the_place_of_the_reserve_is_not_followed() {
         let fixture = Fixture::new();
-        fixture.write(1);
+        fixture.write_with_reserve();
         let spare = fixture.dir().join("access.next");
         let target = fixture.dir().join("target");
         fs::remove_file(&spare).unwrap();
