@@ -36,12 +36,16 @@ use std::sync::Arc;
 use crate::private_fs::PrivateFileError;
 
 pub use anchor::{Anchor, AnchorCopy, AnchorFault, AnchorStore, MemoryAnchors};
+#[cfg(feature = "fuzzing")]
+pub(crate) use chain::seal;
 pub use chain::{ChainId, ChainKey, Mac, Point};
 pub use entry::{AuditEntry, AuthScope, MAX_METHOD, MAX_ORIGIN, MAX_PATH, MAX_REASON, RouteFamily};
 pub use log::{AuditLog, AuditOptions};
 pub use look::{AuditLook, LastLine, look};
 pub use recover::Recovered;
 pub use tail::Tail;
+#[cfg(feature = "fuzzing")]
+pub(crate) use verify::verify_bytes;
 pub use verify::{Break, BreakKind, Step, Verification, verify};
 
 /// Why the audit log failed.

@@ -30,8 +30,7 @@ pub enum LastLine {
     None,
     /// A JSON object with its newline.
     Whole,
-    /// The newline is missing: a crash or a full disk cut it short. The next entry starts on a
-    /// line of its own.
+    /// The newline is missing: a crash cut it short. The next start moves the piece away.
     Torn,
     /// It is no JSON object.
     Damaged,
