@@ -157,10 +157,10 @@ fn show(log: &Log, found: &Verification) -> anyhow::Result<()> {
         None => "no entries".to_owned(),
     };
     output::line(&format!(
-        "{}: {range}, {} bytes in {} files",
+        "{}: {range}, {} bytes in {}",
         log.path.display(),
         found.bytes,
-        found.segments
+        count(found.segments, "file")
     ))?;
     match (found.anchor, log.source) {
         (Some(entry), "copy") => output::line(&format!(
@@ -194,22 +194,25 @@ fn judge(log: &Log, found: &Verification) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "the chain of the audit log {} is broken in {} places; keep its files as they are, they are evidence",
+        "the chain of the audit log {} is broken in {}; keep its files as they are, they are evidence",
         log.path.display(),
-        found.broken
+        count(found.broken, "place")
     )
+}
+
+fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn tail(lines: u32, follow: bool, format: Format) -> anyhow::Result<()> {
     let path = Environment::system().audit_path()?;
-    let opened = Tail::open(&path, usize::try_from(lines)?)?;
-    let Some((mut tail, newest)) = opened else {
+    let Some(mut tail) = Tail::open(&path, usize::try_from(lines)?)? else {
         bail!(
             "there is no audit log at {} yet; `nimbus start` makes it",
             path.display()
         );
     };
-    print(&newest, format)?;
+    print(&tail.more()?, format)?;
     while follow {
         let more = tail.more()?;
         if more.is_empty() {

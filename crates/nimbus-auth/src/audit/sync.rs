@@ -12,7 +12,7 @@ use super::anchor::Anchor;
 use super::chain::Point;
 use super::log::Shared;
 use super::{AuditError, recover};
-use crate::private_fs::allocate;
+use crate::private_fs::{PrivateFileError, allocate};
 
 /// Pause between two tries to allocate the reserve on a full disk.
 const RESERVE_EVERY: Duration = Duration::from_secs(5);
@@ -113,7 +113,12 @@ impl Keeper {
                 return Next::End;
             }
             let behind = self.synced.seq > self.anchored.head.seq;
-            let anchor_at = behind.then(|| self.anchored_at + shared.options.anchor_every);
+            // The first one at once: until then a cut end would not be noticed at all.
+            let pause = match self.anchored.head.seq {
+                0 => Duration::ZERO,
+                _ => shared.options.anchor_every,
+            };
+            let anchor_at = behind.then(|| self.anchored_at + pause);
             if anchor_at.is_some_and(|at| at <= now) {
                 return Next::Anchor;
             }
@@ -224,14 +229,14 @@ impl Keeper {
         }
     }
 
-    fn make_spare(&self) -> Result<(), AuditError> {
+    fn make_spare(&self) -> Result<(), PrivateFileError> {
         let place = &self.shared.place;
         let spare = place.dir.open_update(&place.spare())?;
         let room = self.shared.options.segment_bytes;
         spare
             .set_len(0)
             .and_then(|()| allocate(&spare, room))
-            .map_err(crate::PrivateFileError::io(
+            .map_err(PrivateFileError::io(
                 "allocate",
                 &place.path_of(&place.spare()),
             ))?;
@@ -239,12 +244,10 @@ impl Keeper {
         Ok(())
     }
 
-    fn allocate_active(&self) -> Result<(), AuditError> {
+    fn allocate_active(&self) -> Result<(), PrivateFileError> {
         let file = Arc::clone(&self.shared.pen().file);
-        allocate(&file, self.shared.options.segment_bytes).map_err(crate::PrivateFileError::io(
-            "allocate",
-            &self.shared.place.path,
-        ))?;
+        allocate(&file, self.shared.options.segment_bytes)
+            .map_err(PrivateFileError::io("allocate", &self.shared.place.path))?;
         Ok(())
     }
 

@@ -18,17 +18,18 @@ const CHUNK: u64 = 1 << 20;
 pub struct Tail {
     place: Place,
     file: File,
+    /// Lines that were read and not asked for yet.
+    pending: Vec<Vec<u8>>,
     /// The beginning of a line whose end is not there yet.
     partial: Vec<u8>,
 }
 
 impl Tail {
-    /// The last `count` lines, oldest first and without newlines, and a reader for what comes
-    /// after them. `None` when there is no log yet.
+    /// Begins at the last `count` lines. `None` when there is no log yet.
     ///
     /// # Errors
     /// [`AuditError::Open`].
-    pub fn open(path: &Path, count: usize) -> Result<Option<(Tail, Vec<Vec<u8>>)>, AuditError> {
+    pub fn open(path: &Path, count: usize) -> Result<Option<Tail>, AuditError> {
         let Some(place) = Place::open(path)? else {
             return Ok(None);
         };
@@ -52,20 +53,21 @@ impl Tail {
             before.append(&mut lines);
             lines = before;
         }
-        let tail = Tail {
+        Ok(Some(Tail {
             place,
             file,
+            pending: lines,
             partial,
-        };
-        Ok(Some((tail, lines)))
+        }))
     }
 
-    /// The whole lines that were added since, across a change of the segment. Empty when there is
-    /// none now; ask again later.
+    /// The whole lines since the last call, oldest first and without newlines, across a change of
+    /// the segment. Empty when there is none now; ask again later.
     ///
     /// # Errors
     /// [`AuditError::Open`].
     pub fn more(&mut self) -> Result<Vec<Vec<u8>>, AuditError> {
+        let mut lines = std::mem::take(&mut self.pending);
         // Looked for first: what is written to the old segment comes before the change.
         let next = self
             .place
@@ -78,8 +80,9 @@ impl Tail {
         if let (Some(next), true) = (next, (read as u64) < CHUNK) {
             self.file = next;
         }
-        let (lines, partial) = split(&bytes);
+        let (mut fresh, partial) = split(&bytes);
         self.partial = partial;
+        lines.append(&mut fresh);
         Ok(lines)
     }
 }

@@ -137,7 +137,7 @@ impl fmt::Display for BreakKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed => f.write_str("this line is no entry; it was damaged or inserted"),
-            Self::Changed { seq } => write!(f, "entry {seq} was changed, or the one before it"),
+            Self::Changed { seq } => write!(f, "entry {seq} was changed"),
             Self::Missing { from, to } if from == to => {
                 write!(f, "entry {from} is missing before it")
             }

@@ -303,11 +303,15 @@ fn the_end_is_read_and_followed_across_segments() {
             .unwrap()
     };
     for (count, first) in [(0, 31), (1, 30), (20, 11), (30, 1), (99, 1)] {
-        let (_, lines) = Tail::open(&fixture.path, count).unwrap().unwrap();
+        let lines = Tail::open(&fixture.path, count)
+            .unwrap()
+            .unwrap()
+            .more()
+            .unwrap();
         let found: Vec<u64> = lines.iter().map(number).collect();
         assert_eq!(found, (first..=30).collect::<Vec<u64>>(), "{count}");
     }
-    let (mut tail, _) = Tail::open(&fixture.path, 0).unwrap().unwrap();
+    let mut tail = Tail::open(&fixture.path, 0).unwrap().unwrap();
     assert!(tail.more().unwrap().is_empty());
     let log = fixture.open();
     let mut seen = Vec::new();
@@ -323,7 +327,7 @@ fn the_end_is_read_and_followed_across_segments() {
     assert_eq!(seen, (31..=60).collect::<Vec<u64>>());
     drop(log);
     // A line is shown when it is whole.
-    let (mut tail, _) = Tail::open(&fixture.path, 0).unwrap().unwrap();
+    let mut tail = Tail::open(&fixture.path, 0).unwrap().unwrap();
     let mut file = fs::File::options()
         .append(true)
         .open(&fixture.path)
