@@ -212,15 +212,20 @@ fn tail(lines: u32, follow: bool, format: Format) -> anyhow::Result<()> {
             path.display()
         );
     };
-    print(&tail.more()?, format)?;
-    while follow {
+    loop {
         let more = tail.more()?;
+        print(&more, format)?;
+        if !follow {
+            return Ok(());
+        }
         if more.is_empty() {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a file tells nobody that it grew"
+            )]
             std::thread::sleep(FOLLOW_EVERY);
         }
-        print(&more, format)?;
     }
-    Ok(())
 }
 
 fn print(lines: &[Vec<u8>], format: Format) -> anyhow::Result<()> {
