@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::error::{ApiError, ApiResult};
+use crate::lines;
 
 /// The media type of every JSON answer.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -77,6 +78,9 @@ impl<T> Spliced<T> {
     }
 }
 
+/// 200 with JSON lines that are made while they are sent.
+pub(crate) struct JsonLines(pub Body);
+
 /// 200 with OpenMetrics text.
 pub(crate) struct MetricsText(pub String);
 
@@ -126,6 +130,23 @@ impl<T: JsonSchema + 'static> Output for Spliced<T> {
 
     fn into_response(self) -> ApiResult<Response<Body>> {
         Ok(typed(StatusCode::OK, JSON, self.text))
+    }
+}
+
+impl Output for JsonLines {
+    fn doc() -> AnswerDoc {
+        AnswerDoc {
+            status: StatusCode::OK,
+            media: Some(lines::MEDIA),
+            schema: None,
+        }
+    }
+
+    fn into_response(self) -> ApiResult<Response<Body>> {
+        let mut response = Response::new(self.0);
+        let media = HeaderValue::from_static(lines::MEDIA);
+        response.headers_mut().insert(CONTENT_TYPE, media);
+        Ok(response)
     }
 }
 

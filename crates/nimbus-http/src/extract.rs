@@ -1,6 +1,6 @@
-//! What a handler may take from a request: a strict JSON body, path parameters, a query string.
+//! What a handler may take from a request: a body, path parameters, a query string.
 //!
-//! Bodies are bounded in size and in time before a byte is parsed. This room must not know
+//! Bodies are bounded in time, and in size before a byte is parsed. This room must not know
 //! which routes exist or what the values mean.
 
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use nimbus_core::{ErrorCode, NameError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::error::{ApiError, ApiResult};
 use crate::status::Special;
@@ -37,14 +37,22 @@ pub(crate) struct BodyDoc {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// See [`JsonBody::EXAMPLE`].
     pub example: &'static str,
+    /// Its media type.
+    pub media: &'static str,
 }
 
 /// What a handler takes beside its context.
 pub(crate) trait Input: Sized + Send + 'static {
+    /// Whether the body is still coming in while the handler runs.
+    const STREAMS: bool = false;
     /// Describes the body; `None` when the route reads none.
     fn doc() -> Option<BodyDoc>;
-    /// Reads the body, which is empty when [`Input::doc`] is `None`.
-    fn parse(body: &Bytes) -> ApiResult<Self>;
+    /// Takes the body, of at most `limit` bytes unless it streams.
+    fn take(
+        headers: &HeaderMap,
+        body: Body,
+        limit: usize,
+    ) -> impl Future<Output = ApiResult<Self>> + Send;
 }
 
 /// No body. One that is sent anyway is left unread.
@@ -53,7 +61,7 @@ impl Input for () {
         None
     }
 
-    fn parse(_: &Bytes) -> ApiResult<()> {
+    async fn take(_: &HeaderMap, _: Body, _: usize) -> ApiResult<()> {
         Ok(())
     }
 }
@@ -66,16 +74,25 @@ impl<T: JsonBody> Input for Json<T> {
         Some(BodyDoc {
             schema: SchemaGenerator::subschema_for::<T>,
             example: T::EXAMPLE,
+            media: "application/json",
         })
     }
 
-    fn parse(body: &Bytes) -> ApiResult<Json<T>> {
+    async fn take(headers: &HeaderMap, body: Body, limit: usize) -> ApiResult<Json<T>> {
+        check_content_type(headers, "application/json")?;
+        Json::parse(&read_body(headers, body, limit).await?)
+    }
+}
+
+impl<T: JsonBody> Json<T> {
+    /// Reads a whole body.
+    pub(crate) fn parse(body: &Bytes) -> ApiResult<Json<T>> {
         Ok(Json(nimbus_core::json::from_slice(body)?))
     }
 }
 
-/// Checks that the body is announced as plain JSON in UTF-8.
-pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
+/// Checks that the body is announced as `media`, plain and in UTF-8.
+pub(crate) fn check_content_type(headers: &HeaderMap, media: &str) -> ApiResult<()> {
     let refuse = |message: &str| Err(ApiError::special(Special::MediaType, message));
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (first, more) = (
@@ -83,14 +100,14 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
         types.next(),
     );
     let (Some(first), None) = (first, more) else {
-        return refuse("send one `Content-Type: application/json` header");
+        return refuse(&format!("send one `Content-Type: {media}` header"));
     };
     let mut parts = first.split(';').map(str::trim);
     if !parts
         .next()
-        .is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
+        .is_some_and(|found| found.eq_ignore_ascii_case(media))
     {
-        return refuse("the content type must be `application/json`");
+        return refuse(&format!("the content type must be `{media}`"));
     }
     for parameter in parts.filter(|part| !part.is_empty()) {
         let charset = parameter
@@ -121,31 +138,59 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> 
     if let Some(declared) = declared.filter(|declared| *declared > bound) {
         return Err(too_large(declared));
     }
-    let (mut body, mut chunks) = (body, Chunks::default());
-    let started = Instant::now();
-    loop {
-        let earned = Duration::from_secs(chunks.len() / BODY_FLOOR_BYTES_PER_SEC);
-        let deadline = (Instant::now() + BODY_IDLE).min(started + BODY_IDLE + earned);
-        let frame = match timeout_at(deadline, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(chunks.join()),
-            Ok(Some(Err(error))) => {
-                return Err(
-                    ApiError::invalid("the request body ended early or is malformed")
-                        .with_inside(error.to_string()),
-                );
-            }
-            Err(_) => {
-                return Err(ApiError::new(
-                    ErrorCode::OpCancelled,
-                    "the request body came too slowly",
-                ));
-            }
-        };
-        if let Ok(data) = frame.into_data() {
-            chunks.push(data);
-            if chunks.len() > bound {
-                return Err(too_large(chunks.len()));
+    let (mut body, mut chunks) = (PacedBody::new(body), Chunks::default());
+    while let Some(data) = body.next().await? {
+        chunks.push(data);
+        if chunks.len() > bound {
+            return Err(too_large(chunks.len()));
+        }
+    }
+    Ok(chunks.join())
+}
+
+/// A body that must come no slower than the bounds say, counting only the time that the server
+/// waited for it.
+pub(crate) struct PacedBody {
+    body: Body,
+    taken: u64,
+    waited: Duration,
+}
+
+impl PacedBody {
+    pub(crate) fn new(body: Body) -> PacedBody {
+        PacedBody {
+            body,
+            taken: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The next part; `None` at the end.
+    ///
+    /// # Errors
+    /// 408 when it comes too slowly, 400 when the body ends early.
+    pub(crate) async fn next(&mut self) -> ApiResult<Option<Bytes>> {
+        loop {
+            let earned = Duration::from_secs(self.taken / BODY_FLOOR_BYTES_PER_SEC);
+            let left = (BODY_IDLE + earned).saturating_sub(self.waited);
+            let started = Instant::now();
+            let outcome = timeout(left.min(BODY_IDLE), self.body.frame()).await;
+            self.waited += started.elapsed();
+            let frame = match outcome {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    let text = "the request body ended early or is malformed";
+                    return Err(ApiError::invalid(text).with_inside(error.to_string()));
+                }
+                Err(_) => {
+                    let text = "the request body came too slowly";
+                    return Err(ApiError::new(ErrorCode::OpCancelled, text));
+                }
+            };
+            if let Ok(data) = frame.into_data() {
+                self.taken += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                return Ok(Some(data));
             }
         }
     }
@@ -304,7 +349,7 @@ mod tests {
         ];
         for value in good {
             assert!(
-                check_content_type(&headers(&[("content-type", value)])).is_ok(),
+                check_content_type(&headers(&[("content-type", value)]), "application/json").is_ok(),
                 "{value}"
             );
         }
@@ -323,7 +368,7 @@ mod tests {
             ],
         ];
         for pairs in bad {
-            let error = check_content_type(&headers(pairs)).unwrap_err();
+            let error = check_content_type(&headers(pairs), "application/json").unwrap_err();
             assert_eq!(error.status().as_u16(), 415, "{pairs:?}");
         }
     }

@@ -20,6 +20,7 @@ mod extract;
 pub mod fuzzing;
 mod handlers;
 mod io;
+pub mod lines;
 mod metrics;
 mod openapi;
 mod route;
@@ -27,6 +28,7 @@ mod routes;
 mod server;
 mod status;
 mod store;
+mod stream;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};

@@ -104,9 +104,11 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Json {
         operation.insert("parameters".into(), parameters.into());
     }
     if let Some(body) = route.body {
-        let example: Json = serde_json::from_str(body.example).unwrap_or_default();
+        // Of JSON the value, of anything else the text.
+        let example: Json =
+            serde_json::from_str(body.example).unwrap_or_else(|_| body.example.into());
         let schema = (body.schema)(&mut schemas.bodies);
-        let content = json!({"application/json": {"schema": schema, "example": example}});
+        let content = json!({body.media: {"schema": schema, "example": example}});
         operation.insert(
             "requestBody".into(),
             json!({"required": true, "content": content}),

@@ -38,16 +38,15 @@ impl<'a> Sink<'a> {
         })
     }
 
-    /// Writes one document.
-    pub(crate) fn write(&mut self, document: &Object) -> anyhow::Result<()> {
+    /// Writes one document, given as its JSON text.
+    pub(crate) fn write(&mut self, json: &[u8]) -> anyhow::Result<()> {
         match self {
             Sink::Jsonl(out) => {
-                let mut text = String::new();
-                nimbus_core::value::write_object_json(document, &mut text);
-                text.push('\n');
-                out.write_all(text.as_bytes())?;
+                out.write_all(json)?;
+                out.write_all(b"\n")?;
             }
             Sink::Csv { records, columns } => {
+                let document: Object = serde_json::from_slice(json)?;
                 let cells = columns
                     .iter()
                     .map(|name| document.get(name).map(cell).unwrap_or_default());
