@@ -153,7 +153,13 @@ impl ApiError {
     pub(crate) fn log_late(&self, request: &Ulid) {
         let inside = self.inside.as_deref().unwrap_or("");
         let (request_id, code) = (request.as_str(), self.code.as_str());
-        tracing::warn!(request_id, code, inside, "an answer was cut off: {}", self.message);
+        tracing::warn!(
+            request_id,
+            code,
+            inside,
+            "an answer was cut off: {}",
+            self.message
+        );
     }
 
     fn meaning(&self) -> Meaning {

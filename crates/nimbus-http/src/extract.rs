@@ -349,7 +349,8 @@ mod tests {
         ];
         for value in good {
             assert!(
-                check_content_type(&headers(&[("content-type", value)]), "application/json").is_ok(),
+                check_content_type(&headers(&[("content-type", value)]), "application/json")
+                    .is_ok(),
                 "{value}"
             );
         }

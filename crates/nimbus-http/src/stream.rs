@@ -298,7 +298,10 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let waited = started.elapsed();
-        assert!(waited >= WRITE_STALL && waited < WRITE_STALL * 2, "{waited:?}");
+        assert!(
+            waited >= WRITE_STALL && waited < WRITE_STALL * 2,
+            "{waited:?}"
+        );
         // What was handed over comes, then the cut.
         let mut outcomes = Vec::new();
         while let Some(part) = parts.next().await {

@@ -395,11 +395,15 @@ fn an_export_that_is_cut_off_fails_and_leaves_no_file() {
     let client = server.client();
     client.create_tenant("acme");
     let text = "x".repeat(500_000);
-    let rows: String = (0..60).map(|n| format!("{{\"n\":{n},\"s\":\"{text}\"}}\n")).collect();
+    let rows: String = (0..60)
+        .map(|n| format!("{{\"n\":{n},\"s\":\"{text}\"}}\n"))
+        .collect();
     client.upload(STREAM, LINES, rows.as_bytes()).expect(200);
     let home = Arc::clone(server.home());
     let base = server.base();
-    let args = ["export", "--tenant", "acme", "--table", "rows", "--url", &base];
+    let args = [
+        "export", "--tenant", "acme", "--table", "rows", "--url", &base,
+    ];
     let mut command = home.command(args);
     let mut child = command
         .stdout(Stdio::piped())
@@ -438,9 +442,14 @@ fn a_stream_that_is_refused_goes_on_where_it_was() {
     let mut lines = Vec::new();
     lines_up_to(3_000).read_to_end(&mut lines).unwrap();
     let bad = [&lines[..], b"{\"n\":\n"].concat();
-    let error = client.upload(STREAM, LINES, &bad[..]).refused(400, "op.invalid_input");
+    let error = client
+        .upload(STREAM, LINES, &bad[..])
+        .refused(400, "op.invalid_input");
     let detail = error.error()["detail"].take();
-    assert_eq!((&detail["line"], &detail["lines"]), (&json!(3_001), &json!(3_000)));
+    assert_eq!(
+        (&detail["line"], &detail["lines"]),
+        (&json!(3_001), &json!(3_000))
+    );
     let good = [&lines[..], line(3_000).as_bytes()].concat();
     let done = client.upload(STREAM, LINES, &good[..]).expect(200);
     let expected = json!({"inserted": 1, "lines": 3_001, "resumed_after": 3_000});

@@ -25,11 +25,7 @@ pub(crate) async fn table(call: Call<OperationContext>, _: ()) -> ApiResult<Json
     let mut export = Documents(tenant.export(&table).await?);
     // Read before the status goes out, so that what fails at once is answered as elsewhere.
     let first = export.next().await?;
-    Ok(JsonLines(stream::body(
-        first,
-        export,
-        call.exchange.id,
-    )))
+    Ok(JsonLines(stream::body(first, export, call.exchange.id)))
 }
 
 struct Documents(Export);

@@ -90,10 +90,7 @@ pub(crate) struct Streamed {
     resumed_after: u64,
 }
 
-pub(crate) async fn lines(
-    call: Call<OperationContext>,
-    body: Lines,
-) -> ApiResult<Found<Streamed>> {
+pub(crate) async fn lines(call: Call<OperationContext>, body: Lines) -> ApiResult<Found<Streamed>> {
     let table = call.params.name("table")?;
     let import = call.params.text("import")?;
     let first = call.query.number("first_line")?;
@@ -202,7 +199,8 @@ impl Stream {
             }
             bytes += text.len();
             let line = self.read;
-            let fields = lines::fields(&text).map_err(|error| ApiError::from(error).at_line(line))?;
+            let fields =
+                lines::fields(&text).map_err(|error| ApiError::from(error).at_line(line))?;
             rows.extend(fields.map(|fields| ImportRow { line, fields }));
         }
         Ok((rows, true))
