@@ -254,74 +254,110 @@ impl PathParams {
     }
 }
 
-/// One parameter that a route takes in its query string: an unsigned integer.
+/// One parameter that a route takes in its query string.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueryField {
     /// Its name.
     pub name: &'static str,
-    /// Its value when absent.
-    pub default: u64,
+    /// What it may be.
+    pub kind: QueryKind,
     /// What it does.
     pub summary: &'static str,
 }
 
-/// The query string of a request, known parameters only.
+/// What a query parameter may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QueryKind {
+    /// An unsigned integer, with its value when absent.
+    Number(u64),
+    /// One of these words, the first when absent.
+    Word(&'static [&'static str]),
+    /// Any text but none.
+    Text,
+}
+
+/// The query string of a request, known parameters only, as they were given.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct QueryArgs(Vec<(&'static str, u64)>);
+pub(crate) struct QueryArgs {
+    fields: &'static [QueryField],
+    given: Vec<(&'static str, String)>,
+}
 
 impl QueryArgs {
     /// Reads the query string of `uri` against the route's `fields`.
     ///
     /// # Errors
-    /// 400 for an unknown or repeated parameter, or one that is no unsigned integer.
+    /// 400 for an unknown or repeated parameter, or one that is not of its kind.
     pub(crate) fn parse(uri: &Uri, fields: &'static [QueryField]) -> ApiResult<QueryArgs> {
+        let mut given: Vec<(&'static str, String)> = Vec::new();
         if uri.query().is_none_or(str::is_empty) {
-            return Ok(QueryArgs(
-                fields
-                    .iter()
-                    .map(|field| (field.name, field.default))
-                    .collect(),
-            ));
+            return Ok(QueryArgs { fields, given });
         }
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| ApiError::invalid("the query string is malformed"))?
             .0;
-        let mut found: Vec<(&'static str, u64)> = Vec::new();
-        for (name, value) in &pairs {
+        for (name, value) in pairs {
             let shown: String = name.chars().take(80).collect();
+            let refuse =
+                |what: &str| ApiError::invalid(format!("query parameter `{shown}` {what}"));
             let Some(field) = fields.iter().find(|field| field.name == name) else {
                 return Err(ApiError::invalid(format!(
                     "unknown query parameter `{shown}`"
                 )));
             };
-            if found.iter().any(|(seen, _)| *seen == field.name) {
-                return Err(ApiError::invalid(format!(
-                    "query parameter `{shown}` is repeated"
-                )));
+            if given.iter().any(|(seen, _)| *seen == field.name) {
+                return Err(refuse("is repeated"));
             }
-            let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-            let number = digits.then(|| value.parse().ok()).flatten();
-            let text = format!("query parameter `{shown}` must be an unsigned integer");
-            found.push((field.name, number.ok_or_else(|| ApiError::invalid(text))?));
-        }
-        for field in fields {
-            if !found.iter().any(|(seen, _)| *seen == field.name) {
-                found.push((field.name, field.default));
+            match field.kind {
+                QueryKind::Number(_) if unsigned(&value).is_none() => {
+                    return Err(refuse("must be an unsigned integer"));
+                }
+                QueryKind::Word(words) if !words.contains(&value.as_str()) => {
+                    return Err(refuse(&format!("must be one of: {}", words.join(", "))));
+                }
+                QueryKind::Text if value.is_empty() => return Err(refuse("is empty")),
+                _ => given.push((field.name, value)),
             }
         }
-        Ok(QueryArgs(found))
+        Ok(QueryArgs { fields, given })
     }
 
-    /// The value of `name`.
+    fn value(&self, name: &str) -> ApiResult<(QueryKind, Option<&str>)> {
+        let field = self.fields.iter().find(|field| field.name == name);
+        let kind = field.map(|field| field.kind).ok_or_else(|| {
+            ApiError::internal(format!("the route has no query parameter {name}"))
+        })?;
+        let given = self.given.iter().find(|(key, _)| *key == name);
+        Ok((kind, given.map(|(_, value)| value.as_str())))
+    }
+
+    /// The number `name`.
+    ///
+    /// # Errors
+    /// An internal error when the route does not declare it as one.
+    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
+        let number = match self.value(name)? {
+            (QueryKind::Number(default), None) => Some(default),
+            (_, given) => given.and_then(unsigned),
+        };
+        number.ok_or_else(|| ApiError::internal(format!("{name} is no number")))
+    }
+
+    /// The word or text `name`; none for a text that is absent.
     ///
     /// # Errors
     /// An internal error when the route does not declare it.
-    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
-        let found = self.0.iter().find(|(key, _)| *key == name);
-        found
-            .map(|(_, value)| *value)
-            .ok_or_else(|| ApiError::internal(format!("the route has no query parameter {name}")))
+    pub(crate) fn text(&self, name: &str) -> ApiResult<Option<&str>> {
+        Ok(match self.value(name)? {
+            (QueryKind::Word(words), None) => words.first().copied(),
+            (_, given) => given,
+        })
     }
+}
+
+fn unsigned(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -437,12 +473,22 @@ mod tests {
     const FIELDS: &[QueryField] = &[
         QueryField {
             name: "after",
-            default: 0,
+            kind: QueryKind::Number(0),
             summary: "",
         },
         QueryField {
             name: "limit",
-            default: 100,
+            kind: QueryKind::Number(100),
+            summary: "",
+        },
+        QueryField {
+            name: "form",
+            kind: QueryKind::Word(&["one", "two"]),
+            summary: "",
+        },
+        QueryField {
+            name: "list",
+            kind: QueryKind::Text,
             summary: "",
         },
     ];
@@ -463,6 +509,14 @@ mod tests {
                 (after, limit)
             );
         }
+        let words = |text: &str| {
+            let args = parse(text).unwrap();
+            let text = |name| args.text(name).unwrap().map(str::to_owned);
+            (text("form"), text("list"))
+        };
+        assert_eq!(words("/j"), (Some("one".into()), None));
+        let given = (Some("two".into()), Some("a,b c".into()));
+        assert_eq!(words("/j?form=two&list=a%2Cb+c"), given);
         for text in [
             "/j?x=1",
             "/j?after=1&after=1",
@@ -473,6 +527,10 @@ mod tests {
             "/j?after=18446744073709551616",
             "/j?after=1.0",
             "/j?After=1",
+            "/j?form=three",
+            "/j?form=",
+            "/j?form=one&form=one",
+            "/j?list=",
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.status().as_u16(), 400, "{text}");

@@ -11,6 +11,7 @@
 
 mod answer;
 mod app;
+pub mod cells;
 mod config;
 mod edge;
 mod error;

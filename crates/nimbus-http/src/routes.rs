@@ -64,7 +64,7 @@ fn built() -> Vec<Route> {
         Route::new(GET, IMPORT, ReadData, "Lines of an import that are done.", import::progress),
         Route::new(DELETE, IMPORT, WriteData, "Forget the progress of an import that is complete.", import::finish),
 
-        Route::new(GET, "/api/tenants/{tenant}/export/{table}", ReadData, "All documents of a table at one commit, as they are read.", export::table),
+        Route::new(GET, "/api/tenants/{tenant}/export/{table}", ReadData, "All documents of a table at one commit, as they are read.", export::table).with_query(export::PARAMETERS),
 
         Route::new(POST, "/api/tenants/{tenant}/query", ReadData, "Run a query.", query::query),
         Route::new(POST, "/api/tenants/{tenant}/query/paginated", ReadData, "Run a query, one page at a time.", query::paginated),

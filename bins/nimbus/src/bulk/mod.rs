@@ -16,6 +16,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
 use indicatif::{ProgressBar, ProgressStyle};
+use nimbus_http::cells::SYSTEM_COLUMNS;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -166,7 +167,7 @@ fn default_columns(table: &Table<'_>) -> anyhow::Result<Vec<String>> {
     if declared.is_empty() {
         bail!("the table has no schema, so the columns are not known; name them with --columns");
     }
-    let system = ["_id", "_creationTime"].map(str::to_owned);
+    let system = SYSTEM_COLUMNS.map(str::to_owned);
     Ok(system
         .into_iter()
         .chain(declared.into_iter().map(|(name, _)| name))

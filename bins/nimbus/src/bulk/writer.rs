@@ -2,7 +2,8 @@
 
 use std::io::{BufWriter, Write};
 
-use nimbus_core::{Object, Value};
+use nimbus_core::Object;
+use nimbus_http::cells;
 
 use super::Output;
 use crate::cli::FileFormat;
@@ -47,9 +48,7 @@ impl<'a> Sink<'a> {
             }
             Sink::Csv { records, columns } => {
                 let document: Object = serde_json::from_slice(json)?;
-                let cells = columns
-                    .iter()
-                    .map(|name| document.get(name).map(cell).unwrap_or_default());
+                let cells = cells::record(columns, &document);
                 records.write_record(cells)?;
             }
         }
@@ -63,14 +62,5 @@ impl<'a> Sink<'a> {
             Sink::Csv { mut records, .. } => records.flush()?,
         }
         Ok(())
-    }
-}
-
-/// A string as it is, null as nothing, anything else as JSON.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_json(),
     }
 }

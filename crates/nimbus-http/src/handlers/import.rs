@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::answer::{Found, NoContent};
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{Json, QueryField};
+use crate::extract::{Json, QueryField, QueryKind};
 use crate::lines::{self, LineError, MAX_LINE_BYTES};
 use crate::route::Call;
 use crate::status::Special;
@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 /// Parameters of the streaming route.
 pub(crate) const PARAMETERS: &[QueryField] = &[QueryField {
     name: "first_line",
-    default: 1,
+    kind: QueryKind::Number(1),
     summary: "Number of the body's first line in the source.",
 }];
 

@@ -142,6 +142,57 @@ async fn exports_of_what_is_not_there_are_refused() {
 }
 
 #[tokio::test]
+async fn comma_separated_values_have_the_columns_asked_for_or_declared() {
+    let fixture = fixture().await;
+    let id = fixture
+        .insert(
+            "demo",
+            "rows",
+            json!({"n": 1.5, "s": "a, \"b\"\nc", "list": [1, "x"]}),
+        )
+        .await;
+    fixture
+        .insert("demo", "rows", json!({"b": true, "s": null}))
+        .await;
+    let get = async |query: &str| fixture.admin(Ask::get(&format!("{EXPORT}?{query}"))).await;
+    let found = get("format=csv&columns=n,b,list,s").await;
+    assert_eq!((found.status, found.cut), (200, false));
+    assert_eq!(found.header("content-type"), Some("text/csv"));
+    let expected = "n,b,list,s\n1.5,,\"[1,\"\"x\"\"]\",\"a, \"\"b\"\"\nc\"\n,true,,\n";
+    assert_eq!(found.body, expected);
+    for (query, part) in [
+        ("format=csv", "has no schema"),
+        ("format=csv&columns=a,,b", "empty name"),
+        ("format=csv&columns=a,b,a", "`a` twice"),
+        ("format=csv&columns=", "is empty"),
+        ("columns=a", "goes with"),
+        ("format=tsv", "must be one of: jsonl, csv"),
+    ] {
+        let answer = get(query).await;
+        answer.expect_error(400, "op.invalid_input");
+        assert!(answer.body.contains(part), "{query}: {answer:?}");
+    }
+    let field = json!({"name": "n", "field_type": "number", "required": false});
+    let schema = json!({"table": "rows", "indexes": [], "fields": [field]});
+    let put = Ask::new("PUT", "/api/tenants/demo/schema/rows").json(&schema);
+    assert_eq!(fixture.admin(put).await.status, 204);
+    let found = get("format=csv").await;
+    let front = format!("_id,_creationTime,n\n{id},");
+    assert!(found.body.starts_with(&front), "{found:?}");
+    let lines = get("format=jsonl").await;
+    assert_eq!(lines.header("content-type"), Some(LINES));
+    assert_eq!(lines.body.lines().count(), 2);
+    // A table without documents has its header all the same.
+    let put = Ask::new("PUT", "/api/tenants/demo/schema/none")
+        .json(&json!({"table": "none", "indexes": [], "fields": []}));
+    assert_eq!(fixture.admin(put).await.status, 204);
+    let none = fixture
+        .admin(Ask::get("/api/tenants/demo/export/none?format=csv"))
+        .await;
+    assert_eq!(none.body, "_id,_creationTime\n");
+}
+
+#[tokio::test]
 async fn a_refused_line_is_named_with_what_was_done_before() {
     let fixture = fixture().await;
     let schema = json!({"table": "rows", "indexes": [],
