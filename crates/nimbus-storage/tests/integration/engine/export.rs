@@ -69,7 +69,7 @@ async fn an_export_is_the_state_of_its_commit_whatever_is_written_meanwhile() {
                 // Bodies over 64 KiB, too: the log keeps those in their keyspace.
                 let len = if random.one_in(8) { 70_000 } else { 20 };
                 let _ = match random.below(4) {
-                    0 => tenant.delete(&table(), &victim).await.map(|()| ()),
+                    0 => tenant.delete(&table(), &victim).await,
                     1 => tenant.insert(&table(), row(9, len)).await.map(drop),
                     _ => tenant.patch(&table(), &victim, row(9, len)).await.map(drop),
                 };
