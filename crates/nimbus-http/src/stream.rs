@@ -105,7 +105,7 @@ enum Part {
     End,
 }
 
-/// A body of `first` and what follows from `source`.
+/// A body of `first` and what follows from `source`; of nothing when `first` is the end already.
 ///
 /// The source is read no further than the client does, and is dropped when the client leaves or
 /// takes longer than [`WRITE_STALL`] over a piece. A body that ends before the source did is cut

@@ -365,6 +365,36 @@ async fn a_body_that_is_cut_leaves_whole_chunks_and_says_so() {
     assert_eq!(distinct.len(), 1_700);
 }
 
+#[tokio::test]
+async fn a_server_that_stops_ends_an_import_between_two_commits() {
+    let mut fixture = fixture().await;
+    let head = format!(
+        "POST {IMPORT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         content-type: {LINES}\r\ncontent-length: 1000000\r\n\r\n",
+        fixture.token,
+    );
+    let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let first = numbered(1..=1_000);
+    stream.write_all(first.as_bytes()).await.unwrap();
+    while progress(&fixture).await < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    fixture.tell_to_stop();
+    while TcpStream::connect(fixture.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    // What it reads already is still inserted; then it says how far it came.
+    let second = numbered(1_001..=2_000);
+    stream.write_all(second.as_bytes()).await.unwrap();
+    let answer = Answer::read(&mut stream, false).await;
+    let detail = answer.expect_error(503, "service.unavailable");
+    assert_eq!(detail, json!({"lines": 2_000, "inserted": 2_000}));
+    assert_eq!(answer.json()["error"]["retryable"], true);
+    drop(stream);
+    fixture.ended().await;
+}
+
 /// A table that fits into no socket buffer.
 async fn big_table(fixture: &Fixture) {
     let text = "x".repeat(900_000);
