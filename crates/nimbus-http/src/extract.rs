@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use nimbus_core::{ErrorCode, NameError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{ApiError, ApiResult};
@@ -174,7 +175,10 @@ impl PacedBody {
             let earned = Duration::from_secs(self.taken / BODY_FLOOR_BYTES_PER_SEC);
             let left = (BODY_IDLE + earned).saturating_sub(self.waited);
             let started = Instant::now();
-            let outcome = timeout(left.min(BODY_IDLE), self.body.frame()).await;
+            // Unconstrained, or a client that sends faster than its bytes are looked at would use up
+            // the task's budget at the socket each time, and the clock would never be asked.
+            let waiting = timeout(left.min(BODY_IDLE), self.body.frame());
+            let outcome = unconstrained(waiting).await;
             self.waited += started.elapsed();
             let frame = match outcome {
                 Ok(None) => return Ok(None),
@@ -268,8 +272,8 @@ pub(crate) struct QueryField {
 /// What a query parameter may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum QueryKind {
-    /// An unsigned integer, with its value when absent.
-    Number(u64),
+    /// An unsigned integer, with its value when absent; `None` leaves that to the handler.
+    Number(Option<u64>),
     /// One of these words, the first when absent.
     Word(&'static [&'static str]),
     /// Any text but none.
@@ -331,16 +335,15 @@ impl QueryArgs {
         Ok((kind, given.map(|(_, value)| value.as_str())))
     }
 
-    /// The number `name`.
+    /// The number `name`, its default included.
     ///
     /// # Errors
     /// An internal error when the route does not declare it as one.
-    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
-        let number = match self.value(name)? {
-            (QueryKind::Number(default), None) => Some(default),
-            (_, given) => given.and_then(unsigned),
-        };
-        number.ok_or_else(|| ApiError::internal(format!("{name} is no number")))
+    pub(crate) fn number(&self, name: &str) -> ApiResult<Option<u64>> {
+        match self.value(name)? {
+            (QueryKind::Number(default), given) => Ok(given.and_then(unsigned).or(default)),
+            _ => Err(ApiError::internal(format!("{name} is no number"))),
+        }
     }
 
     /// The word or text `name`; none for a text that is absent.
@@ -473,12 +476,12 @@ mod tests {
     const FIELDS: &[QueryField] = &[
         QueryField {
             name: "after",
-            kind: QueryKind::Number(0),
+            kind: QueryKind::Number(None),
             summary: "",
         },
         QueryField {
             name: "limit",
-            kind: QueryKind::Number(100),
+            kind: QueryKind::Number(Some(100)),
             summary: "",
         },
         QueryField {
@@ -497,16 +500,17 @@ mod tests {
     fn query_strings_are_strict() {
         let parse = |text: &str| QueryArgs::parse(&text.parse().unwrap(), FIELDS);
         for (text, after, limit) in [
-            ("/j", 0, 100),
-            ("/j?", 0, 100),
-            ("/j?after=7", 7, 100),
-            ("/j?limit=5&after=18446744073709551615", u64::MAX, 5),
-            ("/j?%61fter=3", 3, 100),
+            ("/j", None, 100),
+            ("/j?", None, 100),
+            ("/j?limit=5", None, 5),
+            ("/j?after=7", Some(7), 100),
+            ("/j?limit=5&after=18446744073709551615", Some(u64::MAX), 5),
+            ("/j?%61fter=3", Some(3), 100),
         ] {
             let args = parse(text).unwrap();
             assert_eq!(
                 (args.number("after").unwrap(), args.number("limit").unwrap()),
-                (after, limit)
+                (after, Some(limit))
             );
         }
         let words = |text: &str| {

@@ -162,7 +162,11 @@ fn parameters(route: &Route) -> Vec<Json> {
 fn query_schema(kind: QueryKind) -> Json {
     match kind {
         QueryKind::Number(default) => {
-            json!({"type": "integer", "format": "uint64", "minimum": 0, "default": default})
+            let mut schema = json!({"type": "integer", "format": "uint64", "minimum": 0});
+            if let Some(default) = default {
+                schema["default"] = json!(default);
+            }
+            schema
         }
         QueryKind::Word(words) => {
             json!({"type": "string", "enum": words, "default": words.first()})

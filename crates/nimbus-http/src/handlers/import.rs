@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 /// Parameters of the streaming route.
 pub(crate) const PARAMETERS: &[QueryField] = &[QueryField {
     name: "first_line",
-    kind: QueryKind::Number(1),
+    kind: QueryKind::Number(Some(1)),
     summary: "Number of the body's first line in the source.",
 }];
 
@@ -93,7 +93,7 @@ pub(crate) struct Streamed {
 pub(crate) async fn lines(call: Call<OperationContext>, body: Lines) -> ApiResult<Found<Streamed>> {
     let table = call.params.name("table")?;
     let import = call.params.text("import")?;
-    let first = call.query.number("first_line")?;
+    let first = call.query.number("first_line")?.unwrap_or_default();
     let store = &call.app.store;
     let tenant = store.tenant(&call.context, Permission::WriteData).await?;
     let resumed_after = tenant.import_progress(&table, import).await?;
