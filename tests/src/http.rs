@@ -70,7 +70,7 @@ impl Client {
         self.send_with(method, path, &[], body)
     }
 
-    /// Sends a request with more headers.
+    /// Sends a request with more headers. The body is announced as JSON unless they say otherwise.
     ///
     /// # Errors
     /// When no complete answer came.
@@ -87,11 +87,10 @@ impl Client {
         }
         let outcome = match body {
             Some(body) => {
-                let request = request
-                    .header("content-type", "application/json")
-                    .body(body.to_string())
-                    .unwrap();
-                self.agent.run(request)
+                if !headers.iter().any(|(name, _)| *name == "content-type") {
+                    request = request.header("content-type", "application/json");
+                }
+                self.agent.run(request.body(body.to_string()).unwrap())
             }
             None => self.agent.run(request.body(()).unwrap()),
         };
