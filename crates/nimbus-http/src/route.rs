@@ -17,6 +17,7 @@ use nimbus_auth::{
     AuthFailure, Authenticated, OperationContext, Permission, RouteFamily, ServerContext,
 };
 use nimbus_core::ErrorCode;
+use tokio::task::unconstrained;
 
 use crate::answer::{AnswerDoc, Output};
 use crate::app::App;
@@ -351,7 +352,9 @@ async fn write(
         response
     });
     let ended = match limit {
-        None => Ok(task.await),
+        // Unconstrained, or a client that sends without end would use up the connection's budget,
+        // and the end of the task would never be seen.
+        None => Ok(unconstrained(task).await),
         Some(limit) => tokio::time::timeout(limit, task).await,
     };
     match ended {

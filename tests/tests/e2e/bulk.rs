@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Cursor, Read};
+use std::io::{BufRead as _, BufReader, Cursor, Read, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -215,6 +216,39 @@ fn bad_requests_insert_nothing() {
         json!({"inserted": 0})
     );
     assert_eq!(client.documents("acme", "rows").len(), 2);
+}
+
+/// Zeros are the size of a chunk so far, and not one byte of the body.
+#[test]
+fn a_stream_that_says_nothing_without_end_is_given_up() {
+    let server = Server::start(Options::new());
+    let client = server.client();
+    client.create_tenant("acme");
+    let head = format!(
+        "POST {STREAM} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         content-type: {LINES}\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{{\"n\":1}}\n\n\r\n",
+        server.home().token()
+    );
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut flood = stream.try_clone().unwrap();
+    let flooding = std::thread::spawn(move || while flood.write_all(&[b'0'; 65_536]).is_ok() {});
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    // The answer may be lost under what still comes in; the audit line may not.
+    let mut front = [0; 12];
+    if stream.read_exact(&mut front).is_ok() {
+        assert_eq!(&front, b"HTTP/1.1 408");
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+    flooding.join().unwrap();
+    let audit = fs::read_to_string(server.home().audit_log()).unwrap();
+    let ours = |line: &&str| line.contains(STREAM) && line.contains("\"POST\"");
+    let line: Json = serde_json::from_str(audit.lines().find(ours).unwrap()).unwrap();
+    assert_eq!(line["status"], 408, "{line}");
+    let progress = client.get(STREAM).expect(200).json();
+    assert_eq!(progress, json!({"lines": 0}));
 }
 
 /// About 150,000 real records, from npm.
