@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// How long a write may make no progress at all.
-const WRITE_STALL: Duration = Duration::from_secs(30);
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// Wraps a stream and fails writes that stall.
 #[derive(Debug)]

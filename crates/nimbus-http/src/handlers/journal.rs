@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::answer::Found;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::QueryField;
+use crate::extract::{QueryField, QueryKind};
 use crate::route::Call;
 use crate::wire::CommitOutcome;
 
@@ -17,12 +17,12 @@ use crate::wire::CommitOutcome;
 pub(crate) const PARAMETERS: &[QueryField] = &[
     QueryField {
         name: "after",
-        default: 0,
+        kind: QueryKind::Number(Some(0)),
         summary: "Sequence after which to begin; 0 for the start of the log.",
     },
     QueryField {
         name: "limit",
-        default: 100,
+        kind: QueryKind::Number(Some(100)),
         summary: "Most records returned, 1 to 1,000.",
     },
 ];
@@ -68,8 +68,8 @@ struct ShownWrite {
 }
 
 pub(crate) async fn page(call: Call<OperationContext>, _: ()) -> ApiResult<Found<JournalAnswer>> {
-    let after = call.query.number("after")?;
-    let limit = call.query.number("limit")?;
+    let after = call.query.number("after")?.unwrap_or_default();
+    let limit = call.query.number("limit")?.unwrap_or_default();
     let limit = u32::try_from(limit).map_err(|_| ApiError::invalid("`limit` must be 1 to 1000"))?;
     let tenant = call
         .app
