@@ -58,7 +58,7 @@ fn writes_answer_507_reads_go_on_and_space_heals() {
     if switched_off("a full disk") {
         return;
     }
-    let disk = Mount::tmpfs(24);
+    let disk = Mount::tmpfs(64);
     let data = disk.path().join("data");
     let mut server = Server::start(Options::new().data_dir(&data));
     let client = server.client();
