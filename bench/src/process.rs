@@ -2,7 +2,7 @@
 //!
 //! Only processes that were started here are ever ended. It must not know what is measured.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -146,6 +146,21 @@ impl Nimbus {
         } else {
             serde_json::from_str(&text)?
         })
+    }
+
+    /// Reads a streamed answer to its end and returns how many lines it has.
+    pub(crate) fn lines(&self, path: &str) -> Result<u64> {
+        let url = format!("http://{}{path}", self.address());
+        let bearer = format!("Bearer {}", self.token);
+        let mut answer = ureq::get(url).header("authorization", bearer).call()?;
+        let mut body = answer.body_mut().as_reader();
+        let (mut lines, mut part) = (0, vec![0; 256 * 1024]);
+        loop {
+            match body.read(&mut part)? {
+                0 => return Ok(lines),
+                count => lines += part[..count].iter().filter(|b| **b == b'\n').count() as u64,
+            }
+        }
     }
 
     fn text(&self, method: &str, path: &str, body: Option<&str>, status: u16) -> Result<String> {

@@ -1,4 +1,5 @@
-//! Memory of the server while a large table is read page by page: it must not grow with the table.
+//! Memory of the server while a large table is read page by page, and while it is exported in one
+//! stream: it must not grow with the table.
 //!
 //! Pages of the largest size are asked for, so each answer is as large as one may be.
 
@@ -35,42 +36,64 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
     let peak_of_load = machine::peak_rss(server.pid())?;
     server.stop()?;
 
-    // Started again, so that what the load has left behind does not hide what the scan takes.
-    let server = Nimbus::start(&plan.binary, &site, &Start::default())?;
+    let table = mebibytes(plan.scan_bytes);
+    let line = |how: &str, reading: Reading| {
+        let facts = json!({
+            "table_mib": table,
+            "documents": count,
+            "answers": reading.answers,
+            "seconds": reading.seconds,
+            "mib_per_second": table / reading.seconds,
+            "rss_before_mib": reading.before,
+            "rss_after_mib": reading.after,
+            "peak_rss_while_filled_mib": mebibytes(peak_of_load),
+        });
+        let job = format!("peak memory of the server while {table} MiB are {how}");
+        Line::new(ROW, job, Unit::Mebibytes, Spread::new([reading.peak]))
+            .goal(Bound::AtMost(128.0))
+            .facts(facts, false)
+    };
+    let pages = reading(plan, &site, |server| scan(server, count))?;
+    let stream = reading(plan, &site, |server| export(server, count))?;
+    Ok(vec![
+        line("read in pages of up to 16 MiB", pages),
+        line("exported in one stream", stream),
+    ])
+}
+
+/// What reading the whole table took.
+struct Reading {
+    answers: u64,
+    seconds: f64,
+    /// Resident memory in MiB: before, at most, and after.
+    before: f64,
+    peak: f64,
+    after: f64,
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Reads on a server of its own, so that what went before does not hide what the reading takes.
+fn reading(plan: &Plan, site: &Site, read: impl FnOnce(&Nimbus) -> Result<u64>) -> Result<Reading> {
+    let server = Nimbus::start(&plan.binary, site, &Start::default())?;
     server.call("GET", &format!("/api/tenants/{TENANT}/schema"), None, 200)?;
     machine::forget_peak(server.pid())?;
     let before = machine::memory(server.pid())?.rss;
     let started = Instant::now();
-    let pages = scan(&server, count)?;
+    let answers = read(&server)?;
     let seconds = started.elapsed().as_secs_f64();
     let peak = machine::peak_rss(server.pid())?;
     let after = machine::memory(server.pid())?.rss;
     server.stop()?;
-
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let table = mebibytes(plan.scan_bytes);
-    let facts = json!({
-        "table_mib": table,
-        "documents": count,
-        "pages": pages,
-        "seconds": seconds,
-        "mib_per_second": table / seconds,
-        "rss_before_mib": mebibytes(before),
-        "rss_after_mib": mebibytes(after),
-        "peak_rss_while_filled_mib": mebibytes(peak_of_load),
-    });
-    Ok(vec![
-        Line::new(
-            ROW,
-            format!(
-                "peak memory of the server while {table} MiB are read in pages of up to 16 MiB"
-            ),
-            Unit::Mebibytes,
-            Spread::new([mebibytes(peak)]),
-        )
-        .goal(Bound::AtMost(128.0))
-        .facts(facts, false),
-    ])
+    Ok(Reading {
+        answers,
+        seconds,
+        before: mebibytes(before),
+        peak: mebibytes(peak),
+        after: mebibytes(after),
+    })
 }
 
 fn fill(server: &Nimbus, count: u64) -> Result<()> {
@@ -103,6 +126,16 @@ fn fill(server: &Nimbus, count: u64) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     eprintln!("{ROW}: {} MiB in {seconds:.1} s", (count * DOCUMENT) >> 20);
     Ok(())
+}
+
+/// Exports the table in one answer.
+fn export(server: &Nimbus, expected: u64) -> Result<u64> {
+    let documents = server.lines(&format!("/api/tenants/{TENANT}/export/{TABLE}"))?;
+    ensure!(
+        documents == expected,
+        "{documents} documents exported instead of {expected}"
+    );
+    Ok(1)
 }
 
 /// Reads every page and returns how many there were.
