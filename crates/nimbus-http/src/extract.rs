@@ -214,15 +214,15 @@ impl PathParams {
 pub(crate) struct QueryField {
     /// Its name.
     pub name: &'static str,
-    /// Its value when absent.
-    pub default: u64,
+    /// Its value when absent; `None` leaves that to the handler.
+    pub default: Option<u64>,
     /// What it does.
     pub summary: &'static str,
 }
 
 /// The query string of a request, known parameters only.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct QueryArgs(Vec<(&'static str, u64)>);
+pub(crate) struct QueryArgs(Vec<(&'static str, Option<u64>)>);
 
 impl QueryArgs {
     /// Reads the query string of `uri` against the route's `fields`.
@@ -241,7 +241,7 @@ impl QueryArgs {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| ApiError::invalid("the query string is malformed"))?
             .0;
-        let mut found: Vec<(&'static str, u64)> = Vec::new();
+        let mut found: Vec<(&'static str, Option<u64>)> = Vec::new();
         for (name, value) in &pairs {
             let shown: String = name.chars().take(80).collect();
             let Some(field) = fields.iter().find(|field| field.name == name) else {
@@ -257,7 +257,8 @@ impl QueryArgs {
             let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
             let number = digits.then(|| value.parse().ok()).flatten();
             let text = format!("query parameter `{shown}` must be an unsigned integer");
-            found.push((field.name, number.ok_or_else(|| ApiError::invalid(text))?));
+            let number: u64 = number.ok_or_else(|| ApiError::invalid(text))?;
+            found.push((field.name, Some(number)));
         }
         for field in fields {
             if !found.iter().any(|(seen, _)| *seen == field.name) {
@@ -267,11 +268,11 @@ impl QueryArgs {
         Ok(QueryArgs(found))
     }
 
-    /// The value of `name`.
+    /// The value of `name`, its default included.
     ///
     /// # Errors
     /// An internal error when the route does not declare it.
-    pub(crate) fn number(&self, name: &str) -> ApiResult<u64> {
+    pub(crate) fn number(&self, name: &str) -> ApiResult<Option<u64>> {
         let found = self.0.iter().find(|(key, _)| *key == name);
         found
             .map(|(_, value)| *value)
@@ -391,12 +392,12 @@ mod tests {
     const FIELDS: &[QueryField] = &[
         QueryField {
             name: "after",
-            default: 0,
+            default: None,
             summary: "",
         },
         QueryField {
             name: "limit",
-            default: 100,
+            default: Some(100),
             summary: "",
         },
     ];
@@ -405,16 +406,17 @@ mod tests {
     fn query_strings_are_strict() {
         let parse = |text: &str| QueryArgs::parse(&text.parse().unwrap(), FIELDS);
         for (text, after, limit) in [
-            ("/j", 0, 100),
-            ("/j?", 0, 100),
-            ("/j?after=7", 7, 100),
-            ("/j?limit=5&after=18446744073709551615", u64::MAX, 5),
-            ("/j?%61fter=3", 3, 100),
+            ("/j", None, 100),
+            ("/j?", None, 100),
+            ("/j?limit=5", None, 5),
+            ("/j?after=7", Some(7), 100),
+            ("/j?limit=5&after=18446744073709551615", Some(u64::MAX), 5),
+            ("/j?%61fter=3", Some(3), 100),
         ] {
             let args = parse(text).unwrap();
             assert_eq!(
                 (args.number("after").unwrap(), args.number("limit").unwrap()),
-                (after, limit)
+                (after, Some(limit))
             );
         }
         for text in [

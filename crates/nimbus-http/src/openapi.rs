@@ -142,12 +142,16 @@ fn parameters(route: &Route) -> Vec<Json> {
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
     parameters.extend(route.query.iter().map(|field| {
+        let mut schema = json!({"type": "integer", "format": "uint64", "minimum": 0});
+        if let Some(default) = field.default {
+            schema["default"] = json!(default);
+        }
         json!({
             "name": field.name,
             "in": "query",
             "required": false,
             "description": field.summary,
-            "schema": {"type": "integer", "format": "uint64", "minimum": 0, "default": field.default},
+            "schema": schema,
         })
     }));
     parameters

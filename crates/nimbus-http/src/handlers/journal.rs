@@ -17,12 +17,12 @@ use crate::wire::CommitOutcome;
 pub(crate) const PARAMETERS: &[QueryField] = &[
     QueryField {
         name: "after",
-        default: 0,
-        summary: "Sequence after which to begin; 0 for the start of the log.",
+        default: None,
+        summary: "Sequence after which to begin; the oldest that is retained when it is left out.",
     },
     QueryField {
         name: "limit",
-        default: 100,
+        default: Some(100),
         summary: "Most records returned, 1 to 1,000.",
     },
 ];
@@ -69,14 +69,17 @@ struct ShownWrite {
 
 pub(crate) async fn page(call: Call<OperationContext>, _: ()) -> ApiResult<Found<JournalAnswer>> {
     let after = call.query.number("after")?;
-    let limit = call.query.number("limit")?;
+    let limit = call.query.number("limit")?.unwrap_or_default();
     let limit = u32::try_from(limit).map_err(|_| ApiError::invalid("`limit` must be 1 to 1000"))?;
     let tenant = call
         .app
         .store
         .tenant(&call.context, Permission::ReadData)
         .await?;
-    let page = tenant.journal(after, limit).await?;
+    let page = match after {
+        Some(after) => tenant.journal(after, limit).await?,
+        None => tenant.journal_start(limit).await?,
+    };
     Ok(Found(JournalAnswer {
         records: page.records,
         next_cursor: page.next_cursor,

@@ -292,6 +292,138 @@ async fn disguised_paths_do_not_pass_the_gate() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_none_is_refused_on_every_surface() {
+    let fixture = Fixture::start().await;
+    fixture.tenant("demo").await;
+    let before = fixture.state().await;
+    let hosts = [
+        "a b",
+        "",
+        "a,b",
+        "localhost, evil.example",
+        "user@localhost",
+        "localhost:x",
+        "localhost:65536",
+        "localhost/x",
+        "localhost#x",
+        "[::1",
+        "::1",
+        "%6cocalhost",
+        "h\u{f6}st",
+    ];
+    let paths = [
+        "/health",
+        "/nope",
+        "/convex/demo/query",
+        "/ui/",
+        "/api/tenants",
+        "/debug/license/status",
+        "/metrics",
+        "/openapi.json",
+        "/ws",
+    ];
+    for path in paths {
+        for host in hosts {
+            for credential in ["", &format!("authorization: Bearer {}\r\n", fixture.token)] {
+                let raw = format!(
+                    "GET {path} HTTP/1.1\r\nhost: {host}\r\n{credential}connection: close\r\n\r\n"
+                );
+                let answer = fixture.raw(raw.as_bytes()).await;
+                assert_eq!(answer.status, 400, "{host:?} {path}: {answer:?}");
+                answer.expect_error(400, "op.invalid_input");
+            }
+        }
+    }
+    // The same in a target that names a host; HTTP/1.0 needs none.
+    for target in ["http://user@localhost/health", "http://localhost:x/health"] {
+        let raw = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = fixture.raw(raw.as_bytes()).await;
+        answer.expect_error(400, "op.invalid_input");
+    }
+    for host in [
+        "localhost",
+        "a.example:80",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "a_b.",
+    ] {
+        let raw = format!("GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(fixture.raw(raw.as_bytes()).await.status, 200, "{host}");
+    }
+    let old = fixture.raw(b"GET /health HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.status, 200);
+    assert_eq!(fixture.state().await, before);
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_leaves_nothing_of_it_on_the_connection() {
+    let fixture = Fixture::start().await;
+    fixture.tenant("demo").await;
+    let token = format!("authorization: Bearer {}\r\n", fixture.token);
+    let foreign = format!("{token}origin: https://evil.example\r\n");
+    let typed = format!("{token}content-type: application/json\r\n");
+    let cases: [(&str, &str, &str, u16); 9] = [
+        ("POST", "/nope", "", 404),
+        ("GET", "/health", "", 200),
+        ("PUT", "/health", "", 405),
+        ("POST", "/api/tenants", "", 401),
+        ("POST", "/api/tenants", &foreign, 403),
+        ("PUT", "/api/tenants", &typed, 405),
+        ("POST", "/api/tenants", &token, 415),
+        ("POST", "/api/tenants/%zz", &token, 400),
+        ("POST", "/api/tenants/demo/prune", &token, 200),
+    ];
+    let hidden = "GET /api/hidden HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (method, path, headers, status) in cases {
+        let what = format!("{method} {path}, {status}");
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{headers}");
+        // The whole body is there: the connection serves on, and never from within the body.
+        let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+        let whole = format!("{head}content-length: {}\r\n\r\n{hidden}", hidden.len());
+        stream.write_all(whole.as_bytes()).await.unwrap();
+        let answer = Answer::read(&mut stream, false).await;
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        if answer.header("connection") != Some("close") {
+            stream
+                .write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let next = Answer::read(&mut stream, false).await;
+            assert_eq!(next.body, r#"{"ok":true}"#, "{what}: {next:?}");
+        }
+        // Half of it is there, or too much, or it is announced only: the answer says that it is
+        // the last, and the server ends its side.
+        let long = "x".repeat(65_537);
+        for rest in [
+            format!("content-length: 100\r\n\r\n{hidden}"),
+            format!("content-length: 65537\r\n\r\n{long}"),
+            "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n".to_owned(),
+            "transfer-encoding: chunked\r\n\r\nzz\r\n".to_owned(),
+            "content-length: 5\r\nexpect: 100-continue\r\n\r\n".to_owned(),
+        ] {
+            let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+            stream
+                .write_all(format!("{head}{rest}").as_bytes())
+                .await
+                .unwrap();
+            let answer = Answer::read(&mut stream, false).await;
+            assert_eq!(answer.status, status, "{what}: {answer:?}");
+            let rest: String = rest.chars().take(60).collect();
+            assert_eq!(
+                answer.header("connection"),
+                Some("close"),
+                "{what} {rest}: {answer:?}"
+            );
+            let mut more = Vec::new();
+            stream.read_to_end(&mut more).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&more), "", "{what} {rest}");
+        }
+    }
+    let hidden: Vec<_> = fixture.audit();
+    assert!(hidden.iter().all(|line| line["path"] != "/api/hidden"));
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_pipelined_requests_answered_in_order() {
     let fixture = Fixture::start().await;
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();

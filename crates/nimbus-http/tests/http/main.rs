@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_input;
+mod callers;
 mod commits;
 mod edge;
 mod harness;
 mod lifecycle;
+mod matrix;
 mod routes;
 mod surface;

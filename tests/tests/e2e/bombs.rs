@@ -1,0 +1,475 @@
+//! Parser bombs: small or endless input that is meant to cost memory, stack or time.
+//!
+//! Each is sent to every route that takes a body, as the running server lists them, and is refused
+//! with the envelope while the process hardly grows. Memory is no timing, so it may decide. This
+//! room must not know how the server parses.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use nimbus_e2e::{Client, Options, Reply, Server, process, raw};
+use serde_json::json;
+
+/// Most that one bomb may add to the memory of the process, in KiB. The largest body that is read
+/// at all has 8 MiB.
+const GROWTH_KIB: u64 = 16 * 1024;
+
+/// Keys that 8 MiB of body cannot hold, and keys that they can.
+const MILLION: usize = 1_000_000;
+const MANY_KEYS: usize = 600_000;
+
+/// Longest silence of the server while it is fed.
+const SILENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    server: Server,
+    client: Client,
+    token: String,
+    /// Method and path of every route that takes a body.
+    routes: Vec<(String, String)>,
+    /// The growth of each bomb in KiB.
+    grown: Vec<(u64, String)>,
+}
+
+impl World {
+    fn new() -> World {
+        let server = Server::start(Options::new());
+        let client = server.client();
+        client.create_tenant("acme");
+        let id = client.insert("acme", "notes", &json!({"text": "kept"}));
+        let document = client.get("/openapi.json").expect(200).json();
+        let mut routes = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                if operation.get("requestBody").is_some() {
+                    routes.push((method.to_uppercase(), fill(path, &id)));
+                }
+            }
+        }
+        assert!(routes.len() >= 7, "{routes:?}");
+        let token = server.home().token();
+        // Threads, caches and the first reading of each kind of body are not a bomb's.
+        let world = World {
+            server,
+            client,
+            token,
+            routes,
+            grown: Vec::new(),
+        };
+        let plain = format!("{{\"x\":\"{}\"}}", "y".repeat(1 << 20));
+        for (method, path) in &world.routes {
+            raw::exchange(
+                world.server.address(),
+                &world.request(method, path, "", plain.as_bytes()),
+            )
+            .unwrap()
+            .refused(400, "op.invalid_input");
+        }
+        world
+    }
+
+    fn head(&self, method: &str, path: &str, headers: &str) -> String {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nConnection: close\r\n{headers}",
+            self.token
+        )
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let mut head = self.head(method, path, headers);
+        let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    }
+
+    /// Runs one bomb and checks what it left: an answer, a server that lives, hardly any memory.
+    fn explode(&mut self, name: &str, send: impl FnOnce(&World) -> Reply) -> Reply {
+        let pid = self.server.pid();
+        process::forget_peak(pid);
+        let before = process::resident_kib(pid);
+        let reply = send(self);
+        let grown = process::peak_kib(pid).saturating_sub(before);
+        self.grown.push((grown, name.to_owned()));
+        assert!(grown < GROWTH_KIB, "{name}: the server grew by {grown} KiB");
+        self.client.get("/health").expect(200);
+        reply
+    }
+
+    /// Sends the same body to every route that takes one.
+    fn everywhere(&mut self, name: &str, headers: &str, body: &[u8], status: u16, code: &str) {
+        for (method, path) in self.routes.clone() {
+            let what = format!("{name}: {method} {path}");
+            let reply = self.explode(&what, |world| {
+                let request = world.request(&method, &path, headers, body);
+                let reply = raw::exchange(world.server.address(), &request);
+                reply.unwrap_or_else(|| panic!("{what}: no answer"))
+            });
+            assert_eq!(reply.status, status, "{what}: {}", reply.text());
+            let error = reply.refused(status, code).error();
+            let message = error["message"].as_str().unwrap();
+            assert!(message.len() < 1_000, "{what}: {message}");
+        }
+    }
+
+    /// Checks that nothing was written and nobody panicked, and prints the largest growths.
+    fn check(mut self, name: &str) {
+        assert_eq!(self.client.tenants(), ["acme"]);
+        let documents = self.client.documents("acme", "notes");
+        assert_eq!(documents.len(), 1);
+        assert_eq!(documents[0]["text"], "kept");
+        self.client.check_consistency("acme");
+        let log = self.server.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+        self.grown.sort();
+        self.grown.reverse();
+        println!("{name}: {} requests; KiB grown at most:", self.grown.len());
+        for (grown, what) in self.grown.iter().take(5) {
+            println!("  {grown:6} {what}");
+        }
+    }
+}
+
+/// The path with something in each brace.
+fn fill(path: &str, id: &str) -> String {
+    let part = |part: &str| match part {
+        "{tenant}" => "acme".to_owned(),
+        "{table}" => "notes".to_owned(),
+        "{id}" => id.to_owned(),
+        other if other.starts_with('{') => "x1".to_owned(),
+        other => other.to_owned(),
+    };
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+/// 128 MiB of zeros in 4 KiB: a zstd frame (RFC 8878) of 1,024 blocks that repeat one byte.
+fn zstd_bomb() -> Vec<u8> {
+    // Magic, no options, a window of 128 KiB.
+    let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+    for block in 1..=1024_u32 {
+        let header = ((128 * 1024) << 3) | (1 << 1) | u32::from(block == 1024);
+        bomb.extend_from_slice(&header.to_le_bytes()[..3]);
+        bomb.push(0);
+    }
+    bomb
+}
+
+/// 64 MiB of zeros as gzip makes them.
+fn gzip_bomb() -> Vec<u8> {
+    let script = "head -c 67108864 /dev/zero | gzip -9";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout.len() < 100_000);
+    output.stdout
+}
+
+#[test]
+fn compressed_bodies_are_refused_unread() {
+    let mut world = World::new();
+    let gzip = gzip_bomb();
+    let plain = br#"{"id":"other"}"#.to_vec();
+    let cases: [(&str, &[u8]); 14] = [
+        ("gzip", &gzip),
+        ("x-gzip", &gzip),
+        ("GZIP", &gzip),
+        ("deflate", &gzip),
+        ("compress", &plain),
+        ("br", &[0xcb, 0xff, 0xff, 0x3f, 0x00, 0x80]),
+        ("zstd", &zstd_bomb()),
+        ("gzip, gzip", &gzip),
+        ("identity, gzip", &gzip),
+        ("gzip", &plain),
+        ("identity, identity", &plain),
+        ("*", &plain),
+        ("", &plain),
+        ("chunked", &plain),
+    ];
+    for (coding, body) in cases {
+        let header = format!("Content-Encoding: {coding}\r\n");
+        world.everywhere(&header, &header, body, 415, "op.invalid_input");
+    }
+    let twice = "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n";
+    world.everywhere("two codings", twice, &gzip, 415, "op.invalid_input");
+    // As a transfer coding it is not framing that we know (RFC 9112 6.1): the connection ends.
+    for coding in ["gzip, chunked", "gzip", "zstd, chunked"] {
+        let (method, path) = world.routes[0].clone();
+        let reply = world.explode(coding, |world| {
+            let head = world.head(&method, &path, "");
+            let bytes = format!("{head}Transfer-Encoding: {coding}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+            raw::exchange(world.server.address(), bytes.as_bytes()).unwrap()
+        });
+        assert_eq!(reply.status, 400, "{coding}: {}", reply.text());
+    }
+    world.check("compressed bodies");
+}
+
+#[test]
+fn json_that_is_deep_wide_or_wild_is_refused() {
+    let mut world = World::new();
+    let nested = |open: &str, inner: &str, close: &str| {
+        [
+            open.repeat(MILLION),
+            inner.to_owned(),
+            close.repeat(MILLION),
+        ]
+        .concat()
+    };
+    let keys = |count: usize, prefix: &str| {
+        let mut text = String::from("{");
+        for n in 0..count {
+            let _ = write!(text, "\"{prefix}{n:x}\":0,");
+        }
+        text.pop();
+        text + "}"
+    };
+    let insert = |fields: &str| format!(r#"{{"table":"notes","fields":{fields}}}"#);
+    let invalid = "op.invalid_input";
+    let bombs: Vec<(&str, String, u16, &str)> = vec![
+        ("a million lists", nested("[", "", "]"), 400, invalid),
+        (
+            "a million lists that never close",
+            "[".repeat(MILLION),
+            400,
+            invalid,
+        ),
+        (
+            "a million objects",
+            nested("{\"a\":", "0", "}"),
+            400,
+            invalid,
+        ),
+        (
+            "a million lists in a document",
+            insert(&format!("{{\"a\":{}}}", nested("[", "", "]"))),
+            400,
+            invalid,
+        ),
+        (
+            "a million objects in a document",
+            insert(&nested("{\"a\":", "0", "}")),
+            400,
+            invalid,
+        ),
+        ("a million keys", keys(MILLION, ""), 413, "op.cap_exceeded"),
+        ("many keys", keys(MANY_KEYS, ""), 400, invalid),
+        (
+            "many keys in a document",
+            insert(&keys(MANY_KEYS, "k")),
+            400,
+            invalid,
+        ),
+        (
+            "a list of a million",
+            insert(&format!("{{\"a\":[0{}]}}", ",0".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        (
+            "a million empty lists",
+            insert(&format!("{{\"a\":[[]{}]}}", ",[]".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        ("1e309", insert("{\"a\":1e309}"), 400, invalid),
+        ("-1e309", insert("{\"a\":-1e309}"), 400, invalid),
+        (
+            "a large exponent",
+            insert("{\"a\":1e999999999999}"),
+            400,
+            invalid,
+        ),
+        (
+            "a million digits",
+            insert(&format!("{{\"a\":{}}}", "9".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        (
+            "a million zeros in an exponent",
+            insert(&format!("{{\"a\":1e{}}}", "9".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        (
+            "one key many times",
+            insert(&format!("{{\"a\":0{}}}", ",\"a\":0".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        (
+            "one member many times",
+            format!("{{\"table\":0{}}}", ",\"table\":0".repeat(500_000)),
+            400,
+            invalid,
+        ),
+        (
+            "half a surrogate",
+            insert("{\"a\":\"\\ud800\"}"),
+            400,
+            invalid,
+        ),
+        (
+            "the other half",
+            insert("{\"a\":\"\\udc00\"}"),
+            400,
+            invalid,
+        ),
+        (
+            "halves the wrong way round",
+            insert("{\"a\":\"\\udc00\\ud800\"}"),
+            400,
+            invalid,
+        ),
+        (
+            "a million halves",
+            insert(&format!("{{\"a\":\"{}\"}}", "\\ud800".repeat(MILLION))),
+            400,
+            invalid,
+        ),
+        (
+            "half a surrogate as a key",
+            insert("{\"\\ud800\":0}"),
+            400,
+            invalid,
+        ),
+        (
+            "a string that never ends",
+            insert(&format!("{{\"a\":\"{}", "x".repeat(8_000_000))),
+            400,
+            invalid,
+        ),
+        (
+            "a string with every byte escaped",
+            insert(&format!("{{\"a\":\"{}\"}}", "\\u0041".repeat(1_300_000))),
+            400,
+            invalid,
+        ),
+        ("white space", " ".repeat(8 << 20), 400, invalid),
+    ];
+    for (name, body, status, code) in &bombs {
+        world.everywhere(name, "", body.as_bytes(), *status, code);
+    }
+    world.check("JSON");
+}
+
+/// Sends `head` and then `part` until the server stops reading or `most` bytes are sent, and
+/// returns its answer and what was sent.
+fn feed(world: &World, head: &str, part: &[u8], most: usize) -> (Reply, usize) {
+    let mut stream = TcpStream::connect(world.server.address()).unwrap();
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
+    stream.set_write_timeout(Some(SILENCE)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut sent = 0;
+    while sent < most && stream.write_all(part).is_ok() {
+        sent += part.len();
+    }
+    // Read after the end of the connection, too: the answer came before it.
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {text}"));
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let headers = lines.map(|line| line.split_once(": ").unwrap());
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    let reply = Reply {
+        status,
+        headers: headers.collect(),
+        body: body.as_bytes().to_vec(),
+    };
+    (reply, sent)
+}
+
+#[test]
+fn bodies_without_an_end_are_cut_off() {
+    const HUNDRED_MB: usize = 100_000_000;
+    const ENDLESS: usize = 1 << 30;
+    let mut world = World::new();
+    let string = vec![b'x'; 64 * 1024];
+    let chunk = [&b"10000\r\n"[..], &vec![b'x'; 0x10000], b"\r\n"].concat();
+    let small = b"4\r\nxxxx\r\n".repeat(4096);
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n".to_owned();
+    let opened = format!("{chunked}7\r\n{{\"id\":\"\r\n");
+    let declared = format!("Content-Length: {HUNDRED_MB}\r\n\r\n{{\"id\":\"");
+    let huge = format!("Content-Length: {}\r\n\r\n{{\"id\":\"", u64::MAX / 2);
+    let cases: Vec<(&str, &str, &[u8], usize, u16)> = vec![
+        ("a string of 100 MB", &declared, &string, HUNDRED_MB, 413),
+        ("a body of half of 2^64", &huge, &string, ENDLESS, 413),
+        ("chunks without end", &opened, &chunk, ENDLESS, 413),
+        ("small chunks without end", &opened, &small, ENDLESS, 413),
+        (
+            "a chunk extension without end",
+            &chunked,
+            b"5;a=\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            ENDLESS,
+            400,
+        ),
+        (
+            "a chunk size without end",
+            &chunked,
+            b"00000000000000000000000000000000",
+            ENDLESS,
+            400,
+        ),
+        (
+            "a chunk size beyond 2^64",
+            &chunked,
+            b"ffffffffffffffffff\r\n",
+            ENDLESS,
+            400,
+        ),
+    ];
+    let (method, path) = ("POST", "/api/tenants");
+    for (name, rest, part, most, status) in cases {
+        let mut sent = 0;
+        let reply = world.explode(name, |world| {
+            let head = world.head(method, path, rest);
+            let (reply, count) = feed(world, &head, part, most);
+            sent = count;
+            reply
+        });
+        assert_eq!(reply.status, status, "{name}: {}", reply.text());
+        assert!(sent < ENDLESS, "{name}: the server took {sent} bytes");
+        assert_eq!(reply.header("connection"), Some("close"), "{name}");
+        let code = if status == 413 {
+            "op.cap_exceeded"
+        } else {
+            "op.invalid_input"
+        };
+        reply.refused(status, code);
+    }
+    // Trailers without end, and without the credential: the gate answers before any of it.
+    let trailers = "{\"id\":\"x\"}\r\n0\r\n".to_owned();
+    let head = world.head(method, path, &format!("{chunked}a\r\n{trailers}"));
+    let reply = world.explode("trailers without end", |world| {
+        feed(
+            world,
+            &head,
+            b"X-Trailer: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n",
+            ENDLESS,
+        )
+        .0
+    });
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    reply.refused(400, "op.invalid_input");
+    let stranger = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{opened}");
+    let reply = world.explode("a stranger's chunks without end", |world| {
+        feed(world, &stranger, &chunk, ENDLESS).0
+    });
+    assert_eq!(reply.header("connection"), Some("close"));
+    reply.refused(401, "auth.unauthorized");
+    world.check("bodies without an end");
+}
