@@ -1,10 +1,12 @@
-//! The strict entry for JSON that comes from outside: one scan refuses bad UTF-8, deep nesting and
-//! integers that a double cannot hold, then serde reads the type. This room knows no value rules
+//! The strict entry for JSON that comes from outside: one scan, which keeps nothing, refuses bad
+//! UTF-8, deep nesting, long arrays and objects, and integers that a double cannot hold; then serde
+//! reads the type. This room knows no value rules
 //! beyond numbers and no body size: the caller bounds how many bytes it hands in.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+use crate::value::{MAX_ARRAY_LEN, MAX_OBJECT_FIELDS};
 use crate::{ECHO_LIMIT, echo};
 
 /// Most levels of arrays and objects in one JSON text. Higher than any value may nest (64) plus
@@ -31,6 +33,16 @@ pub enum JsonError {
     #[error("the JSON text nests more than {limit} levels deep")]
     TooDeep {
         /// The most levels allowed.
+        limit: usize,
+    },
+    /// An array has too many elements, or an object too many members.
+    #[error("{what} in the JSON text has more than {limit} {parts}")]
+    TooMany {
+        /// `an array` or `an object`.
+        what: &'static str,
+        /// `elements` or `members`.
+        parts: &'static str,
+        /// The most allowed.
         limit: usize,
     },
     /// An integer that a double cannot hold.
@@ -70,8 +82,9 @@ pub enum JsonError {
     },
 }
 
-/// Reads `T` from untrusted bytes: UTF-8, at most [`MAX_DEPTH`] levels, no integer beyond 2^53
-/// that a double cannot hold exactly (design.md 2), nothing after the value but white space.
+/// Reads `T` from untrusted bytes: UTF-8, at most [`MAX_DEPTH`] levels, no array or object longer
+/// than a value may be, no integer beyond 2^53 that a double cannot hold exactly (design.md 2),
+/// nothing after the value but white space.
 /// A literal `-0` is the number -0, as in JavaScript.
 ///
 /// # Errors
@@ -109,10 +122,64 @@ pub(crate) fn is_javascript_integer(text: &str, double: f64) -> bool {
     is_exact_integer(text, double) || (double.abs() < 1e21 && double.to_string() == text)
 }
 
+/// What lies open at a place in a text: for each level how many parts may still begin. A text of
+/// 8 MiB has room for a million members, which would cost thirty times its size once read.
+struct Levels {
+    left: [usize; MAX_DEPTH],
+    is_object: [bool; MAX_DEPTH],
+    depth: usize,
+}
+
+impl Levels {
+    const fn new() -> Levels {
+        Levels {
+            left: [0; MAX_DEPTH],
+            is_object: [false; MAX_DEPTH],
+            depth: 0,
+        }
+    }
+
+    fn open(&mut self, is_object: bool) -> Result<(), JsonError> {
+        let limits = [MAX_ARRAY_LEN, MAX_OBJECT_FIELDS];
+        let levels = self.left.get_mut(self.depth);
+        let (Some(left), Some(kind)) = (levels, self.is_object.get_mut(self.depth)) else {
+            return Err(JsonError::TooDeep { limit: MAX_DEPTH });
+        };
+        (*left, *kind) = (limits[usize::from(is_object)], is_object);
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    /// A comma: one more part begins after it.
+    fn next(&mut self) -> Result<(), JsonError> {
+        let Some(level) = self.depth.checked_sub(1) else {
+            return Ok(());
+        };
+        self.left[level] -= 1;
+        match (self.left[level], self.is_object[level]) {
+            (1.., _) => Ok(()),
+            (0, false) => Err(JsonError::TooMany {
+                what: "an array",
+                parts: "elements",
+                limit: MAX_ARRAY_LEN,
+            }),
+            (0, true) => Err(JsonError::TooMany {
+                what: "an object",
+                parts: "members",
+                limit: MAX_OBJECT_FIELDS,
+            }),
+        }
+    }
+}
+
 /// One pass over the tokens, without recursion. What is not JSON is left for the parser to name.
 fn scan(text: &str, accepts: fn(&str, f64) -> bool) -> Result<(), JsonError> {
     let bytes = text.as_bytes();
-    let (mut index, mut depth) = (0, 0_usize);
+    let (mut index, mut levels) = (0, Levels::new());
     while let Some(byte) = bytes.get(index) {
         match byte {
             b'"' => {
@@ -121,13 +188,9 @@ fn scan(text: &str, accepts: fn(&str, f64) -> bool) -> Result<(), JsonError> {
                 index = end;
                 continue;
             }
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(JsonError::TooDeep { limit: MAX_DEPTH });
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'{' | b'[' => levels.open(*byte == b'{')?,
+            b'}' | b']' => levels.close(),
+            b',' => levels.next()?,
             b'-' | b'0'..=b'9' => {
                 let end = number_end(bytes, index);
                 check_number(&text[index..end], accepts)?;
@@ -289,6 +352,50 @@ mod tests {
         // Brackets within strings, and one after the other, do not add up.
         assert!(from_slice::<Value>(format!("[{}[]]", "[],".repeat(200)).as_bytes()).is_ok());
         assert!(from_slice::<Value>(format!("\"{}\\\"[\"", "[".repeat(200)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn arrays_and_objects_are_bounded_at_their_edge_for_every_type() {
+        use serde::de::IgnoredAny;
+        let array = |n: usize| format!("[0{}]", ",0".repeat(n - 1));
+        let object = |n: usize| {
+            let members: Vec<String> = (0..n).map(|n| format!("\"{n}\":0")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let (most, fields) = (MAX_ARRAY_LEN, MAX_OBJECT_FIELDS);
+        for text in [
+            array(most),
+            object(fields),
+            // What lies in one does not count in another, and a string has no parts.
+            format!("[{},{}]", array(most), array(most)),
+            format!("{{\"a\":{},\"b\":{}}}", object(fields), object(fields)),
+            format!("[\"{}\"]", ",".repeat(10_000)),
+        ] {
+            assert!(from_slice::<Value>(text.as_bytes()).is_ok());
+        }
+        for (text, limit) in [
+            (array(most + 1), most),
+            (object(fields + 1), fields),
+            (format!("[[],{}]", array(most + 1)), most),
+            (
+                format!("{{\"a\":[{{}}],\"b\":{}}}", object(fields + 1)),
+                fields,
+            ),
+            (format!("[{}", "[],".repeat(1_000_000)), most),
+        ] {
+            let error = from_slice::<Value>(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, JsonError::TooMany { limit: found, .. } if found == limit),
+                "{error}"
+            );
+            assert_eq!(
+                from_slice::<IgnoredAny>(text.as_bytes()).unwrap_err(),
+                error
+            );
+        }
+        // Commas outside of everything are the parser's to name.
+        let loose = from_slice::<Value>(",".repeat(10_000).as_bytes());
+        assert!(matches!(loose, Err(JsonError::Syntax { .. })), "{loose:?}");
     }
 
     #[test]

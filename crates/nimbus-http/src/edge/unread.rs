@@ -15,6 +15,8 @@ use http::header::{CONNECTION, EXPECT};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::task::unconstrained;
+use tokio::time::timeout;
 
 /// Most bytes taken in to keep a connection.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -86,7 +88,8 @@ async fn drain(mut body: Body) -> bool {
         }
         true
     };
-    let outcome = tokio::time::timeout(DRAIN_TIME, draining).await;
+    // Unconstrained for the reason that `extract::read_body` gives.
+    let outcome = unconstrained(timeout(DRAIN_TIME, draining)).await;
     outcome.unwrap_or(false)
 }
 

@@ -252,7 +252,11 @@ async fn admitted() -> BTreeSet<Cell> {
                 cells.insert((path, method, caller.name));
             }
             if row.is_none() && method != "HEAD" {
-                assert_eq!(fixture.state().await, before, "{method} {path} changed something");
+                assert_eq!(
+                    fixture.state().await,
+                    before,
+                    "{method} {path} changed something"
+                );
             }
         }
     }
