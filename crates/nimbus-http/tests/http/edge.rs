@@ -424,6 +424,33 @@ async fn an_answer_before_the_body_leaves_nothing_of_it_on_the_connection() {
 }
 
 #[tokio::test]
+async fn a_long_answer_on_an_unread_body_is_sent_whole() {
+    let fixture = Fixture::start().await;
+    fixture.tenant("demo").await;
+    // More than the buffers of both sockets take at once.
+    let text = "x".repeat(900_000);
+    for n in 0..14 {
+        let fields = json!({"n": n, "text": text});
+        fixture.insert("demo", "large", fields).await;
+    }
+    for rest in [
+        "content-length: 100\r\n\r\nhalf",
+        "transfer-encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let raw = format!(
+            "GET /api/tenants/demo/documents/large HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n{rest}",
+            fixture.token
+        );
+        let answer = fixture.raw(raw.as_bytes()).await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+        assert_eq!(answer.json()["data"].as_array().unwrap().len(), 14);
+    }
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_pipelined_requests_answered_in_order() {
     let fixture = Fixture::start().await;
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();
