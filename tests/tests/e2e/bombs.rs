@@ -4,17 +4,16 @@
 //! with the envelope while the process hardly grows. Memory is no timing, so it may decide. This
 //! room must not know how the server parses.
 
+mod world;
+
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use nimbus_e2e::{Client, Options, Reply, Server, process, raw};
-use serde_json::json;
+use nimbus_e2e::{Reply, raw};
 
-/// Most that one bomb may add to the memory of the process, in KiB. The largest body that is read
-/// at all has 8 MiB.
-const GROWTH_KIB: u64 = 16 * 1024;
+use world::{GROWTH_KIB, World};
 
 /// Keys that 8 MiB of body cannot hold, and keys that they can.
 const MILLION: usize = 1_000_000;
@@ -22,128 +21,6 @@ const MANY_KEYS: usize = 600_000;
 
 /// Longest silence of the server while it is fed.
 const SILENCE: Duration = Duration::from_secs(30);
-
-struct World {
-    server: Server,
-    client: Client,
-    token: String,
-    /// Method and path of every route that takes a body.
-    routes: Vec<(String, String)>,
-    /// The growth of each bomb in KiB, and the most it may be.
-    grown: Vec<(u64, String)>,
-    most: u64,
-}
-
-impl World {
-    fn new() -> World {
-        let server = Server::start(Options::new());
-        let client = server.client();
-        client.create_tenant("acme");
-        let id = client.insert("acme", "notes", &json!({"text": "kept"}));
-        let document = client.get("/openapi.json").expect(200).json();
-        let mut routes = Vec::new();
-        for (path, item) in document["paths"].as_object().unwrap() {
-            for (method, operation) in item.as_object().unwrap() {
-                if operation.get("requestBody").is_some() {
-                    routes.push((method.to_uppercase(), fill(path, &id)));
-                }
-            }
-        }
-        assert!(routes.len() >= 7, "{routes:?}");
-        let token = server.home().token();
-        // Threads, caches and the first reading of each kind of body are not a bomb's.
-        let world = World {
-            server,
-            client,
-            token,
-            routes,
-            grown: Vec::new(),
-            most: GROWTH_KIB,
-        };
-        let plain = format!("{{\"x\":\"{}\"}}", "y".repeat(1 << 20));
-        for (method, path) in &world.routes {
-            raw::exchange(
-                world.server.address(),
-                &world.request(method, path, "", plain.as_bytes()),
-            )
-            .unwrap()
-            .refused(400, "op.invalid_input");
-        }
-        world
-    }
-
-    fn head(&self, method: &str, path: &str, headers: &str) -> String {
-        format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
-             Content-Type: application/json\r\nConnection: close\r\n{headers}",
-            self.token
-        )
-    }
-
-    fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-        let mut head = self.head(method, path, headers);
-        let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
-        [head.as_bytes(), body].concat()
-    }
-
-    /// Runs one bomb and checks what it left: an answer, a server that lives, hardly any memory.
-    fn explode(&mut self, name: &str, send: impl FnOnce(&World) -> Reply) -> Reply {
-        let pid = self.server.pid();
-        process::forget_peak(pid);
-        let before = process::resident_kib(pid);
-        let reply = send(self);
-        let grown = process::peak_kib(pid).saturating_sub(before);
-        self.grown.push((grown, name.to_owned()));
-        assert!(grown < self.most, "{name}: the server grew by {grown} KiB");
-        self.client.get("/health").expect(200);
-        reply
-    }
-
-    /// Sends the same body to every route that takes one.
-    fn everywhere(&mut self, name: &str, headers: &str, body: &[u8], status: u16, code: &str) {
-        for (method, path) in self.routes.clone() {
-            let what = format!("{name}: {method} {path}");
-            let reply = self.explode(&what, |world| {
-                let request = world.request(&method, &path, headers, body);
-                let reply = raw::exchange(world.server.address(), &request);
-                reply.unwrap_or_else(|| panic!("{what}: no answer"))
-            });
-            assert_eq!(reply.status, status, "{what}: {}", reply.text());
-            let error = reply.refused(status, code).error();
-            let message = error["message"].as_str().unwrap();
-            assert!(message.len() < 1_000, "{what}: {message}");
-        }
-    }
-
-    /// Checks that nothing was written and nobody panicked, and prints the largest growths.
-    fn check(mut self, name: &str) {
-        assert_eq!(self.client.tenants(), ["acme"]);
-        let documents = self.client.documents("acme", "notes");
-        assert_eq!(documents.len(), 1);
-        assert_eq!(documents[0]["text"], "kept");
-        self.client.check_consistency("acme");
-        let log = self.server.log();
-        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
-        self.grown.sort();
-        self.grown.reverse();
-        println!("{name}: {} requests; KiB grown at most:", self.grown.len());
-        for (grown, what) in self.grown.iter().take(5) {
-            println!("  {grown:6} {what}");
-        }
-    }
-}
-
-/// The path with something in each brace.
-fn fill(path: &str, id: &str) -> String {
-    let part = |part: &str| match part {
-        "{tenant}" => "acme".to_owned(),
-        "{table}" => "notes".to_owned(),
-        "{id}" => id.to_owned(),
-        other if other.starts_with('{') => "x1".to_owned(),
-        other => other.to_owned(),
-    };
-    path.split('/').map(part).collect::<Vec<_>>().join("/")
-}
 
 /// 128 MiB of zeros in 4 KiB: a zstd frame (RFC 8878) of 1,024 blocks that repeat one byte.
 fn zstd_bomb() -> Vec<u8> {
@@ -362,7 +239,10 @@ fn json_that_is_deep_wide_or_wild_is_refused() {
     let lists = format!("[0{}]", ",0".repeat(8_000));
     for (name, part) in [("objects", &thousand), ("lists", &lists)] {
         let many = vec![part.as_str(); (8 << 20) / part.len() - 1].join(",");
-        let (name, body) = (format!("{name} in a document"), insert(&format!("{{\"a\":[{many}]}}")));
+        let (name, body) = (
+            format!("{name} in a document"),
+            insert(&format!("{{\"a\":[{many}]}}")),
+        );
         world.everywhere(&name, "", body.as_bytes(), 400, invalid);
     }
     world.check("JSON");

@@ -78,7 +78,7 @@ fn place(slot: Slot, text: &[u8], turn: usize) -> (&'static str, Vec<u8>, Option
             ][turn % 3];
             (method, path(&format!("{acme}/{kind}/"), ""), None)
         }
-        Slot::TableInBody if turn % 2 == 0 => (
+        Slot::TableInBody if turn.is_multiple_of(2) => (
             "POST",
             format!("{acme}/documents").into_bytes(),
             body("{\"fields\":{},\"table\":", "}"),

@@ -13,3 +13,4 @@ mod lifecycle;
 mod matrix;
 mod routes;
 mod surface;
+mod unread;
