@@ -6,7 +6,7 @@
 //! and one with a body says here what it is sent. This room must not know how tenants are kept
 //! apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nimbus_e2e::{Client, Options, Reply, Rng, Server, files};
 use serde_json::{Value as Json, json};
@@ -373,6 +373,7 @@ fn nothing_of_one_tenant_shows_in_another() {
     }
     let heads = [&one, &two].map(|t| client.journal_head(&t.id));
 
+    let (stranger, mut shut) = (server.anonymous(), BTreeSet::new());
     let (mut sent, mut equal) = (Sent::new(), 0);
     for (tenant, other) in [(&one, &two), (&two, &one)] {
         let forbidden = [other.canaries(), gone.canaries()].concat();
@@ -393,6 +394,11 @@ fn nothing_of_one_tenant_shows_in_another() {
             let there = drive(&client, foreign, &[], &forbidden, &mut sent);
             let not = drive(&client, missing, &[], &forbidden, &mut sent);
             drive(&client, foreign, &naming, &forbidden, &mut sent);
+            // Without a credential there is one answer to all of them.
+            for probe in [foreign, missing] {
+                let reply = probe.send(&stranger, &naming);
+                shut.insert(comparable(&reply.expect(401), other));
+            }
             // A route that takes nothing of another was asked twice, and may count that.
             if crossed(&other.canaries(), &foreign.text(), "").is_empty() {
                 continue;
@@ -405,6 +411,7 @@ fn nothing_of_one_tenant_shows_in_another() {
             equal += 1;
         }
     }
+    assert_eq!(shut.len(), 1, "the refusal tells something: {shut:#?}");
     // Nothing was written: what was refused changed neither side.
     let after = [&one, &two].map(|t| client.journal_head(&t.id));
     assert_eq!(
