@@ -121,7 +121,7 @@ pub fn bytes(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     Ok(u.bytes(length.min(u.len()))?.to_vec())
 }
 
-/// A list of up to [`BREADTH`] things.
+/// A list of up to `BREADTH` things.
 ///
 /// # Errors
 /// When the bytes run out.

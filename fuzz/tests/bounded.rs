@@ -127,6 +127,7 @@ macro_rules! targets {
 
 targets!(
     audit_line,
+    audit_segment,
     commit_record,
     cursor,
     id,

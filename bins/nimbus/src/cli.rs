@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 use nimbus_core::{TableName, TenantId};
 
 /// Many isolated tenants behind one server.
@@ -25,6 +26,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve tenants over HTTP, in the foreground.
     Start(Box<StartArgs>),
+    /// Check, show and export the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Show or replace the admin token.
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -86,6 +90,9 @@ pub(crate) struct StartArgs {
     /// Another host name for the console; repeatable [env: NIMBUS_ALLOWED_HOST, comma separated]
     #[arg(long, value_name = "HOST", help_heading = "Network")]
     pub(crate) allowed_host: Vec<String>,
+    /// Address or network of a proxy whose X-Forwarded-For counts; repeatable [env: NIMBUS_TRUSTED_PROXY, comma separated]
+    #[arg(long, value_name = "IP", help_heading = "Network")]
+    pub(crate) trusted_proxy: Vec<String>,
     /// Connections open at once [env: NIMBUS_MAX_CONNECTIONS] [default: 10000]
     #[arg(long, value_name = "N", help_heading = "Network")]
     pub(crate) max_connections: Option<String>,
@@ -115,6 +122,9 @@ pub(crate) struct StartArgs {
     #[command(flatten)]
     pub(crate) external: ExternalArgs,
 
+    /// Bytes of audit log to keep; beyond, the oldest segments are deleted; 0 keeps all [env: NIMBUS_AUDIT_KEEP_BYTES] [default: 4294967296]
+    #[arg(long, value_name = "BYTES", help_heading = "Log")]
+    pub(crate) audit_keep_bytes: Option<String>,
     /// text or json, to standard error; RUST_LOG filters [env: NIMBUS_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT", help_heading = "Log")]
     pub(crate) log_format: Option<String>,
@@ -240,6 +250,62 @@ impl ExternalArgs {
             ),
         ]
     }
+}
+
+/// Commands about the audit log of this user's server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that no line was changed, moved, inserted, taken out or cut off; exit code 1 if one was.
+    Verify {
+        #[command(flatten)]
+        place: AuditPlace,
+        /// How to print what was found.
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print the newest entries. Nothing is checked.
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+        lines: u32,
+        /// Go on printing what is added, until interrupted.
+        #[arg(short = 'F', long)]
+        follow: bool,
+        /// How to print entries; json prints them as they are stored, one a line.
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Write entries as they are stored, one JSON object a line, and check the whole log on the way.
+    Export {
+        /// Entries at this time or later (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        since: Option<Timestamp>,
+        /// Entries before this time (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        until: Option<Timestamp>,
+        /// Entries about this tenant.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Entries about refused requests.
+        #[arg(long)]
+        denied: bool,
+        /// File to write, 0600; standard output if not given.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        place: AuditPlace,
+    },
+}
+
+/// Where the anchor of the audit log is: in the control database.
+#[derive(Debug, Args)]
+pub(crate) struct AuditPlace {
+    /// Data directory [env: NIMBUS_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Directory of the control database [env: NIMBUS_CONTROL_DATA_DIR] [default: the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) control_data_dir: Option<PathBuf>,
 }
 
 /// Commands about the admin token.

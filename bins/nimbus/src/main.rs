@@ -3,6 +3,8 @@
 //! No logic of its own: settings are resolved in `settings`, the server is wired in `start`.
 //! Exit codes: 0 success, 1 failure, 2 wrong usage.
 
+mod anchors;
+mod audit;
 mod auth;
 mod bulk;
 mod cli;
@@ -11,6 +13,7 @@ mod doctor;
 mod memory;
 mod output;
 mod place;
+mod progress;
 mod remote;
 mod settings;
 mod start;
@@ -56,6 +59,7 @@ fn told(error: &anyhow::Error) -> String {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Start(args) => start::run(*args),
+        Command::Audit(command) => audit::run(command),
         Command::Auth(command) => auth::run(command),
         Command::Doctor(args) => doctor::run(*args),
         Command::Export(args) => bulk::export(args),

@@ -1,6 +1,9 @@
 //! Printing results to standard output. Errors of a closed pipe are errors like others.
 
 use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
 
 /// Writes bytes as they are.
 pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
@@ -17,4 +20,34 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
 /// Writes a JSON value on one line.
 pub(crate) fn json(value: &serde_json::Value) -> anyhow::Result<()> {
     line(&value.to_string())
+}
+
+/// Writes a file, 0600, that appears under its name only when it is whole and durable.
+pub(crate) fn file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    // Beside the target, so that the rename at the end stays on one file system.
+    let dir = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(dir)
+        .with_context(|| format!("making a file in {}", dir.display()))?;
+    let mut buffered = std::io::BufWriter::new(file.reopen()?);
+    write(&mut buffered)?;
+    buffered.flush()?;
+    file.as_file().sync_all()?;
+    file.persist(path)
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(std::fs::File::open(dir)?.sync_all()?)
+}
+
+/// Text that cannot act on a terminal: what is not printable ASCII is escaped.
+pub(crate) fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        ' '..='~' => c.to_string(),
+        other => other.escape_default().to_string(),
+    };
+    text.chars().map(shown).collect()
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use nimbus_auth::audit::AuditOptions;
 use nimbus_http::ServerConfig;
 use nimbus_storage::provider::sqlite::Durability;
 
@@ -102,6 +103,8 @@ pub(crate) struct Settings {
     pub(crate) durability: Durability,
     pub(crate) max_open_tenants: Option<usize>,
     pub(crate) log_format: LogFormat,
+    /// `None` keeps every segment.
+    pub(crate) audit_keep_bytes: Option<u64>,
     pub(crate) server: ServerConfig,
 }
 
@@ -193,6 +196,12 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         file.max_open_tenants.map(|n| n.to_string()),
         1..=1_000_000,
     )?;
+    let keep = pick.number(
+        args.audit_keep_bytes.clone(),
+        "audit-keep-bytes",
+        None,
+        0..=u64::MAX,
+    )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
     let server = server_config(&args, &pick)?;
     server.check().map_err(|e| usage(e.to_string()))?;
@@ -212,6 +221,11 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         durability,
         max_open_tenants: max_open.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         log_format,
+        audit_keep_bytes: match keep {
+            Some(0) => None,
+            Some(bytes) => Some(bytes),
+            None => AuditOptions::default().keep_bytes,
+        },
         server,
     })
 }
@@ -233,6 +247,7 @@ fn server_config(args: &StartArgs, pick: &Pick<'_>) -> anyhow::Result<ServerConf
     }
     server.cors_allow_origins = pick.list(&args.cors_allow_origin, "NIMBUS_CORS_ALLOW_ORIGINS");
     server.allowed_hosts = pick.list(&args.allowed_host, "NIMBUS_ALLOWED_HOST");
+    server.trusted_proxies = pick.list(&args.trusted_proxy, "NIMBUS_TRUSTED_PROXY");
     server.tenant_domain = pick
         .text(args.tenant_domain.clone(), "tenant-domain", None)
         .map(|(d, _)| d);
@@ -479,6 +494,35 @@ mod tests {
             );
             assert!(error.downcast_ref::<UsageError>().is_some());
         }
+    }
+
+    #[test]
+    fn proxies_and_the_length_of_the_audit_log() {
+        let s = resolved(&[], &[]).unwrap();
+        assert_eq!(s.audit_keep_bytes, Some(4 << 30));
+        assert_eq!(s.server.trusted_proxies, [""; 0]);
+        let s = resolved(&["--audit-keep-bytes", "0"], &[]).unwrap();
+        assert_eq!(s.audit_keep_bytes, None);
+        let env = [
+            ("NIMBUS_AUDIT_KEEP_BYTES", "5"),
+            ("NIMBUS_TRUSTED_PROXY", "10.0.0.1, fd00::/8"),
+        ];
+        let s = resolved(&[], &env).unwrap();
+        assert_eq!(s.audit_keep_bytes, Some(5));
+        assert_eq!(s.server.trusted_proxies, ["10.0.0.1", "fd00::/8"]);
+        let s = resolved(
+            &["--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.2"],
+            &env,
+        )
+        .unwrap();
+        assert_eq!(s.server.trusted_proxies, ["::1", "10.0.0.2"]);
+        let error = resolved(&["--trusted-proxy", "proxy.example"], &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("--trusted-proxy: `proxy.example`"),
+            "{error}"
+        );
     }
 
     #[test]

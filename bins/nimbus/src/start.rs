@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
 use nimbus_storage::control::ControlDb;
@@ -16,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::anchors::ControlAnchors;
 use crate::cli::StartArgs;
 use crate::memory;
 use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
@@ -119,8 +121,8 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
     let control_lock = control_apart
         .then(|| DataDirLock::acquire(&settings.control_data_dir))
         .transpose()?;
-    let audit = Arc::new(AuditLog::open(&paths.audit_path()?)?);
     let control = Arc::new(ControlDb::open(&settings.control_data_dir)?);
+    let audit = Arc::new(open_audit_log(&settings, &paths, &control)?);
     let engine = open_engine(&settings, control, files)?;
     for tenant in engine.unregistered().await? {
         tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
@@ -130,7 +132,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         store: Store::new(engine.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
-        audit,
+        audit: Arc::clone(&audit),
     };
     drop(token);
     let server = Server::bind(&addresses, settings.server, services).await?;
@@ -149,8 +151,22 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         );
     }
     engine.close().await?;
+    audit.close();
     tracing::info!("stopped");
     Ok(())
+}
+
+fn open_audit_log(
+    settings: &Settings,
+    paths: &Environment<'_>,
+    control: &Arc<ControlDb>,
+) -> anyhow::Result<AuditLog> {
+    let token = paths.token_path()?;
+    let mut options = AuditOptions::default();
+    options.keep_bytes = settings.audit_keep_bytes;
+    let anchors = ControlAnchors::new(Arc::clone(control), AnchorCopy::beside(&token));
+    let (log, _) = AuditLog::open(&paths.audit_path()?, &token, Arc::new(anchors), options)?;
+    Ok(log)
 }
 
 fn open_engine(settings: &Settings, control: Arc<ControlDb>, files: u64) -> anyhow::Result<Engine> {

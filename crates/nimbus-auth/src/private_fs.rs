@@ -17,9 +17,9 @@ mod portable;
 mod unix;
 
 #[cfg(not(unix))]
-pub(crate) use portable::PrivateDir;
+pub(crate) use portable::{PrivateDir, allocate, same_file};
 #[cfg(unix)]
-pub(crate) use unix::PrivateDir;
+pub(crate) use unix::{PrivateDir, allocate, same_file};
 
 /// Name of the directory that Nimbus makes below the platform's data, state or log directory.
 /// A directory of this name above the private one is ours too, so no link is followed there.
@@ -125,10 +125,8 @@ impl PrivateFileError {
 pub(crate) enum Access {
     /// Read an existing file.
     Read,
-    /// Read and append; made empty with mode 0600 when absent.
-    Append,
-    /// Open for locking; made empty with mode 0600 when absent.
-    Lock,
+    /// Read and write at any place; made empty with mode 0600 when absent.
+    Update,
 }
 
 /// Splits a file path into the directory (`.` when none is written) and the file name.

@@ -9,6 +9,8 @@ use nimbus_auth::{AdminVerifier, Authenticator};
 use tokio::sync::watch;
 
 use crate::config::ServerConfig;
+use crate::edge::attempts::FailedTokens;
+use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
 use crate::metrics::Metrics;
@@ -22,6 +24,8 @@ pub(crate) struct App {
     pub token_path: PathBuf,
     pub trail: Arc<AuditTrail>,
     pub config: ServerConfig,
+    pub attempts: FailedTokens,
+    pub proxies: TrustedProxies,
     pub origins: Origins,
     pub hosts: Hosts,
     pub metrics: Metrics,

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::edge::attempts::FailedTokenLimits;
+use crate::edge::client::{ProxyError, TrustedProxies};
 use crate::edge::origin::{OriginError, Origins};
 
 /// Settings of a [`crate::Server`].
@@ -16,6 +18,10 @@ pub struct ServerConfig {
     pub tenant_domain: Option<String>,
     /// More host names for the console.
     pub allowed_hosts: Vec<String>,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` counts. None by default.
+    pub trusted_proxies: Vec<String>,
+    /// When failed tokens are slowed down.
+    pub failed_tokens: FailedTokenLimits,
     /// Connections open at once; more are accepted and closed. Default 10,000.
     pub max_connections: usize,
     /// Longest request body in bytes. Default 8 MiB: a document of 1 MiB with every byte escaped.
@@ -35,6 +41,8 @@ impl Default for ServerConfig {
             cors_allow_origins: Vec::new(),
             tenant_domain: None,
             allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            failed_tokens: FailedTokenLimits::default(),
             max_connections: 10_000,
             max_body_bytes: 8 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
@@ -48,9 +56,11 @@ impl ServerConfig {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// [`ServerError::Origin`] for a setting that is no origin.
+    /// [`ServerError::Origin`] for a setting that is no origin, [`ServerError::Proxy`] for one that is
+    /// no address.
     pub fn check(&self) -> Result<(), ServerError> {
         Origins::new(&self.cors_allow_origins)?;
+        TrustedProxies::new(&self.trusted_proxies)?;
         Ok(())
     }
 }
@@ -71,4 +81,7 @@ pub enum ServerError {
     /// An approved origin is not one.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// A trusted proxy is not an address or network.
+    #[error("--trusted-proxy: {0}")]
+    Proxy(#[from] ProxyError),
 }

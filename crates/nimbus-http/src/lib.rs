@@ -30,6 +30,8 @@ mod store;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};
+pub use edge::attempts::FailedTokenLimits;
+pub use edge::client::ProxyError;
 pub use edge::origin::OriginError;
 pub use route::RouteClass;
 pub use routes::{RouteInfo, route_table};

@@ -228,6 +228,17 @@ impl Route {
         classify(self.path).family
     }
 
+    /// Whether a call changes more than documents, or destroys something, so that its audit line is
+    /// durable before the answer.
+    fn is_weighty(&self) -> bool {
+        match self.permission {
+            Some(
+                Permission::ManageSchema | Permission::ManageTenants | Permission::ManageSystem,
+            ) => !self.method.is_safe(),
+            _ => self.method == Method::DELETE,
+        }
+    }
+
     /// Runs a request that the router matched to this row.
     pub(crate) async fn serve(&self, app: Arc<App>, request: Request<Body>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
@@ -236,6 +247,9 @@ impl Route {
             return ApiError::internal("a request came past the edge").into_response(&id);
         };
         let exchange = Arc::clone(&ticket.exchange);
+        if self.is_weighty() {
+            exchange.weigh();
+        }
         let arrived = async {
             let raw = RawPathParams::from_request_parts(&mut parts, &()).await;
             let raw = raw.map_err(|error| {
@@ -346,7 +360,7 @@ async fn write(
         let outcome = AssertUnwindSafe(work).catch_unwind().await;
         let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         let response = result.unwrap_or_else(|error| error.into_response(&exchange.id));
-        let response = exchange.conclude(response);
+        let response = exchange.conclude(response).await;
         drop(in_progress);
         response
     });

@@ -25,6 +25,8 @@ use tokio::sync::watch;
 use crate::app::{App, Drain};
 use crate::config::{ServerConfig, ServerError};
 use crate::edge::Edge;
+use crate::edge::attempts::FailedTokens;
+use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
 use crate::io::{Kept, Stalling};
@@ -80,13 +82,14 @@ impl Server {
     /// Listens on the first of `addresses` that works. Port 0 takes a free port.
     ///
     /// # Errors
-    /// [`ServerError::Bind`], or [`ServerError::Origin`] for a setting that is no origin.
+    /// [`ServerError::Bind`], [`ServerError::Origin`] or [`ServerError::Proxy`] for a setting that is none.
     pub async fn bind(
         addresses: &[SocketAddr],
         config: ServerConfig,
         services: Services,
     ) -> Result<Server, ServerError> {
         let origins = Origins::new(&config.cors_allow_origins)?;
+        let proxies = TrustedProxies::new(&config.trusted_proxies)?;
         let hosts = Hosts::new(config.tenant_domain.as_deref(), &config.allowed_hosts);
         let shown = addresses
             .last()
@@ -103,7 +106,9 @@ impl Server {
             verifier: services.verifier,
             token_path: services.token_path,
             trail: Arc::new(AuditTrail::new(services.audit)),
+            attempts: FailedTokens::new(config.failed_tokens),
             config,
+            proxies,
             origins,
             hosts,
             metrics: Metrics::new(),

@@ -1,8 +1,8 @@
 //! The control database: what is local to this server and belongs to no tenant.
 //!
-//! It holds the registry of embedded tenants and the time at which each tenant next wants to
-//! be woken, in `nimbus-control.db` (redb, plain, 0600). It must not know tenant data, nor
-//! what a wake is for. Everything is mirrored in memory, so reading never touches the disk;
+//! It holds the registry of embedded tenants, the time at which each tenant next wants to be
+//! woken, and anchors of logs that are kept elsewhere, in `nimbus-control.db` (redb, plain, 0600). It
+//! must not know tenant data, nor what a wake or an anchor is for. Everything is mirrored in memory, so reading never touches the disk;
 //! writing blocks for a sync, so async callers go through `spawn_blocking`.
 
 mod file;
@@ -31,6 +31,9 @@ const WAKES: TableDefinition<'static, &str, u64> = TableDefinition::new("wakes")
 /// The same, ordered by time.
 const WAKES_BY_TIME: TableDefinition<'static, (u64, &str), ()> =
     TableDefinition::new("wakes_by_time");
+
+/// Name of a log that is kept elsewhere to the text that says how far it reaches.
+const ANCHORS: TableDefinition<'static, &str, &str> = TableDefinition::new("anchors");
 
 /// Raises of a wake time between two durable commits: redb frees no pages before one.
 const LAZY_COMMITS: u32 = 64;
@@ -142,6 +145,7 @@ struct Mirror {
     tenants: BTreeMap<TenantId, TenantEntry>,
     wakes: BTreeMap<TenantId, u64>,
     wakes_by_time: BTreeSet<(u64, TenantId)>,
+    anchors: BTreeMap<String, String>,
 }
 
 impl Mirror {
@@ -181,6 +185,15 @@ pub enum ControlLook {
 /// `Corrupt`, `Io`.
 pub fn look(dir: &Path) -> ProviderResult<ControlLook> {
     file::look(&dir.join(CONTROL_FILE))
+}
+
+/// Reads the anchor of a log from the database in `dir` as [`look`] reads the registry; `None` when
+/// there is no database, or no anchor in it.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub fn look_anchor(dir: &Path, log: &str) -> ProviderResult<Option<String>> {
+    file::look_anchor(&dir.join(CONTROL_FILE), log)
 }
 
 impl ControlDb {
@@ -406,6 +419,26 @@ impl ControlDb {
     /// The earliest wake of any tenant.
     pub fn next_wake(&self) -> Option<u64> {
         self.read().wakes_by_time.first().map(|(at, _)| *at)
+    }
+
+    /// The text that was last set for a log.
+    pub fn anchor(&self, log: &str) -> Option<String> {
+        self.read().anchors.get(log).cloned()
+    }
+
+    /// Keeps a text for a log, durably.
+    ///
+    /// # Errors
+    /// `Full`, `Io`.
+    pub fn set_anchor(&self, log: &str, text: &str) -> ProviderResult<()> {
+        let mut writer = self.writer();
+        self.commit(&mut writer, Sync::Wake, |txn| {
+            txn.open_table(ANCHORS)?.insert(log, text)?;
+            Ok(())
+        })?;
+        let mut mirror = self.mirror();
+        mirror.anchors.insert(log.to_owned(), text.to_owned());
+        Ok(())
     }
 
     /// Whether the file is open and takes writes. Opens it again after an I/O error, so it

@@ -1,6 +1,7 @@
 //! The checks, one room each, and the table that lists them.
 
 pub mod audit_line;
+pub mod audit_segment;
 pub mod commit_record;
 pub mod cursor;
 pub mod id;
@@ -20,12 +21,17 @@ pub struct Target {
     pub words: &'static [&'static str],
 }
 
-/// Every target, by name. The audit chain's segments get a row here when the chain is there.
-pub const ALL: [Target; 8] = [
+/// Every target, by name.
+pub const ALL: [Target; 9] = [
     Target {
         name: "audit_line",
         check: audit_line::check,
         words: audit_line::WORDS,
+    },
+    Target {
+        name: "audit_segment",
+        check: audit_segment::check,
+        words: audit_segment::WORDS,
     },
     Target {
         name: "commit_record",

@@ -9,17 +9,19 @@ use nimbus_e2e::http::assert_rfc3339;
 use nimbus_e2e::{Home, Options, Server, files, raw};
 use serde_json::{Value as Json, json};
 
-/// The fields of nimbus.md 4 and those of issue 2.
-const FIELDS: [&str; 13] = [
+/// The fields of nimbus.md 4, those of issue 2, and the chain's.
+const FIELDS: [&str; 15] = [
     "authMethod",
     "authScope",
     "clientAddr",
+    "mac",
     "method",
     "origin",
     "path",
     "reason",
     "requestId",
     "routeFamily",
+    "seq",
     "status",
     "success",
     "tenantId",
@@ -162,7 +164,7 @@ fn the_log_is_private_grows_by_appending_and_survives_a_restart() {
     assert_eq!(files::mode(path.parent().unwrap()), 0o700);
     server.kill9();
     let before = fs::read(&path).unwrap();
-    // A line that a crash cut off does not swallow the next.
+    // A line that a crash cut off is moved away and does not swallow the next.
     fs::write(&path, [&before[..], b"{\"ts\":\"20"].concat()).unwrap();
     server.restart();
     server.client().get("/api/tenants").expect(200);

@@ -124,3 +124,68 @@ fn writes_answer_507_reads_go_on_and_space_heals() {
     check_reads(&client, &acknowledged);
     client.check_consistency("acme");
 }
+
+/// The server's answers on a disk that is full but for what it reserved, and then on one where it
+/// could reserve nothing.
+#[test]
+fn the_audit_log_has_room_of_its_own_on_a_full_disk() {
+    if switched_off("the reserve of the audit log") {
+        return;
+    }
+    for (mebibytes, reserve) in [(160, true), (24, false)] {
+        let disk = Mount::tmpfs(mebibytes);
+        let state = disk.path().join("state");
+        let mut server = Server::start(Options::new().env("XDG_STATE_HOME", &state));
+        let client = server.client();
+        client.create_tenant("acme");
+        let log = state.join("nimbus/logs/access.jsonl");
+        if reserve {
+            // The segment in use and the next one, 64 MiB each.
+            await_room(&log, 64 << 20);
+            await_room(&log.with_file_name("access.next"), 64 << 20);
+        } else {
+            await_log(&server, "no room could be reserved for the audit log");
+        }
+        let filler = disk.path().join("filler");
+        fill(&filler);
+        let statuses: Vec<u16> = (0..60).map(|_| client.get("/api/tenants").status).collect();
+        if reserve {
+            assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        } else {
+            // A page that was begun takes some lines; then calls are refused before they run.
+            assert_eq!(statuses.last(), Some(&503), "{statuses:?}");
+            client
+                .post("/api/tenants", &json!({"id": "late"}))
+                .refused(503, "service.unavailable");
+            client.get("/health").expect(200);
+        }
+        fs::remove_file(&filler).unwrap();
+        // The first refusal that can be written shows that calls may run again.
+        client.get("/api/tenants");
+        assert_eq!(client.tenants(), ["acme"]);
+        assert!(server.terminate().success());
+        let verify = ["audit", "verify", "--data-dir"];
+        let mut command = server.home().command(verify);
+        command.arg(server.data_dir()).env("XDG_STATE_HOME", &state);
+        nimbus_e2e::Finished::of(&mut command).expect(0);
+    }
+}
+
+/// Waits until the server has said `text`, perhaps before it listened.
+fn await_log(server: &Server, text: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !server.log().contains(text) {
+        assert!(std::time::Instant::now() < deadline, "{text}");
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a file has `bytes` of room on its disk.
+fn await_room(path: &Path, bytes: u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while fs::metadata(path).map_or(0, |found| found.blocks() * 512) < bytes {
+        assert!(std::time::Instant::now() < deadline, "{}", path.display());
+        std::thread::yield_now();
+    }
+}

@@ -12,6 +12,7 @@
 
 mod adopt;
 mod audit;
+mod audit_chain;
 mod bad_input;
 mod bad_queries;
 mod bombs;
@@ -24,6 +25,7 @@ mod crash;
 mod data_dir;
 mod doctor;
 mod drill;
+mod failed_tokens;
 mod full_disk;
 mod group_commit;
 mod hostile_ids;

@@ -8,19 +8,18 @@ mod reader;
 mod writer;
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal as _, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::{ExportArgs, FileFormat, Format, ImportArgs};
-use crate::output;
 use crate::place::Backend;
+use crate::{output, progress};
 use backend::Table;
 use reader::Rows;
 use writer::Sink;
@@ -75,7 +74,7 @@ fn import_into(
     name: &str,
 ) -> anyhow::Result<Imported> {
     let resumed_after = table.import_progress(name)?;
-    let bar = progress_bar(source.size, "bytes");
+    let bar = progress::bar(source.size, "bytes");
     let schema = table.field_types()?;
     let counted = bar.wrap_read(source.input);
     let mut rows = Rows::new(format, Box::new(counted), schema)?;
@@ -132,28 +131,16 @@ fn export_from(
             copy(table, &mut sink)?;
             sink.finish()
         }
-        Some(path) => {
-            // Beside the target, so that the rename at the end stays on one file system.
-            let dir = path
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let file = tempfile::NamedTempFile::new_in(dir)
-                .with_context(|| format!("making a file in {}", dir.display()))?;
-            let mut sink = Sink::new(format, columns, Box::new(file.reopen()?))?;
+        Some(path) => output::file(path, |file| {
+            let mut sink = Sink::new(format, columns, Box::new(file))?;
             copy(table, &mut sink)?;
-            sink.finish()?;
-            file.as_file().sync_all()?;
-            file.persist(path)
-                .with_context(|| format!("writing {}", path.display()))?;
-            File::open(dir)?.sync_all()?;
-            Ok(())
-        }
+            sink.finish()
+        }),
     }
 }
 
 fn copy(table: &Table<'_>, sink: &mut Sink<'_>) -> anyhow::Result<()> {
-    let bar = progress_bar(None, "documents");
+    let bar = progress::bar(None, "documents");
     let mut after = None;
     loop {
         let page = table.page(PAGE, after.as_deref())?;
@@ -234,23 +221,6 @@ fn guess_format(path: &Path) -> anyhow::Result<FileFormat> {
             "{}: say with --file-format whether this is jsonl or csv",
             path.display()
         ),
-    }
-}
-
-/// On a terminal only: a log does not want it.
-fn progress_bar(size: Option<u64>, unit: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let template = match (size, unit) {
-        (Some(_), _) => "{wide_bar} {bytes}/{total_bytes} {eta}",
-        (None, "bytes") => "{spinner} {bytes} {elapsed}",
-        (None, _) => "{spinner} {human_pos} documents {elapsed}",
-    };
-    let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn log(
             LastLine::Torn => Check::warn(
                 name,
                 format!("the last line of {shown} is cut short"),
-                "see whether the disk was full; the next entry starts on a line of its own",
+                "a crash while it was written; the next start moves the piece to a file of its own",
             ),
             LastLine::Damaged => Check::fail(
                 name,
@@ -41,7 +41,9 @@ pub(crate) fn log(
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
+    use nimbus_auth::audit::{AuditOptions, MemoryAnchors};
     use nimbus_auth::{AuditLog, audit};
 
     use super::super::report::Status;
@@ -53,7 +55,11 @@ mod tests {
         let path = home.path().join("nimbus/logs/access.jsonl");
         let judge = |path: &Path| log(path, &audit::look(path));
         assert_eq!(judge(&path).status, Status::Ok);
-        drop(AuditLog::open(&path).unwrap());
+        let (token, anchors) = (
+            path.with_file_name("token"),
+            Arc::new(MemoryAnchors::default()),
+        );
+        drop(AuditLog::open(&path, &token, anchors, AuditOptions::default()).unwrap());
         for (text, status) in [
             ("", Status::Ok),
             ("{\"a\":1}\n", Status::Ok),

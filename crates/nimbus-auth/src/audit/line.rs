@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
+use percent_encoding::percent_decode_str;
 use serde::ser::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
@@ -16,8 +17,12 @@ use crate::token::TOKEN_PREFIX;
 /// What stands in the place of the secret part of a token.
 const REDACTED: &str = "(redacted)";
 
-/// Appends the entry as one line with its newline.
-pub(crate) fn append(entry: &AuditEntry<'_>, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+/// Appends the entry as one line, `{…,"seq":N}` and a newline.
+pub(crate) fn append(
+    entry: &AuditEntry<'_>,
+    seq: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
     let path = entry.path.split(['?', '#']).next().unwrap_or_default();
     let stored = Stored {
         ts: Display(format_args!("{:.3}", entry.ts)),
@@ -29,10 +34,11 @@ pub(crate) fn append(entry: &AuditEntry<'_>, out: &mut Vec<u8>) -> Result<(), se
         origin: entry.origin.map(|origin| clean(origin, MAX_ORIGIN)),
         reason: clean(entry.reason, MAX_REASON),
         method: clean(entry.method, MAX_METHOD),
-        path: clean(path, MAX_PATH),
+        path: clean_path(path),
         status: entry.status,
         request_id: entry.request_id.map(|id| clean(id.as_str(), usize::MAX)),
         client_addr: entry.client_addr.map(Display),
+        seq,
     };
     stored.serialize(&mut serde_json::Serializer::with_formatter(
         &mut *out, Ascii,
@@ -58,6 +64,7 @@ struct Stored<'a> {
     status: u16,
     request_id: Option<Cow<'a, str>>,
     client_addr: Option<Display<std::net::IpAddr>>,
+    seq: u64,
 }
 
 /// Serialises a value as the text that it displays, without a string in between.
@@ -67,6 +74,30 @@ impl<T: fmt::Display> Serialize for Display<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
+}
+
+/// How often a path is decoded to look for a token; the edge decodes no further.
+const DECODINGS: usize = 3;
+
+/// A path, or its decoded form when only that shows a token.
+fn clean_path(path: &str) -> Cow<'_, str> {
+    let mut decoded = Cow::Borrowed(path);
+    for _ in 0..DECODINGS {
+        if !decoded.contains('%') {
+            break;
+        }
+        let next = percent_decode_str(&decoded)
+            .decode_utf8_lossy()
+            .into_owned();
+        if next == *decoded {
+            break;
+        }
+        decoded = Cow::Owned(next);
+        if decoded.matches(TOKEN_PREFIX).count() > path.matches(TOKEN_PREFIX).count() {
+            return Cow::Owned(clean(&decoded, MAX_PATH).into_owned());
+        }
+    }
+    clean(path, MAX_PATH)
 }
 
 /// At most `limit` bytes of `text`, whole characters only, with every token replaced.
@@ -143,6 +174,29 @@ mod tests {
                 *expected,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_encoded_token_in_a_path_is_replaced() {
+        let secret = "aB3-_".repeat(8);
+        let encode = |text: &str| -> String { text.bytes().map(|b| format!("%{b:02x}")).collect() };
+        let token = format!("nimbus_at_{secret}");
+        let once = encode(&token);
+        let shown = [
+            format!("/a/nimbus%5fat%5F{secret}/b"),
+            format!("/a/{once}/b"),
+            format!("/a/{}/b", encode(&once)),
+            format!("/a/{}/b", encode(&encode(&once))),
+            format!("/a/{token}/b"),
+        ];
+        for path in shown {
+            assert_eq!(clean_path(&path), "/a/nimbus_at_(redacted)/b", "{path}");
+        }
+        let both = clean_path(&format!("/{token}/nimbus%5Fat_{secret}")).into_owned();
+        assert!(!both.contains(&secret), "{both}");
+        for path in ["/a%20b", "/%zz%", "/%ff%fe", "/100%"] {
+            assert_eq!(clean_path(path), path);
         }
     }
 

@@ -30,8 +30,7 @@ pub enum LastLine {
     None,
     /// A JSON object with its newline.
     Whole,
-    /// The newline is missing: a crash or a full disk cut it short. The next entry starts on a
-    /// line of its own.
+    /// The newline is missing: a crash cut it short. The next start moves the piece away.
     Torn,
     /// It is no JSON object.
     Damaged,
@@ -111,7 +110,7 @@ mod tests {
         let path = home.path().join("nimbus/logs/access.jsonl");
         assert_eq!(look(&path).unwrap(), None);
         assert!(!home.path().join("nimbus").exists(), "it was made");
-        drop(crate::AuditLog::open(&path).unwrap());
+        crate::audit::tests::Fixture::at(&path).open();
         let line = format!("{{\"path\":\"{}\"}}\n", "x".repeat(1_000));
         std::fs::write(&path, line.repeat(100)).unwrap();
         let found = look(&path).unwrap().unwrap();

@@ -1,20 +1,115 @@
-//! Tests of the audit log as a file: content of the lines, modes, links, damage and concurrency.
+//! Tests of the audit log: content of the lines, modes and links here; its life in `lifecycle`, and
+//! changes by others in `tamper`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
+use std::path::Path;
 
+use jiff::Timestamp;
+use nimbus_core::TenantId;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::context::{AuthMethod, RequestId};
 
-fn fixture() -> (tempfile::TempDir, PathBuf) {
-    let temp = tempfile::tempdir().unwrap();
-    let path = temp.path().join("state/nimbus/logs/access.jsonl");
-    (temp, path)
+mod lifecycle;
+mod tamper;
+
+/// A log with its key and anchors, which outlives its openings.
+pub(crate) struct Fixture {
+    _temp: Option<tempfile::TempDir>,
+    pub(crate) path: PathBuf,
+    pub(crate) token: PathBuf,
+    pub(crate) anchors: Arc<MemoryAnchors>,
+    pub(crate) options: AuditOptions,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("state/nimbus/logs/access.jsonl");
+        Fixture {
+            _temp: Some(temp),
+            ..Fixture::at(&path)
+        }
+    }
+
+    /// A log at this path, its key in the directory `keys` beside its directory.
+    pub(crate) fn at(path: &Path) -> Fixture {
+        let above = path.parent().unwrap().parent().unwrap();
+        Fixture {
+            _temp: None,
+            path: path.to_path_buf(),
+            token: above.join("keys/token"),
+            anchors: Arc::default(),
+            options: AuditOptions {
+                segment_bytes: 1 << 20,
+                ..AuditOptions::default()
+            },
+        }
+    }
+
+    pub(crate) fn open(&self) -> AuditLog {
+        self.try_open().unwrap().0
+    }
+
+    fn try_open(&self) -> Result<(AuditLog, Recovered), AuditError> {
+        let anchors = Arc::clone(&self.anchors) as Arc<dyn AnchorStore>;
+        AuditLog::open(&self.path, &self.token, anchors, self.options.clone())
+    }
+
+    /// Writes `count` lines in one opening.
+    fn write(&self, count: usize) {
+        let log = self.open();
+        for _ in 0..count {
+            log.record(&entry()).unwrap();
+        }
+    }
+
+    /// Writes a line and waits until the reserve is there.
+    fn write_with_reserve(&self) {
+        let log = self.open();
+        log.record(&entry()).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.dir().join("access.next").exists() {
+            assert!(std::time::Instant::now() < deadline, "no reserve");
+            std::thread::yield_now();
+        }
+    }
+
+    fn key(&self) -> ChainKey {
+        ChainKey::load(&self.token).unwrap().unwrap()
+    }
+
+    fn anchor(&self) -> Option<Anchor> {
+        Anchor::load(self.anchors.as_ref(), &self.key()).unwrap()
+    }
+
+    fn verify(&self) -> Verification {
+        verify(&self.path, &self.key(), self.anchor(), |_| {
+            Ok::<(), AuditError>(())
+        })
+        .unwrap()
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap()
+    }
+
+    /// The names in the log's directory but for lock and reserve, sorted.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names
+            .filter(|name| !["access.lock", "access.next"].contains(&name.as_str()))
+            .collect();
+        names.sort();
+        names
+    }
 }
 
 /// An entry with the least in it.
-fn entry() -> AuditEntry<'static> {
+pub(crate) fn entry() -> AuditEntry<'static> {
     AuditEntry {
         ts: Timestamp::from_millisecond(1_781_110_000_000).unwrap(),
         route_family: RouteFamily::NativeApi,
@@ -42,8 +137,8 @@ fn lines(path: &Path) -> Vec<Value> {
 
 #[test]
 fn a_line_has_every_field_in_order() {
-    let (_temp, path) = fixture();
-    let log = AuditLog::open(&path).unwrap();
+    let fixture = Fixture::new();
+    let (log, path) = (fixture.open(), &fixture.path);
     let tenant: TenantId = "demo".parse().unwrap();
     let request: RequestId = "req-7".parse().unwrap();
     log.record(&AuditEntry {
@@ -61,20 +156,36 @@ fn a_line_has_every_field_in_order() {
     })
     .unwrap();
     log.record(&entry()).unwrap();
-    log.sync().unwrap();
-    let expected = concat!(
-        r#"{"ts":"2026-06-10T17:03:21.042Z","routeFamily":"native_api","tenantId":"demo","#,
-        r#""authScope":"server_access","authMethod":"local_admin_bearer","success":true,"#,
-        r#""origin":"http://localhost:3000","reason":"authorized","method":"GET","#,
-        r#""path":"/api/tenants/demo/schema","status":200,"requestId":"req-7","clientAddr":"2001:db8::1"}"#,
-        "\n",
-        r#"{"ts":"2026-06-10T16:46:40.000Z","routeFamily":"native_api","tenantId":null,"#,
-        r#""authScope":"server_access","authMethod":null,"success":false,"#,
-        r#""origin":null,"reason":"auth.credential_missing","method":"GET","#,
-        r#""path":"/api/tenants","status":401,"requestId":null,"clientAddr":null}"#,
-        "\n",
+    let expected = [
+        concat!(
+            r#"{"ts":"2026-06-10T17:03:21.042Z","routeFamily":"native_api","tenantId":"demo","#,
+            r#""authScope":"server_access","authMethod":"local_admin_bearer","success":true,"#,
+            r#""origin":"http://localhost:3000","reason":"authorized","method":"GET","#,
+            r#""path":"/api/tenants/demo/schema","status":200,"requestId":"req-7","clientAddr":"2001:db8::1","seq":1"#,
+        ),
+        concat!(
+            r#"{"ts":"2026-06-10T16:46:40.000Z","routeFamily":"native_api","tenantId":null,"#,
+            r#""authScope":"server_access","authMethod":null,"success":false,"#,
+            r#""origin":null,"reason":"auth.credential_missing","method":"GET","#,
+            r#""path":"/api/tenants","status":401,"requestId":null,"clientAddr":null,"seq":2"#,
+        ),
+    ];
+    let text = fs::read_to_string(path).unwrap();
+    let found: Vec<_> = text
+        .lines()
+        .map(|line| line.split_once(r#","mac":""#).unwrap())
+        .collect();
+    assert_eq!(
+        found.iter().map(|(body, _)| *body).collect::<Vec<_>>(),
+        expected
     );
-    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    for (_, mac) in found {
+        let digits = mac.strip_suffix("\"}").unwrap();
+        assert!(
+            digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{mac}"
+        );
+    }
     assert_eq!(log.path(), path);
 }
 
@@ -129,8 +240,8 @@ fn the_words_are_those_of_the_specification() {
 
 #[test]
 fn what_a_client_sends_is_cut_and_cannot_make_lines() {
-    let (_temp, path) = fixture();
-    let log = AuditLog::open(&path).unwrap();
+    let fixture = Fixture::new();
+    let (log, path) = (fixture.open(), &fixture.path);
     let long = format!("/{}", "\u{e9}".repeat(2000));
     let hostile = "/a\r\n{\"success\":true}\u{1b}[2J\u{9b}";
     log.record(&AuditEntry {
@@ -157,13 +268,13 @@ fn what_a_client_sends_is_cut_and_cannot_make_lines() {
     for path in queries {
         log.record(&AuditEntry { path, ..entry() }).unwrap();
     }
-    let text = fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
     assert!(
         text.bytes()
             .all(|b| b == b'\n' || (0x20..0x7f).contains(&b))
     );
     assert!(!text.contains("secret"));
-    let found = lines(&path);
+    let found = lines(path);
     let length = |field: &str| found[0][field].as_str().unwrap().len();
     assert_eq!(
         ["path", "origin", "reason", "method"].map(length),
@@ -180,8 +291,8 @@ fn what_a_client_sends_is_cut_and_cannot_make_lines() {
 
 #[test]
 fn no_field_can_carry_a_token() {
-    let (_temp, path) = fixture();
-    let log = AuditLog::open(&path).unwrap();
+    let fixture = Fixture::new();
+    let (log, path) = (fixture.open(), &fixture.path);
     let secret = "A1b2-_".repeat(7) + "x";
     let token = format!("nimbus_at_{secret}");
     let request: RequestId = token.parse().unwrap();
@@ -194,207 +305,14 @@ fn no_field_can_carry_a_token() {
         ..entry()
     })
     .unwrap();
-    let text = fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
     assert!(!text.contains(&secret[..6]), "{text}");
     for field in ["origin", "reason", "method", "path", "requestId"] {
         assert_eq!(
-            lines(&path)[0][field],
+            lines(path)[0][field],
             json!("nimbus_at_(redacted)"),
             "{field}"
         );
-    }
-}
-
-#[test]
-fn reopening_appends() {
-    let (_temp, path) = fixture();
-    for _ in 0..2 {
-        AuditLog::open(&path).unwrap().record(&entry()).unwrap();
-    }
-    assert_eq!(lines(&path).len(), 2);
-}
-
-#[test]
-fn a_line_torn_by_a_crash_spoils_only_itself() {
-    let (_temp, path) = fixture();
-    let log = AuditLog::open(&path).unwrap();
-    log.record(&entry()).unwrap();
-    drop(log);
-    let whole = fs::metadata(&path).unwrap().len();
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(whole - 10)
-        .unwrap();
-    let log = AuditLog::open(&path).unwrap();
-    log.record(&entry()).unwrap();
-    log.record(&entry()).unwrap();
-    let text = fs::read_to_string(&path).unwrap();
-    let good = text
-        .lines()
-        .filter(|line| serde_json::from_str::<Value>(line).is_ok())
-        .count();
-    assert_eq!((text.lines().count(), good), (3, 2), "{text}");
-}
-
-/// A writer that follows a script: bytes to take at most, or a failure.
-struct Scripted {
-    script: Vec<Result<usize, io::ErrorKind>>,
-    taken: Vec<u8>,
-    calls: usize,
-}
-
-impl Write for Scripted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.calls += 1;
-        let step = if self.script.is_empty() {
-            Ok(usize::MAX)
-        } else {
-            self.script.remove(0)
-        };
-        let count = step?.min(bytes.len());
-        self.taken.extend_from_slice(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn short_writes_are_completed_or_reported() {
-    use io::ErrorKind::{Interrupted, StorageFull, WriteZero};
-    // (script, calls, bytes taken, failure)
-    let table = [
-        (vec![], 1, 6, None),
-        (vec![Ok(2)], 2, 6, None),
-        (vec![Ok(1), Ok(1)], 3, 6, None),
-        (vec![Err(Interrupted)], 2, 6, None),
-        (vec![Ok(3), Err(Interrupted)], 3, 6, None),
-        (vec![Err(StorageFull)], 1, 0, Some(StorageFull)),
-        (vec![Ok(4), Err(StorageFull)], 2, 4, Some(StorageFull)),
-        (vec![Ok(0)], 1, 0, Some(WriteZero)),
-        (vec![Ok(5), Ok(0)], 2, 5, Some(WriteZero)),
-    ];
-    for (script, calls, taken, failure) in table {
-        let mut writer = Scripted {
-            script: script.clone(),
-            taken: Vec::new(),
-            calls: 0,
-        };
-        let (written, outcome) = write_line(&mut writer, b"12345\n");
-        assert_eq!(
-            (writer.calls, written, writer.taken.len()),
-            (calls, taken, taken),
-            "{script:?}"
-        );
-        assert_eq!(
-            outcome.err().map(|error| error.kind()),
-            failure,
-            "{script:?}"
-        );
-        assert_eq!(writer.taken, b"12345\n"[..taken], "{script:?}");
-    }
-}
-
-#[test]
-fn an_entry_after_a_failed_write_starts_its_own_line() {
-    use io::ErrorKind::StorageFull;
-    // (script of the first entry and what follows, whole lines, all lines)
-    let table = [
-        (vec![Ok(20), Err(StorageFull)], 1, 2),
-        (vec![Err(StorageFull)], 1, 1),
-        // The second entry fails after the newline that ends the torn line.
-        (
-            vec![Ok(20), Err(StorageFull), Ok(1), Err(StorageFull)],
-            1,
-            2,
-        ),
-        (
-            vec![Ok(20), Err(StorageFull), Ok(9), Err(StorageFull)],
-            1,
-            3,
-        ),
-    ];
-    for (script, whole, all) in table {
-        let failures = script.iter().filter(|step| step.is_err()).count();
-        let mut writer = Scripted {
-            script: script.clone(),
-            taken: Vec::new(),
-            calls: 0,
-        };
-        let mut state = State::default();
-        for index in 0..=failures {
-            let outcome = state.append(&entry(), &mut writer, Path::new("log"));
-            assert_eq!(outcome.is_err(), index < failures, "{script:?}");
-        }
-        let text = String::from_utf8(writer.taken).unwrap();
-        let good = text
-            .lines()
-            .filter(|line| serde_json::from_str::<Value>(line).is_ok())
-            .count();
-        assert_eq!(
-            (good, text.lines().count()),
-            (whole, all),
-            "{script:?}: {text}"
-        );
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_is_reported_for_each_entry() {
-    let (_temp, path) = fixture();
-    let log = AuditLog {
-        path,
-        file: File::options().append(true).open("/dev/full").unwrap(),
-        state: Mutex::default(),
-    };
-    for _ in 0..2 {
-        let error = log.record(&entry()).unwrap_err();
-        let AuditError::Write {
-            written: 0,
-            expected,
-            source,
-            ..
-        } = &error
-        else {
-            panic!("{error}");
-        };
-        assert!(*expected > 200);
-        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
-    }
-}
-
-#[test]
-fn lines_of_many_threads_and_openings_stay_whole() {
-    let (_temp, path) = fixture();
-    let shared = AuditLog::open(&path).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..8_u16 {
-            let (shared, path) = (&shared, &path);
-            scope.spawn(move || {
-                let own = AuditLog::open(path).unwrap();
-                let text = format!("/{}", "x".repeat(usize::from(thread) * 100));
-                for index in 0..100 {
-                    let log = if index % 2 == 0 { shared } else { &own };
-                    let entry = AuditEntry {
-                        status: thread,
-                        path: &text,
-                        ..entry()
-                    };
-                    log.record(&entry).unwrap();
-                }
-            });
-        }
-    });
-    let found = lines(&path);
-    assert_eq!(found.len(), 800);
-    for line in found {
-        let thread = usize::try_from(line["status"].as_u64().unwrap()).unwrap();
-        assert_eq!(line["path"].as_str().unwrap().len(), 1 + thread * 100);
     }
 }
 
@@ -414,57 +332,70 @@ mod unix {
 
     #[test]
     fn the_log_belongs_to_its_owner_alone() {
-        let (temp, path) = fixture();
-        AuditLog::open(&path).unwrap();
-        assert_eq!(mode(&path), 0o600);
-        for step in ["state", "state/nimbus", "state/nimbus/logs"] {
-            assert_eq!(mode(&temp.path().join(step)), 0o700, "{step}");
+        let fixture = Fixture::new();
+        fixture.write_with_reserve();
+        for name in ["access.jsonl", "access.lock", "access.next"] {
+            assert_eq!(mode(&fixture.dir().join(name)), 0o600, "{name}");
+        }
+        for step in fixture.dir().ancestors().take(3) {
+            assert_eq!(mode(step), 0o700, "{}", step.display());
         }
     }
 
     #[test]
     fn looser_modes_are_refused_with_the_repair() {
-        let (_temp, path) = fixture();
-        AuditLog::open(&path).unwrap();
-        let parent = path.parent().unwrap();
+        let fixture = Fixture::new();
+        fixture.write(1);
         for bad in [0o640, 0o604, 0o622, 0o666] {
-            set_mode(&path, bad);
-            let text = AuditLog::open(&path).unwrap_err().to_string();
-            assert!(
-                text.ends_with(&format!("run `chmod 600 {}`", path.display())),
-                "{text}"
-            );
+            set_mode(&fixture.path, bad);
+            let text = fixture.try_open().unwrap_err().to_string();
+            let repair = format!("run `chmod 600 {}`", fixture.path.display());
+            assert!(text.ends_with(&repair), "{text}");
         }
-        set_mode(&path, 0o600);
-        set_mode(parent, 0o755);
-        let text = AuditLog::open(&path).unwrap_err().to_string();
-        assert!(
-            text.ends_with(&format!("run `chmod 700 {}`", parent.display())),
-            "{text}"
-        );
+        set_mode(&fixture.path, 0o600);
+        set_mode(fixture.dir(), 0o755);
+        let text = fixture.try_open().unwrap_err().to_string();
+        let repair = format!("run `chmod 700 {}`", fixture.dir().display());
+        assert!(text.ends_with(&repair), "{text}");
     }
 
     #[test]
     fn links_are_refused_and_their_targets_left_alone() {
-        let (temp, path) = fixture();
-        AuditLog::open(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        let target = temp.path().join("target");
-        symlink(&target, &path).unwrap();
-        for existing in [false, true] {
-            if existing {
-                fs::write(&target, "kept").unwrap();
-                set_mode(&target, 0o600);
-            }
-            let found = AuditLog::open(&path);
-            assert!(
-                matches!(
+        for name in ["access.jsonl", "access.lock"] {
+            let fixture = Fixture::new();
+            fixture.write(1);
+            let path = fixture.dir().join(name);
+            fs::remove_file(&path).unwrap();
+            let target = fixture.dir().join("target");
+            symlink(&target, &path).unwrap();
+            for existing in [false, true] {
+                if existing {
+                    fs::write(&target, "kept").unwrap();
+                    set_mode(&target, 0o600);
+                }
+                let found = fixture.try_open();
+                let refused = matches!(
                     found,
                     Err(AuditError::Open(PrivateFileError::Symlink { .. }))
-                ),
-                "{found:?}"
-            );
+                );
+                assert!(refused, "{name}: {found:?}");
+            }
+            assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
         }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_reserve_is_not_followed() {
+        let fixture = Fixture::new();
+        fixture.write_with_reserve();
+        let spare = fixture.dir().join("access.next");
+        let target = fixture.dir().join("target");
+        fs::remove_file(&spare).unwrap();
+        fs::write(&target, "kept").unwrap();
+        symlink(&target, &spare).unwrap();
+        // The log works without a reserve.
+        fixture.write(1);
         assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        assert_eq!(lines(&fixture.path).len(), 2);
     }
 }

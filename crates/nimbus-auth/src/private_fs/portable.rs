@@ -2,7 +2,7 @@
 //! access list that keeps others out, so only links and odd files are refused here.
 //! It must not know what the files hold.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -75,8 +75,7 @@ impl PrivateDir {
         options.read(true);
         match access {
             Access::Read => &mut options,
-            Access::Append => options.append(true).create(true),
-            Access::Lock => options.write(true).create(true).truncate(false),
+            Access::Update => options.write(true).create(true).truncate(false),
         };
         match options.open(&path) {
             Ok(file) => Ok(Some(file)),
@@ -87,14 +86,72 @@ impl PrivateDir {
         }
     }
 
+    /// Opens a regular file to be changed, making it empty when it is absent.
+    pub(crate) fn open_update(&self, name: &OsStr) -> Result<File, PrivateFileError> {
+        let path = self.path.join(name);
+        let absent =
+            || PrivateFileError::io("open", &path)(io::Error::from(io::ErrorKind::NotFound));
+        self.open_file(name, Access::Update)?.ok_or_else(absent)
+    }
+
     /// Takes the exclusive lock on `name`, waiting for other holders; dropping the file releases it.
     pub(crate) fn lock(&self, name: &OsStr) -> Result<File, PrivateFileError> {
-        let path = self.path.join(name);
-        let file = self.open_file(name, Access::Lock)?.ok_or_else(|| {
-            PrivateFileError::io("open", &path)(io::Error::from(io::ErrorKind::NotFound))
-        })?;
-        file.lock().map_err(PrivateFileError::io("lock", &path))?;
+        let file = self.open_update(name)?;
+        file.lock()
+            .map_err(PrivateFileError::io("lock", &self.path.join(name)))?;
         Ok(file)
+    }
+
+    /// Takes the exclusive lock on `name`; `None` while another holds it.
+    pub(crate) fn try_lock(&self, name: &OsStr) -> Result<Option<File>, PrivateFileError> {
+        let file = self.open_update(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(PrivateFileError::io("lock", &self.path.join(name))(error))
+            }
+        }
+    }
+
+    /// The names in the directory, in no order.
+    pub(crate) fn names(&self) -> Result<Vec<OsString>, PrivateFileError> {
+        fs::read_dir(&self.path)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+            .map_err(PrivateFileError::io("list", &self.path))
+    }
+
+    /// Renames a file; what has the new name already is not replaced.
+    pub(crate) fn rename(&self, name: &OsStr, to: &OsStr) -> Result<(), PrivateFileError> {
+        let path = self.path.join(to);
+        let renamed = match path.symlink_metadata() {
+            Ok(_) => Err(io::Error::from(io::ErrorKind::AlreadyExists)),
+            Err(_) => fs::rename(self.path.join(name), &path),
+        };
+        renamed.map_err(PrivateFileError::io("rename to", &path))
+    }
+
+    /// Removes a file; `false` when it was not there.
+    pub(crate) fn remove(&self, name: &OsStr) -> Result<bool, PrivateFileError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(PrivateFileError::io("remove", &path)(error)),
+        }
+    }
+
+    /// Length of a file in bytes.
+    pub(crate) fn len(&self, name: &OsStr) -> Result<u64, PrivateFileError> {
+        let path = self.path.join(name);
+        let found = path.symlink_metadata();
+        Ok(found.map_err(PrivateFileError::io("inspect", &path))?.len())
+    }
+
+    /// Directories need no sync of their own here.
+    #[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+    pub(crate) fn sync(&self) -> Result<(), PrivateFileError> {
+        Ok(())
     }
 
     /// Replaces `name` by `bytes` in one step; `temp` is a name in the same directory.
@@ -137,6 +194,19 @@ impl PrivateDir {
     }
 }
 
+/// Whether two open files are one; that cannot be told here, and no caller needs it where open files
+/// cannot be renamed.
+#[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+pub(crate) fn same_file(_: &File, _: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Room cannot be allocated ahead here.
+#[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+pub(crate) fn allocate(_: &File, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -161,7 +231,7 @@ mod tests {
         assert!(dir.link(token, OsStr::new("second")).unwrap());
         assert!(!dir.link(token, OsStr::new("second")).unwrap());
         let mut log = dir
-            .open_file(OsStr::new("log"), Access::Append)
+            .open_file(OsStr::new("log"), Access::Update)
             .unwrap()
             .unwrap();
         log.write_all(b"line\n").unwrap();

@@ -1,9 +1,10 @@
 //! Private files on Unix: every step is relative to an open directory, so a name that changes
 //! under us cannot lead elsewhere. It must not know what the files hold.
 
-use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, Metadata};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -95,8 +96,7 @@ impl PrivateDir {
         let common = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = match access {
             Access::Read => common | OFlags::RDONLY,
-            Access::Append => common | OFlags::RDWR | OFlags::APPEND,
-            Access::Lock => common | OFlags::RDWR,
+            Access::Update => common | OFlags::RDWR,
         };
         for _ in 0..RACES {
             match fs::openat(&self.handle, name, flags, Mode::empty()) {
@@ -123,14 +123,70 @@ impl PrivateDir {
         )))
     }
 
+    /// Opens a regular file to be changed, making it empty when it is absent.
+    pub(crate) fn open_update(&self, name: &OsStr) -> Result<File, PrivateFileError> {
+        let path = self.path.join(name);
+        let absent = || PrivateFileError::io("open", &path)(io::Error::from(Errno::NOENT));
+        self.open_file(name, Access::Update)?.ok_or_else(absent)
+    }
+
     /// Takes the exclusive lock on `name`, waiting for other holders; dropping the file releases it.
     pub(crate) fn lock(&self, name: &OsStr) -> Result<File, PrivateFileError> {
-        let path = self.path.join(name);
-        let file = self.open_file(name, Access::Lock)?.ok_or_else(|| {
-            PrivateFileError::io("open", &path)(io::Error::from(io::ErrorKind::NotFound))
-        })?;
-        file.lock().map_err(PrivateFileError::io("lock", &path))?;
+        let file = self.open_update(name)?;
+        file.lock()
+            .map_err(PrivateFileError::io("lock", &self.path.join(name)))?;
         Ok(file)
+    }
+
+    /// Takes the exclusive lock on `name`; `None` while another holds it.
+    pub(crate) fn try_lock(&self, name: &OsStr) -> Result<Option<File>, PrivateFileError> {
+        let file = self.open_update(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(PrivateFileError::io("lock", &self.path.join(name))(error))
+            }
+        }
+    }
+
+    /// The names in the directory, in no order.
+    pub(crate) fn names(&self) -> Result<Vec<OsString>, PrivateFileError> {
+        let listed = || -> Result<Vec<OsString>, Errno> {
+            let entries = fs::Dir::read_from(&self.handle)?;
+            let names = entries
+                .map(|entry| Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_os_string()));
+            names.collect()
+        };
+        listed().map_err(PrivateFileError::io("list", &self.path))
+    }
+
+    /// Renames a file; what has the new name already is not replaced.
+    pub(crate) fn rename(&self, name: &OsStr, to: &OsStr) -> Result<(), PrivateFileError> {
+        let flags = fs::RenameFlags::NOREPLACE;
+        let renamed = match fs::renameat_with(&self.handle, name, &self.handle, to, flags) {
+            // The file system does not know the flag; only the holder of the lock makes names here.
+            Err(Errno::INVAL | Errno::NOSYS) => self.rename_unless_there(name, to),
+            outcome => outcome,
+        };
+        renamed.map_err(|errno| self.refusal(errno, to, "rename to"))
+    }
+
+    fn rename_unless_there(&self, name: &OsStr, to: &OsStr) -> Result<(), Errno> {
+        match fs::statat(&self.handle, to, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => fs::renameat(&self.handle, name, &self.handle, to),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Removes a file; `false` when it was not there.
+    pub(crate) fn remove(&self, name: &OsStr) -> Result<bool, PrivateFileError> {
+        match fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.refusal(errno, name, "remove")),
+        }
     }
 
     /// Replaces `name` by `bytes` in one step that survives a crash and a power loss. `temp` is a
@@ -178,7 +234,15 @@ impl PrivateDir {
         Ok(true)
     }
 
-    fn sync(&self) -> Result<(), PrivateFileError> {
+    /// Length of a file in bytes.
+    pub(crate) fn len(&self, name: &OsStr) -> Result<u64, PrivateFileError> {
+        let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.refusal(errno, name, "inspect"))?;
+        Ok(u64::try_from(found.st_size).unwrap_or_default())
+    }
+
+    /// Makes what was created, renamed and removed in the directory durable.
+    pub(crate) fn sync(&self) -> Result<(), PrivateFileError> {
         self.handle
             .sync_all()
             .map_err(PrivateFileError::io("sync the directory", &self.path))
@@ -276,6 +340,28 @@ fn check_file(file: &File, path: &Path) -> Result<(), PrivateFileError> {
         });
     }
     Ok(())
+}
+
+/// Whether two open files are one.
+pub(crate) fn same_file(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// Allocates the room of `file` up to `len` bytes without changing its length, so that writing there
+/// needs no free space later. `false` where the file system cannot.
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    match fs::fallocate(file, fs::FallocateFlags::KEEP_SIZE, 0, len) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, len);
+        Ok(false)
+    }
 }
 
 fn check_owner(found: &Metadata, path: &Path) -> Result<(), PrivateFileError> {

@@ -32,7 +32,7 @@ fn what_is_made_belongs_to_its_owner_alone() {
     for step in ["share", "share/nimbus", "share/nimbus/auth"] {
         assert_eq!(mode(&temp.path().join(step)), 0o700, "{step}");
     }
-    dir.open_file(OsStr::new("log"), Access::Append)
+    dir.open_file(OsStr::new("log"), Access::Update)
         .unwrap()
         .unwrap();
     let lock = dir.lock(OsStr::new(".lock")).unwrap();
@@ -105,7 +105,7 @@ fn file_modes_are_judged_for_every_access() {
     let (_temp, path, dir) = fixture();
     let file = path.join("token");
     std::fs::write(&file, "x").unwrap();
-    for access in [Access::Read, Access::Append, Access::Lock] {
+    for access in [Access::Read, Access::Update] {
         for good in [0o600, 0o700] {
             set_mode(&file, good);
             assert!(
@@ -141,7 +141,7 @@ fn links_are_refused_at_our_names_and_followed_above() {
     symlink(&target, path.join("token")).unwrap();
     symlink(temp.path().join("nowhere"), path.join("dangling")).unwrap();
     for name in ["token", "dangling"] {
-        for access in [Access::Read, Access::Append, Access::Lock] {
+        for access in [Access::Read, Access::Update] {
             let found = dir.open_file(OsStr::new(name), access);
             assert!(
                 matches!(found, Err(PrivateFileError::Symlink { .. })),
@@ -188,7 +188,7 @@ fn odd_files_are_refused_without_waiting() {
     fs::mknodat(fs::CWD, path.join("pipe"), fs::FileType::Fifo, mode, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(path.join("socket")).unwrap();
     for name in ["directory", "pipe", "socket"] {
-        for access in [Access::Read, Access::Append] {
+        for access in [Access::Read, Access::Update] {
             let found = dir.open_file(OsStr::new(name), access);
             assert!(
                 matches!(found, Err(PrivateFileError::NotRegular { .. })),
@@ -273,7 +273,7 @@ fn the_lock_excludes_other_holders_until_dropped() {
     let (_temp, path, dir) = fixture();
     let name = OsStr::new(".lock");
     let held = dir.lock(name).unwrap();
-    let other = dir.open_file(name, Access::Lock).unwrap().unwrap();
+    let other = dir.open_file(name, Access::Update).unwrap().unwrap();
     assert!(matches!(
         other.try_lock(),
         Err(std::fs::TryLockError::WouldBlock)

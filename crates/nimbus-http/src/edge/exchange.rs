@@ -4,9 +4,9 @@
 //! unconcluded (the client left, the handler was cancelled) the line is written then. This room
 //! must not decide anything; the gate and the handlers do.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Body;
 use http::header::ORIGIN;
@@ -47,17 +47,28 @@ impl AuditTrail {
         self.failing.load(Ordering::Relaxed)
     }
 
-    fn record(&self, entry: &AuditEntry<'_>) -> bool {
+    /// Writes a line; its number, or `None` when it is not in the log.
+    fn record(&self, entry: &AuditEntry<'_>) -> Option<u64> {
         #[cfg(test)]
         if self.break_it.load(Ordering::Relaxed) {
             self.failing.store(true, Ordering::Relaxed);
-            return false;
+            return None;
         }
         let outcome = self.log.record(entry);
         if let Err(error) = &outcome {
             tracing::error!(%error, "the audit log cannot be written; protected calls are refused");
         }
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
+        outcome.ok()
+    }
+
+    /// Waits until a line is durable.
+    async fn durable(&self, seq: u64) -> bool {
+        let outcome = self.log.durable(seq).await;
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the audit log cannot be synced; protected calls are refused");
+            self.failing.store(true, Ordering::Relaxed);
+        }
         outcome.is_ok()
     }
 }
@@ -68,8 +79,23 @@ struct Decision {
     method: Option<AuthMethod>,
     success: bool,
     reason: &'static str,
-    /// Whether the line was written: `None` before, then the outcome.
-    recorded: Option<bool>,
+    /// Whether the line must be durable before the answer although the caller was let through.
+    weighty: bool,
+    /// What became of the line; `None` before it is written.
+    recorded: Option<Recorded>,
+}
+
+/// What became of an audit line.
+#[derive(Clone, Copy, Debug)]
+enum Recorded {
+    /// There is none to write.
+    Exempt,
+    /// It could not be written.
+    Failed,
+    /// It is written, and that is enough.
+    Written,
+    /// It is written and must be durable before the answer.
+    MustSync(u64),
 }
 
 /// A request from its first check to its answer.
@@ -82,14 +108,14 @@ pub(crate) struct Exchange {
     method: String,
     path: String,
     origin: Option<String>,
-    peer: SocketAddr,
+    client: IpAddr,
     trail: Arc<AuditTrail>,
     decision: Mutex<Decision>,
 }
 
 impl Exchange {
     /// Begins an exchange; nothing is decided yet.
-    pub(crate) fn begin(trail: &Arc<AuditTrail>, parts: &Parts, peer: SocketAddr) -> Exchange {
+    pub(crate) fn begin(trail: &Arc<AuditTrail>, parts: &Parts, client: IpAddr) -> Exchange {
         let id = Ulid::next();
         let target = classify(parts.uri.path());
         let audited = target.gated;
@@ -108,7 +134,7 @@ impl Exchange {
                 String::new()
             },
             origin: origin.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            peer,
+            client,
             target,
             trail: Arc::clone(trail),
             decision: Mutex::new(Decision {
@@ -116,7 +142,8 @@ impl Exchange {
                 method: None,
                 success: false,
                 reason: "request.unfinished",
-                recorded: (!audited).then_some(true),
+                weighty: false,
+                recorded: (!audited).then_some(Recorded::Exempt),
             }),
         }
     }
@@ -154,18 +181,27 @@ impl Exchange {
     /// Replaces the reason of an allowed call, for acts that have a name of their own
     /// (nimbus.md 4: `token.rotated`, `server.shutdown_requested`).
     pub(crate) fn note(&self, reason: &'static str) {
-        self.decision
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reason = reason;
+        self.decision().reason = reason;
+    }
+
+    /// The call changes what the server is, or destroys something: its line is durable before the
+    /// answer, like those of refusals (design section 7).
+    pub(crate) fn weigh(&self) {
+        self.decision().weighty = true;
     }
 
     /// No decision is asked for: a CORS preflight carries no credential and reaches nothing.
     pub(crate) fn exempt(&self) {
-        self.decision
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recorded = Some(true);
+        self.decision().recorded = Some(Recorded::Exempt);
+    }
+
+    /// Whose request it is.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    fn decision(&self) -> MutexGuard<'_, Decision> {
+        self.decision.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn decide(
@@ -175,21 +211,25 @@ impl Exchange {
         success: bool,
         reason: &'static str,
     ) {
-        let mut decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorded = decision.recorded;
+        let mut decision = self.decision();
         *decision = Decision {
             scope,
             method,
             success,
             reason,
-            recorded,
+            ..*decision
         };
     }
 
     /// Writes the audit line for `response` unless it was written before, and returns what may be
-    /// sent: the response, or 503 when the line could not be written (design section 7).
-    pub(crate) fn conclude(&self, response: Response<Body>) -> Response<Body> {
-        if self.record(response.status()) {
+    /// sent: the response, or 503 when the line could not be kept (design section 7).
+    pub(crate) async fn conclude(&self, response: Response<Body>) -> Response<Body> {
+        let kept = match self.record(response.status()) {
+            Recorded::Exempt | Recorded::Written => true,
+            Recorded::Failed => false,
+            Recorded::MustSync(seq) => self.trail.durable(seq).await,
+        };
+        if kept {
             return response;
         }
         let text = "the audit log cannot be written, so this call is not answered; if it was a \
@@ -197,17 +237,21 @@ impl Exchange {
         ApiError::new(ErrorCode::ServiceUnavailable, text).into_response(&self.id)
     }
 
-    fn record(&self, status: StatusCode) -> bool {
-        let mut decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record(&self, status: StatusCode) -> Recorded {
+        let mut decision = self.decision();
         if let Some(outcome) = decision.recorded {
             return outcome;
         }
-        let outcome = self.write(&decision, status.as_u16());
+        let outcome = match self.write(&decision, status.as_u16()) {
+            Some(seq) if decision.weighty || !decision.success => Recorded::MustSync(seq),
+            Some(_) => Recorded::Written,
+            None => Recorded::Failed,
+        };
         decision.recorded = Some(outcome);
         outcome
     }
 
-    fn write(&self, decision: &Decision, status: u16) -> bool {
+    fn write(&self, decision: &Decision, status: u16) -> Option<u64> {
         self.trail.record(&AuditEntry {
             ts: jiff::Timestamp::now(),
             route_family: self.target.family,
@@ -221,14 +265,14 @@ impl Exchange {
             path: &self.path,
             status,
             request_id: self.shared_id.as_ref(),
-            client_addr: Some(self.peer.ip().to_canonical()),
+            client_addr: Some(self.client),
         })
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = self.decision();
         if decision.recorded.is_none() {
             self.write(&decision, CLIENT_LEFT);
         }
@@ -238,10 +282,12 @@ impl Drop for Exchange {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use nimbus_auth::audit::{AuditOptions, MemoryAnchors};
     use nimbus_auth::{AdminVerifier, Authenticator, TokenFile};
     use serde_json::Value as Json;
 
     use super::*;
+    use crate::edge::attempts::{FailedTokenLimits, FailedTokens};
     use crate::edge::gate::admit;
 
     struct Fixture {
@@ -253,7 +299,11 @@ mod tests {
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logs/access.jsonl");
-        let trail = Arc::new(AuditTrail::new(Arc::new(AuditLog::open(&path).unwrap())));
+        let anchors = Arc::new(MemoryAnchors::default());
+        let options = AuditOptions::default();
+        let token = path.with_file_name("token");
+        let (log, _) = AuditLog::open(&path, &token, anchors, options).unwrap();
+        let trail = Arc::new(AuditTrail::new(Arc::new(log)));
         Fixture {
             _dir: dir,
             trail,
@@ -267,7 +317,7 @@ mod tests {
                 .uri(path)
                 .header("origin", "http://localhost:1");
             let parts = request.body(()).unwrap().into_parts().0;
-            Exchange::begin(&self.trail, &parts, "127.0.0.1:9".parse().unwrap())
+            Exchange::begin(&self.trail, &parts, "127.0.0.1".parse().unwrap())
         }
 
         fn lines(&self) -> Vec<Json> {
@@ -278,16 +328,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_line_per_exchange_however_often_it_is_concluded() {
+    #[tokio::test]
+    async fn one_line_per_exchange_however_often_it_is_concluded() {
         let fixture = fixture();
         let exchange = fixture.begin("/api/tenants/acme?secret=1");
         exchange.allow(AuthMethod::LocalAdminBearer);
         assert_eq!(
-            exchange.conclude(Response::new(Body::empty())).status(),
+            exchange
+                .conclude(Response::new(Body::empty()))
+                .await
+                .status(),
             StatusCode::OK
         );
-        exchange.conclude(Response::new(Body::empty()));
+        exchange.conclude(Response::new(Body::empty())).await;
         let id = exchange.id.as_str().to_owned();
         drop(exchange);
         let lines = fixture.lines();
@@ -317,43 +370,44 @@ mod tests {
         assert_eq!(lines[0]["success"], true);
     }
 
-    #[test]
-    fn open_surfaces_leave_no_line() {
+    #[tokio::test]
+    async fn open_surfaces_leave_no_line() {
         let fixture = fixture();
         for path in ["/health", "/", "/convex/demo/query"] {
             let exchange = fixture.begin(path);
-            exchange.conclude(Response::new(Body::empty()));
+            exchange.conclude(Response::new(Body::empty())).await;
         }
         assert_eq!(fixture.lines(), Vec::<Json>::new());
     }
 
-    #[test]
-    fn while_lines_cannot_be_written_protected_calls_are_refused_before_they_run() {
+    #[tokio::test]
+    async fn while_lines_cannot_be_written_protected_calls_are_refused_before_they_run() {
         let fixture = fixture();
         let token = TokenFile::load_or_create(&fixture.path.with_file_name("token")).unwrap();
         let authenticator = Authenticator::new(Arc::new(AdminVerifier::new(&token)));
         let mut headers = http::HeaderMap::new();
         let bearer = format!("Bearer {}", token.token().expose_secret());
         headers.insert("authorization", bearer.parse().unwrap());
-        let call = || {
+        let attempts = FailedTokens::new(FailedTokenLimits::none());
+        let call = async || {
             let exchange = fixture.begin("/api/tenants");
-            let admitted = admit(&authenticator, &exchange, &headers);
+            let admitted = admit(&authenticator, &attempts, &exchange, &headers).await;
             let ran = admitted.is_ok();
             let answer = match admitted {
                 Ok(_) => Response::new(Body::empty()),
                 Err(error) => error.into_response(&exchange.id),
             };
-            (ran, exchange.conclude(answer).status().as_u16())
+            (ran, exchange.conclude(answer).await.status().as_u16())
         };
-        assert_eq!(call(), (true, 200));
+        assert_eq!(call().await, (true, 200));
         fixture.trail.break_it.store(true, Ordering::Relaxed);
         // The first failure is found out after the fact, and not hidden.
-        assert_eq!(call(), (true, 503));
-        assert_eq!(call(), (false, 503));
+        assert_eq!(call().await, (true, 503));
+        assert_eq!(call().await, (false, 503));
         // Once lines go through again, one refusal shows it and calls run again.
         fixture.trail.break_it.store(false, Ordering::Relaxed);
-        assert_eq!(call(), (false, 503));
-        assert_eq!(call(), (true, 200));
+        assert_eq!(call().await, (false, 503));
+        assert_eq!(call().await, (true, 200));
         let reasons: Vec<Json> = fixture
             .lines()
             .iter()

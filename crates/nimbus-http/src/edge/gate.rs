@@ -11,23 +11,27 @@ use nimbus_auth::{
 };
 use nimbus_core::ErrorCode;
 
+use super::attempts::{FailedTokens, Verdict};
 use super::exchange::Exchange;
 use super::origin::ADMIN_HEADER;
 use crate::error::ApiError;
 
-/// Lets a caller through to routing and records the decision in `exchange`.
+/// Lets a caller through to routing and records the decision in `exchange`. Failed credentials may
+/// be answered late; right ones never are.
 ///
 /// # Errors
-/// 401 for any failed credential, 503 while the audit log cannot be written.
-pub(crate) fn admit(
+/// 401 for any failed credential, 429 after too many of them, 503 while the audit log cannot be
+/// written.
+pub(crate) async fn admit(
     authenticator: &Authenticator,
+    attempts: &FailedTokens,
     exchange: &Exchange,
     headers: &HeaderMap,
 ) -> Result<Authenticated, ApiError> {
-    let caller = authenticate(authenticator, headers).map_err(|failure| {
-        exchange.deny(&failure);
-        ApiError::from(failure)
-    })?;
+    let caller = match authenticate(authenticator, headers) {
+        Ok(caller) => caller,
+        Err(failure) => return Err(refuse(failure, attempts, exchange).await),
+    };
     if exchange.audit_is_failing() {
         exchange.refuse(AuthScope::ServerAccess, "audit.unavailable");
         let text = "the audit log could not be written; nothing was done; try again";
@@ -38,6 +42,23 @@ pub(crate) fn admit(
         Some(id) => caller.with_request_id(id.clone()),
         None => caller,
     })
+}
+
+/// The answer to a failed credential. A request without any is no try to guess one.
+async fn refuse(failure: AuthFailure, attempts: &FailedTokens, exchange: &Exchange) -> ApiError {
+    exchange.deny(&failure);
+    let verdict = match failure {
+        AuthFailure::Missing => Verdict::Answer,
+        _ => attempts.slow_down(exchange.client()).await,
+    };
+    match verdict {
+        Verdict::Answer => failure.into(),
+        Verdict::TooMany => {
+            exchange.note("auth.too_many_failures");
+            let text = "too many failed credentials; wait a second before the next";
+            ApiError::new(ErrorCode::RateResourceExhausted, text)
+        }
+    }
 }
 
 /// Verifies the two credential headers. A repeated header is malformed: which of its values a

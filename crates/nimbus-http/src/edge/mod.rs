@@ -4,7 +4,9 @@
 //! back the audit line, the security headers, the request id and the counters. The edge must not
 //! know tenants, documents or which routes exist.
 
+pub(crate) mod attempts;
 pub(crate) mod bounds;
+pub(crate) mod client;
 pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod headers;
@@ -66,13 +68,14 @@ impl Edge {
     ) -> Response<Body> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
-        let exchange = Arc::new(Exchange::begin(&self.app.trail, &parts, peer));
+        let client = self.app.proxies.client(peer, &parts.headers);
+        let exchange = Arc::new(Exchange::begin(&self.app.trail, &parts, client));
         let (unread, body) = unread::Unread::watch(&parts.headers, body);
         let passing = Arc::clone(&self).pass(Arc::clone(&exchange), parts, body);
         let outcome = AssertUnwindSafe(passing).catch_unwind().await;
         let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         let answer = result.unwrap_or_else(|error| error.into_response(&exchange.id));
-        let mut answer = exchange.conclude(answer);
+        let mut answer = exchange.conclude(answer).await;
         unread.settle(&mut answer).await;
         headers::finish(answer.headers_mut(), &exchange.id);
         self.app
@@ -176,11 +179,15 @@ impl Behind {
     async fn route(self, mut request: Request<Body>) -> ApiResult<Response<Body>> {
         let Behind { edge, exchange } = self;
         let caller = match exchange.target.gated {
-            true => Some(gate::admit(
-                &edge.app.authenticator,
-                &exchange,
-                request.headers(),
-            )?),
+            true => Some(
+                gate::admit(
+                    &edge.app.authenticator,
+                    &edge.app.attempts,
+                    &exchange,
+                    request.headers(),
+                )
+                .await?,
+            ),
             false => None,
         };
         if let Some(reason) = exchange.target.refused {

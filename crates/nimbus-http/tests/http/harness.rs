@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nimbus_auth::audit::{AuditOptions, MemoryAnchors};
 use nimbus_auth::{AdminVerifier, AuditLog, TokenFile};
-use nimbus_http::{Server, ServerConfig, Services, Stopped, Store};
+use nimbus_http::{FailedTokenLimits, Server, ServerConfig, Services, Stopped, Store};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions, Provider};
@@ -39,7 +40,11 @@ impl Fixture {
         Fixture::start_with(ServerConfig::default()).await
     }
 
-    pub async fn start_with(config: ServerConfig) -> Fixture {
+    pub async fn start_with(mut config: ServerConfig) -> Fixture {
+        // Tests of refusals send many wrong tokens; those of the slow-down set limits of their own.
+        if config.failed_tokens == FailedTokenLimits::default() {
+            config.failed_tokens = FailedTokenLimits::none();
+        }
         let dir = tempfile::tempdir().unwrap();
         Fixture::start_on(dir, config, |provider| provider).await
     }
@@ -58,11 +63,14 @@ impl Fixture {
         let token_path = dir.path().join("auth/token");
         let audit_path = dir.path().join("logs/access.jsonl");
         let token_file = TokenFile::load_or_create(&token_path).unwrap();
+        let anchors = Arc::new(MemoryAnchors::default());
+        let options = AuditOptions::default();
+        let (audit, _) = AuditLog::open(&audit_path, &token_path, anchors, options).unwrap();
         let services = Services {
             store: Store::new(engine.clone()),
             verifier: Arc::new(AdminVerifier::new(&token_file)),
             token_path: token_path.clone(),
-            audit: Arc::new(AuditLog::open(&audit_path).unwrap()),
+            audit: Arc::new(audit),
         };
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&[loopback], config, services).await.unwrap();

@@ -12,7 +12,8 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use super::{
-    ControlLook as Look, META, Mirror, RandomId, TENANTS, TenantEntry, WAKES, WAKES_BY_TIME,
+    ANCHORS, ControlLook as Look, META, Mirror, RandomId, TENANTS, TenantEntry, WAKES,
+    WAKES_BY_TIME,
 };
 use crate::provider::{ProviderError, ProviderResult, files};
 
@@ -73,6 +74,7 @@ fn create(new: &Path) -> ProviderResult<()> {
             txn.open_table(TENANTS)?;
             txn.open_table(WAKES)?;
             txn.open_table(WAKES_BY_TIME)?;
+            txn.open_table(ANCHORS)?;
         }
         txn.commit()?;
         db.close()?;
@@ -112,19 +114,44 @@ pub(super) fn open(path: &Path) -> ProviderResult<(Database, Contents)> {
 
 /// Reads the file as it is, through a copy in memory; it is neither opened for writing nor locked.
 pub(super) fn look(path: &Path) -> ProviderResult<Look> {
+    Ok(match look_at(path)? {
+        Looked::Absent => Look::Absent,
+        Looked::TooLarge { len } => Look::TooLarge { len },
+        Looked::Contents(contents) => Look::Entries(contents.mirror.tenants.into_iter().collect()),
+    })
+}
+
+/// Reads one anchor in the same way.
+pub(super) fn look_anchor(path: &Path, log: &str) -> ProviderResult<Option<String>> {
+    match look_at(path)? {
+        Looked::Absent => Ok(None),
+        Looked::TooLarge { len } => Err(corrupt(path, &format!("{len} bytes is no size for it"))),
+        Looked::Contents(contents) => Ok(contents.mirror.anchors.get(log).cloned()),
+    }
+}
+
+/// What a look at the file finds.
+enum Looked {
+    Absent,
+    TooLarge { len: u64 },
+    Contents(Box<Contents>),
+}
+
+fn look_at(path: &Path) -> ProviderResult<Looked> {
     match files::inspect(path).map_err(|e| files::error("looking at", path, e))? {
-        files::Entry::Absent => return Ok(Look::Absent),
+        files::Entry::Absent => return Ok(Looked::Absent),
         files::Entry::Other => return Err(corrupt(path, "it is not a regular file")),
         files::Entry::Regular { len: 0 } => return Err(corrupt(path, "it is empty")),
-        files::Entry::Regular { len } if len > MAX_REHEARSAL => return Ok(Look::TooLarge { len }),
+        files::Entry::Regular { len } if len > MAX_REHEARSAL => {
+            return Ok(Looked::TooLarge { len });
+        }
         files::Entry::Regular { .. } => {}
     }
     let mut bytes = Vec::new();
     files::open_read_only(path)
         .and_then(|file| file.take(MAX_REHEARSAL).read_to_end(&mut bytes))
         .map_err(|e| files::error("reading", path, e))?;
-    let contents = rehearse(path, &bytes)?;
-    Ok(Look::Entries(contents.mirror.tenants.into_iter().collect()))
+    Ok(Looked::Contents(Box::new(rehearse(path, &bytes)?)))
 }
 
 /// Opens a copy in memory with every check redb has. Opening writes: doing it on a copy first
@@ -191,6 +218,18 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
     for row in wakes.iter().map_err(|e| fail(e.into()))? {
         let (id, at) = row.map_err(|e| fail(e.into()))?;
         mirror.set_wake(&tenant(id.value())?, Some(at.value()));
+    }
+    let anchors = match txn.open_table(ANCHORS) {
+        // A database that was made before there were anchors.
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        opened => Some(opened.map_err(|e| fail(e.into()))?),
+    };
+    if let Some(anchors) = anchors {
+        for row in anchors.iter().map_err(|e| fail(e.into()))? {
+            let (log, text) = row.map_err(|e| fail(e.into()))?;
+            let (log, text) = (log.value().to_owned(), text.value().to_owned());
+            mirror.anchors.insert(log, text);
+        }
     }
     let by_time = txn.open_table(WAKES_BY_TIME).map_err(|e| fail(e.into()))?;
     let mut stored = 0;

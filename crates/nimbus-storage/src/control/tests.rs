@@ -232,6 +232,35 @@ fn lazy_raises_do_not_grow_the_file() {
 }
 
 #[test]
+fn anchors_survive_a_restart_and_are_read_without_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(look_anchor(dir.path(), "log").unwrap(), None);
+    let db = ControlDb::open(dir.path()).unwrap();
+    assert_eq!(db.anchor("log"), None);
+    for text in ["1", "2"] {
+        db.set_anchor("log", text).unwrap();
+        db.set_anchor("other", "9").unwrap();
+        let (_copy, copied) = after_kill(dir.path());
+        for db in [&db, &copied] {
+            assert_eq!(db.anchor("log").as_deref(), Some(text));
+        }
+    }
+    drop(db);
+    let before = std::fs::read(dir.path().join(CONTROL_FILE)).unwrap();
+    assert_eq!(
+        look_anchor(dir.path(), "log").unwrap().as_deref(),
+        Some("2")
+    );
+    assert_eq!(look_anchor(dir.path(), "none").unwrap(), None);
+    assert_eq!(
+        std::fs::read(dir.path().join(CONTROL_FILE)).unwrap(),
+        before
+    );
+    std::fs::write(dir.path().join(CONTROL_FILE), &before[..100]).unwrap();
+    assert!(look_anchor(dir.path(), "log").is_err());
+}
+
+#[test]
 fn removing_a_tenant_removes_its_wake() {
     let dir = tempfile::tempdir().unwrap();
     let db = ControlDb::open(dir.path()).unwrap();
