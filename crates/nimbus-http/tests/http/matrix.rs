@@ -3,8 +3,9 @@
 //! The table is the crate's own, so a new route is driven the day it is added; callers are those
 //! of `callers`. Nothing here may list routes by hand but the exceptions that it explains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::join_all;
 use nimbus_auth::{PrincipalKind, TokenFile};
 use nimbus_http::{RouteClass, RouteInfo, route_table};
 use serde_json::{Value as Json, json};
@@ -143,18 +144,20 @@ async fn refused() -> BTreeSet<Cell> {
         rows.map_or(RouteClass::Server, |rows| rows[0].class)
     };
     let mut cells = BTreeSet::new();
-    let mut asked: Vec<(String, &str, &Caller)> = Vec::new();
+    let mut asked = Asked::new();
     let mut answers = BTreeSet::new();
     let lines_before = fixture.audit().len();
     for (template, path) in &paths {
         let route = class_of_path(*template);
         for method in METHODS {
-            for (class, caller) in all() {
-                if meets(route, class) != Meets::Refusal {
-                    continue;
-                }
-                let what = format!("{method} {path} as {}", caller.name);
+            // All callers at once, since each refusal waits until its line is on the disk.
+            let callers = all().filter(|(class, _)| meets(route, *class) == Meets::Refusal);
+            let sending = callers.map(async |(_, caller)| {
                 let answer = fixture.send(ask(method, path, caller, &tokens)).await;
+                (caller, answer)
+            });
+            for (caller, answer) in join_all(sending).await {
+                let what = format!("{method} {path} as {}", caller.name);
                 assert_eq!(answer.status, 401, "{what}: {answer:?}");
                 assert_eq!(
                     answer.header("www-authenticate"),
@@ -162,14 +165,15 @@ async fn refused() -> BTreeSet<Cell> {
                     "{what}"
                 );
                 answers.insert((method == "HEAD", comparable(&answer, method)));
-                asked.push((path.clone(), method, caller));
+                let id = answer.request_id().to_owned();
+                assert!(asked.insert(id, (path.clone(), method, caller)).is_none());
                 cells.extend(template.map(|template| (template, method, caller.name)));
             }
         }
     }
     assert_eq!(answers.len(), 2, "the answer tells something: {answers:?}");
     let lines = fixture.audit();
-    check_lines(&lines[lines_before..], &asked, &tokens);
+    check_lines(&lines[lines_before..], asked, &tokens);
     assert_eq!(
         fixture.state().await,
         before,
@@ -178,14 +182,19 @@ async fn refused() -> BTreeSet<Cell> {
     cells
 }
 
-/// One line for each request, in their order, that tells who was refused and why, and no secret.
-fn check_lines(lines: &[Json], asked: &[(String, &str, &Caller)], tokens: &Tokens) {
+/// What was asked by whom, by the request id of the answer.
+type Asked = BTreeMap<String, (String, &'static str, &'static Caller)>;
+
+/// One line for each request that tells who was refused and why, and no secret.
+fn check_lines(lines: &[Json], mut asked: Asked, tokens: &Tokens) {
     assert_eq!(lines.len(), asked.len());
-    for (line, (path, method, caller)) in lines.iter().zip(asked) {
+    for line in lines {
+        let request = asked.remove(line["requestId"].as_str().unwrap());
+        let (path, method, caller) = request.unwrap_or_else(|| panic!("a second line: {line}"));
         let what = format!("{method} {path} as {}: {line}", caller.name);
         assert_eq!(line["success"], false, "{what}");
         assert_eq!(line["status"], 401, "{what}");
-        assert_eq!(line["method"], *method, "{what}");
+        assert_eq!(line["method"], method, "{what}");
         assert_eq!(line["reason"], caller.reason, "{what}");
         let credential = line["authMethod"].as_str().unwrap_or("");
         assert_eq!(credential, caller.method, "{what}");
