@@ -14,7 +14,6 @@ use http_body_util::BodyExt as _;
 use nimbus_core::{ErrorCode, NameError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{ApiError, ApiResult};
@@ -127,9 +126,7 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> 
     loop {
         let earned = Duration::from_secs(chunks.len() / BODY_FLOOR_BYTES_PER_SEC);
         let deadline = (Instant::now() + BODY_IDLE).min(started + BODY_IDLE + earned);
-        // Unconstrained, or a client that sends faster than its bytes are looked at would use up
-        // the task's budget at the socket each time, and the clock would never be asked.
-        let frame = match unconstrained(timeout_at(deadline, body.frame())).await {
+        let frame = match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => return Ok(chunks.join()),
             Ok(Some(Err(error))) => {

@@ -215,14 +215,17 @@ fn allowed(home: &Home, pid: u32, path: &Path) -> bool {
         PathBuf::from("/proc/self"),
         PathBuf::from(format!("/proc/{pid}")),
     ];
-    // Opened when SQLCipher starts with the first tenant, and by glibc for its threads.
-    const SYSTEM: [&str; 3] = [
+    // Opened when SQLCipher starts with the first tenant, and by glibc for threads and memory.
+    const SYSTEM: [&str; 4] = [
         "/dev/urandom",
         "/usr/local/ssl/openssl.cnf",
         "/sys/devices/system/cpu/online",
+        "/proc/sys/vm/overcommit_memory",
     ];
-    own.iter().any(|own| path.starts_with(own))
-        || SYSTEM.iter().any(|known| path == Path::new(known))
+    // The way down to a private directory is opened step by step, so that no link is followed.
+    let on_the_way = own.iter().any(|own| own.starts_with(path)) && path.starts_with(home.path());
+    let known = SYSTEM.iter().any(|known| path == Path::new(known));
+    on_the_way || known || own.iter().any(|own| path.starts_with(own))
 }
 
 /// Every path that was touched since the first mention of `mark`, with its lines counted.

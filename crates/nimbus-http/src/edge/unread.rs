@@ -15,7 +15,6 @@ use http::header::{CONNECTION, EXPECT};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 /// Most bytes taken in to keep a connection.
@@ -88,8 +87,7 @@ async fn drain(mut body: Body) -> bool {
         }
         true
     };
-    // Unconstrained for the reason that `extract::read_body` gives.
-    let outcome = unconstrained(timeout(DRAIN_TIME, draining)).await;
+    let outcome = timeout(DRAIN_TIME, draining).await;
     outcome.unwrap_or(false)
 }
 
