@@ -1,6 +1,6 @@
 //! Parser bombs: small or endless input that is meant to cost memory, stack or time.
 //!
-//! Each is sent to every route that takes a body, as the running server lists them, and is refused
+//! Each is sent to every route that takes JSON, as the running server lists them, and is refused
 //! with the envelope while the process hardly grows. Memory is no timing, so it may decide. This
 //! room must not know how the server parses.
 

@@ -6,10 +6,14 @@
 //! and one with a body says here what it is sent. This room must not know how tenants are kept
 //! apart.
 
+mod probes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use nimbus_e2e::{Client, Options, Reply, Rng, Server, files};
 use serde_json::{Value as Json, json};
+
+use probes::{Probe, probes, routes};
 
 /// A table that every tenant has, so that ids of one have the form of ids of another.
 const SHARED: &str = "shared";
@@ -114,176 +118,6 @@ impl Tenant {
     fn canaries(&self) -> Vec<&str> {
         [self.names(), self.secrets()].concat()
     }
-}
-
-/// A request to one tenant with things of another.
-#[derive(Clone, Debug)]
-struct Probe {
-    method: String,
-    path: String,
-    body: Option<Json>,
-    /// Whether it may leave a name of the other tenant behind, as any caller may choose any name.
-    writes_names: bool,
-}
-
-impl Probe {
-    fn text(&self) -> String {
-        let body = self.body.as_ref().map(Json::to_string);
-        format!("{} {}", self.path, body.unwrap_or_default())
-    }
-
-    fn send(&self, client: &Client, headers: &[(&str, &str)]) -> Reply {
-        let reply = client.send_with(&self.method, &self.path, headers, self.body.as_ref());
-        let reply = reply.unwrap_or_else(|e| panic!("{self:?}: {e}"));
-        assert!(reply.status < 500, "{self:?}: {}", reply.text());
-        reply
-    }
-}
-
-/// Every route of a tenant, as method and template.
-fn routes(client: &Client) -> Vec<(String, String, bool)> {
-    let document = client.get("/openapi.json").expect(200).json();
-    let mut routes = Vec::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        for (method, operation) in item.as_object().unwrap() {
-            if path.contains("{tenant}") {
-                let takes_body = operation.get("requestBody").is_some();
-                routes.push((method.to_uppercase(), path.clone(), takes_body));
-            }
-        }
-    }
-    routes
-}
-
-/// The bodies for a route with things of `other`, and whether they leave names behind.
-fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
-    let rest = template
-        .strip_prefix("/api/tenants/{tenant}")
-        .unwrap_or(template);
-    match (method, rest) {
-        ("POST", "/documents") => vec![
-            (
-                json!({"table": SHARED, "fields": {"_id": other.documents[0]}}),
-                false,
-            ),
-            (
-                json!({"table": other.table, "fields": {&other.field: 1}}),
-                true,
-            ),
-        ],
-        ("PATCH", "/documents/{table}/{id}") => vec![
-            (json!({"patch": {"text": "changed"}}), false),
-            (json!({"patch": {&other.field: null}}), false),
-        ],
-        ("POST", "/import/{table}") => {
-            let rows = json!([{"line": 1, "fields": {&other.field: 1}}]);
-            let own = json!([{"line": 1, "fields": {"_id": other.documents[0]}}]);
-            vec![
-                (
-                    json!({"import": other.import, "last_line": 1, "rows": own}),
-                    false,
-                ),
-                (
-                    json!({"import": other.import, "last_line": 1, "rows": rows}),
-                    true,
-                ),
-            ]
-        }
-        ("POST", "/query") => {
-            let of =
-                |field: &str, value: &str| json!([{"field": field, "op": "eq", "value": value}]);
-            let mut all = Vec::new();
-            for table in [SHARED, &other.table] {
-                all.push((other.query(table), false));
-                for value in other.secrets() {
-                    for field in [&other.field, "_id", "text"] {
-                        all.push((json!({"table": table, "filters": of(field, value)}), false));
-                    }
-                }
-            }
-            all
-        }
-        ("POST", "/query/paginated") => {
-            let mut all = Vec::new();
-            for cursor in &other.cursors {
-                for table in [SHARED, &other.table] {
-                    let page =
-                        json!({"query": other.query(table), "page_size": 1, "after": cursor});
-                    all.push((page, false));
-                }
-            }
-            all
-        }
-        ("PUT", "/schema/{table}") => vec![
-            (
-                json!({"table": "elsewhere", "fields": [], "indexes": []}),
-                false,
-            ),
-            (other.schema(&other.table), true),
-        ],
-        _ => panic!("say here what {method} {template} is sent"),
-    }
-}
-
-/// All probes of `tenant` with things of `other`.
-fn probes(routes: &[(String, String, bool)], tenant: &Tenant, other: &Tenant) -> Vec<Probe> {
-    let mut probes = Vec::new();
-    for (method, template, takes_body) in routes {
-        // Deleting the tenant itself, or a schema that it has, needs nothing of another.
-        if (method.as_str(), template.as_str()) == ("DELETE", "/api/tenants/{tenant}") {
-            continue;
-        }
-        let own_only = (method == "DELETE" || method == "PUT") && template.contains("/schema/");
-        let tables: &[&str] = if own_only {
-            &[&other.table]
-        } else {
-            &[SHARED, &other.table]
-        };
-        let tables = if template.contains("{table}") {
-            tables
-        } else {
-            &[""]
-        };
-        for table in tables {
-            for id in &other.documents {
-                let path = template
-                    .replace("{tenant}", &tenant.id)
-                    .replace("{table}", table)
-                    .replace("{id}", id)
-                    .replace("{commit}", &other.commit)
-                    .replace("{import}", &other.import);
-                assert!(
-                    !path.contains('{'),
-                    "say here what stands for a brace of {template}"
-                );
-                let bodies = match takes_body {
-                    true => bodies(method, template, other)
-                        .into_iter()
-                        .map(|(b, w)| (Some(b), w))
-                        .collect(),
-                    false => vec![(None, false)],
-                };
-                for (body, writes_names) in bodies {
-                    let probe = Probe {
-                        method: method.clone(),
-                        path: path.clone(),
-                        body,
-                        writes_names,
-                    };
-                    if !writes_names {
-                        let mut asked = probe.clone();
-                        asked.path = format!("{path}?tenant={}&tenant_id={0}", other.id);
-                        probes.push(asked);
-                    }
-                    probes.push(probe);
-                }
-                if !template.contains("{id}") {
-                    break;
-                }
-            }
-        }
-    }
-    probes
 }
 
 /// The answer without the request id and the time, and with what the probe was made from covered.

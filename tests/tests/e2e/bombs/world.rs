@@ -15,7 +15,7 @@ pub struct World {
     pub server: Server,
     client: Client,
     token: String,
-    /// Method and path of every route that takes a body.
+    /// Method and path of every route that takes JSON.
     pub routes: Vec<(String, String)>,
     /// The growth of each bomb in KiB, and the most it may be.
     grown: Vec<(u64, String)>,
@@ -32,7 +32,7 @@ impl World {
         let mut routes = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                if operation.get("requestBody").is_some() {
+                if operation["requestBody"]["content"]["application/json"].is_object() {
                     routes.push((method.to_uppercase(), fill(path, &id)));
                 }
             }
