@@ -14,6 +14,12 @@ use crate::shell::{self, Checkout};
 pub(crate) enum Suite {
     /// Power cuts and failing disk calls against the real binary
     PowerLoss(PowerLoss),
+    /// Seeded edits of an audit log, each of which the check must find with its position
+    Audit {
+        /// How many
+        #[arg(long, default_value_t = 20_000)]
+        edits: u64,
+    },
 }
 
 /// How long the power-loss suite runs.
@@ -32,7 +38,19 @@ pub(crate) struct PowerLoss {
 
 /// Runs a suite.
 pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
-    let Suite::PowerLoss(args) = suite;
+    match suite {
+        Suite::PowerLoss(args) => power_loss(checkout, args),
+        Suite::Audit { edits } => audit(checkout, *edits),
+    }
+}
+
+fn audit(checkout: &Checkout, edits: u64) -> Result<()> {
+    let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-auth", "--lib"]);
+    command.args(["--", "tamper::", "--nocapture"]);
+    shell::run(command.env("NIMBUS_AUDIT_EDITS", edits.to_string()))
+}
+
+fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {
     setup::run(checkout, Scope::Test)?;
     shell::run(&mut checkout.cargo(&["build", "--profile", "ci", "-p", "nimbus"]))?;
     let seed = args.seed.unwrap_or_else(clock);

@@ -27,8 +27,10 @@ pub(crate) fn name(chain: ChainId) -> String {
 }
 
 impl AnchorStore for ControlAnchors {
-    fn load(&self, chain: ChainId) -> io::Result<Option<String>> {
-        Ok(self.control.anchor(&name(chain)))
+    fn load(&self, chain: ChainId) -> io::Result<Vec<String>> {
+        let copied = self.copy.load(chain).map_err(io::Error::other)?;
+        let kept = self.control.anchor(&name(chain));
+        Ok(kept.into_iter().chain(copied).collect())
     }
 
     fn store(&self, chain: ChainId, text: &str) -> io::Result<()> {
@@ -36,6 +38,6 @@ impl AnchorStore for ControlAnchors {
             .set_anchor(&name(chain), text)
             .map_err(io::Error::other)?;
         // After it, so that the copy never knows more.
-        self.copy.store(text).map_err(io::Error::other)
+        self.copy.store(chain, text).map_err(io::Error::other)
     }
 }

@@ -95,25 +95,26 @@ impl Log {
     }
 }
 
-/// From the control database while no server holds it, else from the copy beside the key.
+/// From the control database, unless a server holds it, and from the copy beside the key.
 fn find_anchor(
     control: &Path,
     token: &Path,
     key: &ChainKey,
 ) -> anyhow::Result<(Option<Anchor>, &'static str)> {
-    let held = control.is_dir() && matches!(lock::look(control)?, Holding::Held(_));
-    if !held && control.is_dir() {
-        let text = control::look_anchor(control, &anchors::name(key.id()))?;
-        if let Some(text) = text {
-            let anchor = Anchor::decode(&text, key)
-                .with_context(|| format!("the anchor in {}", control.display()))?;
-            return Ok((Some(anchor), "control_database"));
-        }
-    }
-    Ok(match AnchorCopy::beside(token).load(key)? {
-        Some(anchor) => (Some(anchor), "copy"),
-        None => (None, "none"),
-    })
+    let free = control.is_dir() && !matches!(lock::look(control)?, Holding::Held(_));
+    let kept = match free {
+        true => control::look_anchor(control, &anchors::name(key.id()))?,
+        false => None,
+    };
+    let source = if kept.is_some() {
+        "control_database"
+    } else {
+        "copy"
+    };
+    let copied = AnchorCopy::beside(token).load(key.id())?;
+    let anchor = Anchor::newest(kept.into_iter().chain(copied), key)
+        .context("the anchor of the audit log cannot be trusted")?;
+    Ok((anchor, source))
 }
 
 fn verify(place: AuditPlace, format: Format) -> anyhow::Result<()> {

@@ -20,8 +20,8 @@ const VERSION: &str = "1";
 const COPY_FILE: &str = "audit.anchor";
 /// Written in full before it takes the name of the copy.
 const COPY_TEMP: &str = ".audit.anchor.tmp";
-/// Longest text: a version, two numbers, three MACs and their separators.
-const MAX_TEXT: u64 = 256;
+/// More than the longest copy: a chain, a version, two numbers, three MACs and their separators.
+const MAX_TEXT: u64 = 512;
 
 /// Where a chain begins and how far it reaches at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +48,11 @@ pub enum AnchorFault {
 ///
 /// Both methods may block, and are called by the thread that syncs the log.
 pub trait AnchorStore: Debug + Send + Sync {
-    /// The last text that was stored for a chain.
+    /// The last text that was stored for a chain, from each place where one is kept.
     ///
     /// # Errors
-    /// When the place fails.
-    fn load(&self, chain: ChainId) -> io::Result<Option<String>>;
+    /// When a place fails.
+    fn load(&self, chain: ChainId) -> io::Result<Vec<String>>;
     /// Keeps a text for a chain, durably.
     ///
     /// # Errors
@@ -66,9 +66,9 @@ pub trait AnchorStore: Debug + Send + Sync {
 pub struct MemoryAnchors(Mutex<HashMap<ChainId, String>>);
 
 impl AnchorStore for MemoryAnchors {
-    fn load(&self, chain: ChainId) -> io::Result<Option<String>> {
+    fn load(&self, chain: ChainId) -> io::Result<Vec<String>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(kept.get(&chain).cloned())
+        Ok(kept.get(&chain).cloned().into_iter().collect())
     }
 
     fn store(&self, chain: ChainId, text: &str) -> io::Result<()> {
@@ -118,13 +118,39 @@ impl Anchor {
         })
     }
 
+    /// The one of `texts` that reaches furthest: logs may be used with one place and then another.
+    /// One that is faulty does not count as long as there is a good one.
+    ///
+    /// # Errors
+    /// [`AnchorFault`] when there are texts and none is good.
+    pub fn newest(
+        texts: impl IntoIterator<Item = String>,
+        key: &ChainKey,
+    ) -> Result<Option<Anchor>, AnchorFault> {
+        let (mut newest, mut fault) = (None::<Anchor>, None);
+        for text in texts {
+            match Anchor::decode(&text, key) {
+                Ok(anchor) if newest.is_some_and(|n| n.head.seq >= anchor.head.seq) => {}
+                Ok(anchor) => newest = Some(anchor),
+                Err(found) => {
+                    tracing::error!(%found, "an anchor of the audit log cannot be trusted");
+                    fault = Some(found);
+                }
+            }
+        }
+        match (newest, fault) {
+            (None, Some(fault)) => Err(fault),
+            (newest, _) => Ok(newest),
+        }
+    }
+
     /// Reads the anchor from `store`.
     pub(crate) fn load(
         store: &dyn AnchorStore,
         key: &ChainKey,
     ) -> Result<Option<Anchor>, AuditError> {
-        let text = store.load(key.id()).map_err(AuditError::Anchor)?;
-        Ok(text.map(|t| Anchor::decode(&t, key)).transpose()?)
+        let texts = store.load(key.id()).map_err(AuditError::Anchor)?;
+        Ok(Anchor::newest(texts, key)?)
     }
 }
 
@@ -135,8 +161,8 @@ fn point(seq: &str, mac: &str) -> Option<Point> {
     })
 }
 
-/// The copy of the anchor beside the key: for a check while a server holds the first place. It is
-/// authentic, but whoever can write the log can put an old one back.
+/// The copy of the anchor beside the key: for a check while a server holds the first place, and for a
+/// log whose first place was lost.
 #[derive(Clone, Debug)]
 pub struct AnchorCopy {
     path: PathBuf,
@@ -150,11 +176,11 @@ impl AnchorCopy {
         }
     }
 
-    /// Reads the copy; `None` when there is none.
+    /// The text that is kept for a chain; `None` when there is none, or that of another chain.
     ///
     /// # Errors
-    /// [`AuditError::Open`], [`AuditError::AnchorFault`].
-    pub fn load(&self, key: &ChainKey) -> Result<Option<Anchor>, AuditError> {
+    /// [`PrivateFileError`].
+    pub fn load(&self, chain: ChainId) -> Result<Option<String>, PrivateFileError> {
         let (parent, name) = split(&self.path)?;
         let Some(dir) = PrivateDir::open(parent)? else {
             return Ok(None);
@@ -162,21 +188,24 @@ impl AnchorCopy {
         let Some(file) = dir.open_file(name, Access::Read)? else {
             return Ok(None);
         };
-        let mut text = String::new();
-        file.take(MAX_TEXT + 1)
-            .read_to_string(&mut text)
+        let mut bytes = Vec::new();
+        file.take(MAX_TEXT)
+            .read_to_end(&mut bytes)
             .map_err(PrivateFileError::io("read", &self.path))?;
-        Ok(Some(Anchor::decode(text.trim_end(), key)?))
+        let text = String::from_utf8_lossy(&bytes);
+        let of_chain = text.trim_end().strip_prefix(&format!("{chain} "));
+        Ok(of_chain.map(str::to_owned))
     }
 
     /// Replaces the copy.
     ///
     /// # Errors
     /// [`PrivateFileError`].
-    pub fn store(&self, text: &str) -> Result<(), PrivateFileError> {
+    pub fn store(&self, chain: ChainId, text: &str) -> Result<(), PrivateFileError> {
         let (parent, name) = split(&self.path)?;
         let dir = PrivateDir::create(parent)?;
-        dir.replace(name, OsStr::new(COPY_TEMP), format!("{text}\n").as_bytes())
+        let text = format!("{chain} {text}\n");
+        dir.replace(name, OsStr::new(COPY_TEMP), text.as_bytes())
     }
 }
 
@@ -199,7 +228,7 @@ mod tests {
             head: point(17),
         };
         let text = anchor.encode(&key);
-        assert!(text.len() as u64 <= MAX_TEXT);
+        assert!(text.len() as u64 + 34 <= MAX_TEXT);
         assert_eq!(Anchor::decode(&text, &key), Ok(anchor));
         let other = ChainKey::new(Zeroizing::new([4; 32]));
         assert_eq!(Anchor::decode(&text, &other), Err(AnchorFault::Forged));
@@ -226,20 +255,46 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_is_replaced_and_read() {
+    fn the_newest_good_one_counts() {
+        let key = ChainKey::new(Zeroizing::new([3; 32]));
+        let at = |seq| {
+            let head = Point {
+                seq,
+                mac: Mac([9; 32]),
+            };
+            Anchor {
+                head,
+                ..Anchor::origin(&key)
+            }
+        };
+        let (old, new) = (at(3).encode(&key), at(8).encode(&key));
+        let bad = new.replace(" 8 ", " 9 ");
+        for (texts, expected) in [
+            (vec![], Ok(None)),
+            (vec![&old], Ok(Some(3))),
+            (vec![&old, &new], Ok(Some(8))),
+            (vec![&new, &old], Ok(Some(8))),
+            (vec![&bad, &old], Ok(Some(3))),
+            (vec![&bad], Err(AnchorFault::Forged)),
+        ] {
+            let found = Anchor::newest(texts.iter().map(|text| (*text).clone()), &key);
+            assert_eq!(found.map(|a| a.map(|a| a.head.seq)), expected, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn the_copy_is_replaced_and_read_for_its_own_chain_only() {
         let temp = tempfile::tempdir().unwrap();
         let key = ChainKey::new(Zeroizing::new([3; 32]));
+        let other = ChainKey::new(Zeroizing::new([4; 32]));
         let copy = AnchorCopy::beside(&temp.path().join("nimbus/auth/token"));
-        assert_eq!(copy.load(&key).unwrap(), None);
-        let anchor = Anchor::origin(&key);
-        for _ in 0..2 {
-            copy.store(&anchor.encode(&key)).unwrap();
-            assert_eq!(copy.load(&key).unwrap(), Some(anchor));
+        assert_eq!(copy.load(key.id()).unwrap(), None);
+        for text in ["1", "1 2 3"] {
+            copy.store(key.id(), text).unwrap();
+            assert_eq!(copy.load(key.id()).unwrap().as_deref(), Some(text));
+            assert_eq!(copy.load(other.id()).unwrap(), None);
         }
-        copy.store("1 2 3").unwrap();
-        assert!(matches!(
-            copy.load(&key),
-            Err(AuditError::AnchorFault(AnchorFault::Form))
-        ));
+        std::fs::write(&copy.path, [0xff; 600]).unwrap();
+        assert_eq!(copy.load(key.id()).unwrap(), None);
     }
 }
