@@ -97,7 +97,7 @@ fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
         }
         // As a stream, whose name is in the path.
         ("POST", "/import/{table}/{import}") => vec![
-            (json!({"_id": other.documents[0]}), false),
+            (json!({"$id": other.documents[0]}), false),
             (json!({&other.field: 1}), true),
         ],
         ("POST", "/query") => {
