@@ -2,11 +2,13 @@
 //!
 //! It must not know how the server is run; malformed requests are `raw`'s.
 
+use std::io::Read;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use ureq::Agent;
-use ureq::http::Request;
+use ureq::http::request::Builder;
+use ureq::http::{Request, Response};
+use ureq::{Agent, SendBody};
 
 /// Longest time for one call.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
@@ -68,7 +70,7 @@ impl Client {
         self.send_with(method, path, &[], body)
     }
 
-    /// Sends a request with more headers.
+    /// Sends a request with more headers. The body is announced as JSON unless they say otherwise.
     ///
     /// # Errors
     /// When no complete answer came.
@@ -79,41 +81,47 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&Json>,
     ) -> Result<Reply, String> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
+        let mut request = self.request(method, path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let outcome = match body {
             Some(body) => {
-                let request = request
-                    .header("content-type", "application/json")
-                    .body(body.to_string())
-                    .unwrap();
-                self.agent.run(request)
+                if !headers.iter().any(|(name, _)| *name == "content-type") {
+                    request = request.header("content-type", "application/json");
+                }
+                self.agent.run(request.body(body.to_string()).unwrap())
             }
             None => self.agent.run(request.body(()).unwrap()),
         };
         let mut response = outcome.map_err(|e| e.to_string())?;
         let body = response.body_mut().with_config().limit(64 << 20);
         let body = body.read_to_vec().map_err(|e| e.to_string())?;
-        let headers = response.headers().iter();
-        Ok(Reply {
-            status: response.status().as_u16(),
-            headers: headers
-                .map(|(name, value)| {
-                    (
-                        name.as_str().to_owned(),
-                        String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                    )
-                })
-                .collect(),
-            body,
-        })
+        Ok(Reply::new(&response, body))
+    }
+
+    /// POST of a body that is read while it is sent, for as long as it takes.
+    pub fn upload(&self, path: &str, media: &str, mut body: impl Read) -> Reply {
+        let request = self
+            .request("POST", path)
+            .header("content-type", media)
+            .body(SendBody::from_reader(&mut body))
+            .unwrap();
+        let request = self.agent.configure_request(request);
+        let outcome = self.agent.run(request.timeout_global(None).build());
+        let mut response = outcome.unwrap_or_else(|e| panic!("POST {path}: {e}"));
+        let body = response.body_mut().read_to_vec().unwrap();
+        Reply::new(&response, body)
+    }
+
+    fn request(&self, method: &str, path: &str) -> Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&Json>) -> Reply {
@@ -211,6 +219,18 @@ impl Client {
 }
 
 impl Reply {
+    fn new(response: &Response<ureq::Body>, body: Vec<u8>) -> Reply {
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let headers = response.headers().iter();
+        Reply {
+            status: response.status().as_u16(),
+            headers: headers
+                .map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())))
+                .collect(),
+            body,
+        }
+    }
+
     /// The same, once the status is as expected.
     pub fn expect(self, status: u16) -> Reply {
         assert_eq!(self.status, status, "{}", self.text());

@@ -159,6 +159,15 @@ impl Server {
         self.process().child.id()
     }
 
+    /// The most memory that it had resident at once since it was started, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.unwrap().trim().trim_end_matches(" kB");
+        kibibytes.parse::<u64>().unwrap() * 1_024
+    }
+
     /// A client with the token that the file has now.
     pub fn client(&self) -> Client {
         Client::new(self.base(), Some(self.home.token()))

@@ -2,11 +2,15 @@
 //!
 //! Plain HTTP only: TLS ends at a reverse proxy, and this talks to the server itself.
 
+use std::io::Read;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use nimbus_auth::{Environment, TokenFile};
 use serde_json::Value as Json;
+
+/// How long the server may take over an answer, or over the head of one that is streamed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server and the credential for it.
 pub(crate) struct Remote {
@@ -30,7 +34,7 @@ impl Remote {
             // A proxy of the environment must not see the admin token.
             .proxy(None)
             .max_redirects(0)
-            .timeout_global(Some(Duration::from_secs(120)))
+            .timeout_global(Some(PATIENCE))
             .build()
             .into();
         Ok(Remote {
@@ -52,14 +56,7 @@ impl Remote {
 
     /// As [`Remote::call`], with a body that is JSON text already; empty is none.
     pub(crate) fn send(&self, method: &str, path: &str, body: String) -> anyhow::Result<Json> {
-        let url = format!("{}{path}", self.base);
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(&url)
-            .header(
-                "authorization",
-                format!("Bearer {}", self.token.token().expose_secret()),
-            );
+        let mut request = self.request(method, path);
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
@@ -67,21 +64,55 @@ impl Remote {
             .agent
             .run(request.body(body)?)
             .with_context(|| format!("asking the server at {}", self.base))?;
-        let status = answer.status();
-        let text = answer.body_mut().read_to_string()?;
-        let json = serde_json::from_str::<Json>(&text).unwrap_or(Json::Null);
-        if status.is_success() {
-            return Ok(json);
+        if answer.status().is_success() {
+            let text = answer.body_mut().read_to_string()?;
+            return Ok(serde_json::from_str::<Json>(&text).unwrap_or(Json::Null));
         }
+        Err(self.refused(answer))
+    }
+
+    /// Asks for an answer of any length, for as long as it takes. Its reader fails when the
+    /// answer is cut off.
+    pub(crate) fn stream(&self, path: &str) -> anyhow::Result<impl Read + use<>> {
+        let request = self.request("GET", path).body(())?;
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_global(None)
+            .timeout_recv_response(Some(PATIENCE))
+            .build();
+        let answer = self
+            .agent
+            .run(request)
+            .with_context(|| format!("asking the server at {}", self.base))?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body().into_reader());
+        }
+        Err(self.refused(answer))
+    }
+
+    fn request(&self, method: &str, path: &str) -> ureq::http::request::Builder {
+        let bearer = format!("Bearer {}", self.token.token().expose_secret());
+        ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("authorization", bearer)
+    }
+
+    /// What an error answer says.
+    fn refused(&self, mut answer: ureq::http::Response<ureq::Body>) -> anyhow::Error {
+        let status = answer.status();
+        let text = answer.body_mut().read_to_string().unwrap_or_default();
+        let json = serde_json::from_str::<Json>(&text).unwrap_or(Json::Null);
         let error = &json["error"];
         match (error["code"].as_str(), error["message"].as_str()) {
-            (Some("auth.unauthorized"), _) => bail!(
+            (Some("auth.unauthorized"), _) => anyhow!(
                 "the server at {} refuses the admin token in {}; is it run by another user, or was the token rotated since it started?",
                 self.base,
                 self.token.path().display()
             ),
-            (Some(code), Some(message)) => bail!("{message} ({code})"),
-            _ => bail!("the server at {} answered {status}", self.base),
+            (Some(code), Some(message)) => anyhow!("{message} ({code})"),
+            _ => anyhow!("the server at {} answered {status}", self.base),
         }
     }
 }

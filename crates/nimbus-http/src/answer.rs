@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::error::{ApiError, ApiResult};
+use crate::{cells, lines};
 
 /// The media type of every JSON answer.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -22,7 +23,8 @@ pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 #[derive(Clone, Copy)]
 pub(crate) struct AnswerDoc {
     pub status: StatusCode,
-    pub media: Option<&'static str>,
+    /// Media types that it may have.
+    pub media: &'static [&'static str],
     pub schema: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
@@ -31,7 +33,7 @@ impl AnswerDoc {
         let schema: fn(&mut SchemaGenerator) -> Schema = SchemaGenerator::subschema_for::<T>;
         AnswerDoc {
             status,
-            media: Some("application/json"),
+            media: &["application/json"],
             schema: Some(schema),
         }
     }
@@ -40,7 +42,7 @@ impl AnswerDoc {
     pub(crate) const fn planned() -> AnswerDoc {
         AnswerDoc {
             status: StatusCode::NOT_FOUND,
-            media: None,
+            media: &[],
             schema: None,
         }
     }
@@ -77,6 +79,16 @@ impl<T> Spliced<T> {
     }
 }
 
+/// 200 with documents that are written while they are sent.
+pub(crate) struct Streamed {
+    /// Which of [`ROWS`] they are.
+    pub media: &'static str,
+    pub body: Body,
+}
+
+/// Media types of documents one after the other.
+const ROWS: &[&str] = &[lines::MEDIA, cells::MEDIA];
+
 /// 200 with OpenMetrics text.
 pub(crate) struct MetricsText(pub String);
 
@@ -107,7 +119,7 @@ impl Output for NoContent {
     fn doc() -> AnswerDoc {
         AnswerDoc {
             status: StatusCode::NO_CONTENT,
-            media: None,
+            media: &[],
             schema: None,
         }
     }
@@ -129,11 +141,28 @@ impl<T: JsonSchema + 'static> Output for Spliced<T> {
     }
 }
 
+impl Output for Streamed {
+    fn doc() -> AnswerDoc {
+        AnswerDoc {
+            status: StatusCode::OK,
+            media: ROWS,
+            schema: None,
+        }
+    }
+
+    fn into_response(self) -> ApiResult<Response<Body>> {
+        let mut response = Response::new(self.body);
+        let media = HeaderValue::from_static(self.media);
+        response.headers_mut().insert(CONTENT_TYPE, media);
+        Ok(response)
+    }
+}
+
 impl Output for MetricsText {
     fn doc() -> AnswerDoc {
         AnswerDoc {
             status: StatusCode::OK,
-            media: Some(OPENMETRICS),
+            media: &[OPENMETRICS],
             schema: None,
         }
     }

@@ -128,6 +128,40 @@ impl ApiError {
         }
     }
 
+    /// The same error, about a line of what was sent.
+    pub(crate) fn at_line(self, line: u64) -> ApiError {
+        ApiError {
+            message: format!("line {line}: {}", self.message),
+            detail: Some(json!({"line": line, "cause": self.detail})),
+            ..self
+        }
+    }
+
+    /// The same error with one more member in its data for programs.
+    pub(crate) fn with_member(self, name: &str, value: impl Into<Json>) -> ApiError {
+        let mut detail = self.detail.unwrap_or_else(|| json!({}));
+        if let Some(members) = detail.as_object_mut() {
+            members.insert(name.to_owned(), value.into());
+        }
+        ApiError {
+            detail: Some(detail),
+            ..self
+        }
+    }
+
+    /// Logs an error that came too late for an envelope: the answer's body was under way.
+    pub(crate) fn log_late(&self, request: &Ulid) {
+        let inside = self.inside.as_deref().unwrap_or("");
+        let (request_id, code) = (request.as_str(), self.code.as_str());
+        tracing::warn!(
+            request_id,
+            code,
+            inside,
+            "an answer was cut off: {}",
+            self.message
+        );
+    }
+
     fn meaning(&self) -> Meaning {
         self.special
             .map_or_else(|| meaning(self.code), |case| case.meaning().1)
@@ -245,6 +279,7 @@ fn store_detail(error: &StoreError) -> Option<Json> {
         }
         StoreError::Storage(_) => json!({"storageKind": storage_kind(error.code())}),
         StoreError::StorageFull { .. } => json!({"storageKind": "full"}),
+        StoreError::TableNotFound { table } => json!({"table": table}),
         StoreError::TenantExists { tenant }
         | StoreError::TenantNotFound { tenant }
         | StoreError::TenantUnregistered { tenant } => json!({"tenantId": tenant}),

@@ -1,6 +1,6 @@
-//! What a handler may take from a request: a strict JSON body, path parameters, a query string.
+//! What a handler may take from a request: a body, path parameters, a query string.
 //!
-//! Bodies are bounded in size and in time before a byte is parsed. This room must not know
+//! Bodies are bounded in time, and in size before a byte is parsed. This room must not know
 //! which routes exist or what the values mean.
 
 use std::str::FromStr;
@@ -14,7 +14,8 @@ use http_body_util::BodyExt as _;
 use nimbus_core::{ErrorCode, NameError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout};
 
 use crate::error::{ApiError, ApiResult};
 use crate::status::Special;
@@ -37,14 +38,22 @@ pub(crate) struct BodyDoc {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// See [`JsonBody::EXAMPLE`].
     pub example: &'static str,
+    /// Its media type.
+    pub media: &'static str,
 }
 
 /// What a handler takes beside its context.
 pub(crate) trait Input: Sized + Send + 'static {
+    /// Whether the body is still coming in while the handler runs.
+    const STREAMS: bool = false;
     /// Describes the body; `None` when the route reads none.
     fn doc() -> Option<BodyDoc>;
-    /// Reads the body, which is empty when [`Input::doc`] is `None`.
-    fn parse(body: &Bytes) -> ApiResult<Self>;
+    /// Takes the body, of at most `limit` bytes unless it streams.
+    fn take(
+        headers: &HeaderMap,
+        body: Body,
+        limit: usize,
+    ) -> impl Future<Output = ApiResult<Self>> + Send;
 }
 
 /// No body. One that is sent anyway is left unread.
@@ -53,7 +62,7 @@ impl Input for () {
         None
     }
 
-    fn parse(_: &Bytes) -> ApiResult<()> {
+    async fn take(_: &HeaderMap, _: Body, _: usize) -> ApiResult<()> {
         Ok(())
     }
 }
@@ -66,16 +75,25 @@ impl<T: JsonBody> Input for Json<T> {
         Some(BodyDoc {
             schema: SchemaGenerator::subschema_for::<T>,
             example: T::EXAMPLE,
+            media: "application/json",
         })
     }
 
-    fn parse(body: &Bytes) -> ApiResult<Json<T>> {
+    async fn take(headers: &HeaderMap, body: Body, limit: usize) -> ApiResult<Json<T>> {
+        check_content_type(headers, "application/json")?;
+        Json::parse(&read_body(headers, body, limit).await?)
+    }
+}
+
+impl<T: JsonBody> Json<T> {
+    /// Reads a whole body.
+    pub(crate) fn parse(body: &Bytes) -> ApiResult<Json<T>> {
         Ok(Json(nimbus_core::json::from_slice(body)?))
     }
 }
 
-/// Checks that the body is announced as plain JSON in UTF-8.
-pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
+/// Checks that the body is announced as `media`, plain and in UTF-8.
+pub(crate) fn check_content_type(headers: &HeaderMap, media: &str) -> ApiResult<()> {
     let refuse = |message: &str| Err(ApiError::special(Special::MediaType, message));
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (first, more) = (
@@ -83,14 +101,14 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> ApiResult<()> {
         types.next(),
     );
     let (Some(first), None) = (first, more) else {
-        return refuse("send one `Content-Type: application/json` header");
+        return refuse(&format!("send one `Content-Type: {media}` header"));
     };
     let mut parts = first.split(';').map(str::trim);
     if !parts
         .next()
-        .is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
+        .is_some_and(|found| found.eq_ignore_ascii_case(media))
     {
-        return refuse("the content type must be `application/json`");
+        return refuse(&format!("the content type must be `{media}`"));
     }
     for parameter in parts.filter(|part| !part.is_empty()) {
         let charset = parameter
@@ -121,31 +139,62 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> 
     if let Some(declared) = declared.filter(|declared| *declared > bound) {
         return Err(too_large(declared));
     }
-    let (mut body, mut chunks) = (body, Chunks::default());
-    let started = Instant::now();
-    loop {
-        let earned = Duration::from_secs(chunks.len() / BODY_FLOOR_BYTES_PER_SEC);
-        let deadline = (Instant::now() + BODY_IDLE).min(started + BODY_IDLE + earned);
-        let frame = match timeout_at(deadline, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(chunks.join()),
-            Ok(Some(Err(error))) => {
-                return Err(
-                    ApiError::invalid("the request body ended early or is malformed")
-                        .with_inside(error.to_string()),
-                );
-            }
-            Err(_) => {
-                return Err(ApiError::new(
-                    ErrorCode::OpCancelled,
-                    "the request body came too slowly",
-                ));
-            }
-        };
-        if let Ok(data) = frame.into_data() {
-            chunks.push(data);
-            if chunks.len() > bound {
-                return Err(too_large(chunks.len()));
+    let (mut body, mut chunks) = (PacedBody::new(body), Chunks::default());
+    while let Some(data) = body.next().await? {
+        chunks.push(data);
+        if chunks.len() > bound {
+            return Err(too_large(chunks.len()));
+        }
+    }
+    Ok(chunks.join())
+}
+
+/// A body that must come no slower than the bounds say, counting only the time that the server
+/// waited for it.
+pub(crate) struct PacedBody {
+    body: Body,
+    taken: u64,
+    waited: Duration,
+}
+
+impl PacedBody {
+    pub(crate) fn new(body: Body) -> PacedBody {
+        PacedBody {
+            body,
+            taken: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The next part; `None` at the end.
+    ///
+    /// # Errors
+    /// 408 when it comes too slowly, 400 when the body ends early.
+    pub(crate) async fn next(&mut self) -> ApiResult<Option<Bytes>> {
+        loop {
+            let earned = Duration::from_secs(self.taken / BODY_FLOOR_BYTES_PER_SEC);
+            let left = (BODY_IDLE + earned).saturating_sub(self.waited);
+            let started = Instant::now();
+            // Unconstrained, or a client that sends faster than its bytes are looked at would use up
+            // the task's budget at the socket each time, and the clock would never be asked.
+            let waiting = timeout(left.min(BODY_IDLE), self.body.frame());
+            let outcome = unconstrained(waiting).await;
+            self.waited += started.elapsed();
+            let frame = match outcome {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    let text = "the request body ended early or is malformed";
+                    return Err(ApiError::invalid(text).with_inside(error.to_string()));
+                }
+                Err(_) => {
+                    let text = "the request body came too slowly";
+                    return Err(ApiError::new(ErrorCode::OpCancelled, text));
+                }
+            };
+            if let Ok(data) = frame.into_data() {
+                self.taken += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                return Ok(Some(data));
             }
         }
     }
@@ -209,75 +258,109 @@ impl PathParams {
     }
 }
 
-/// One parameter that a route takes in its query string: an unsigned integer.
+/// One parameter that a route takes in its query string.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueryField {
     /// Its name.
     pub name: &'static str,
-    /// Its value when absent; `None` leaves that to the handler.
-    pub default: Option<u64>,
+    /// What it may be.
+    pub kind: QueryKind,
     /// What it does.
     pub summary: &'static str,
 }
 
-/// The query string of a request, known parameters only.
+/// What a query parameter may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QueryKind {
+    /// An unsigned integer, with its value when absent; `None` leaves that to the handler.
+    Number(Option<u64>),
+    /// One of these words, the first when absent.
+    Word(&'static [&'static str]),
+    /// Any text but none.
+    Text,
+}
+
+/// The query string of a request, known parameters only, as they were given.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct QueryArgs(Vec<(&'static str, Option<u64>)>);
+pub(crate) struct QueryArgs {
+    fields: &'static [QueryField],
+    given: Vec<(&'static str, String)>,
+}
 
 impl QueryArgs {
     /// Reads the query string of `uri` against the route's `fields`.
     ///
     /// # Errors
-    /// 400 for an unknown or repeated parameter, or one that is no unsigned integer.
+    /// 400 for an unknown or repeated parameter, or one that is not of its kind.
     pub(crate) fn parse(uri: &Uri, fields: &'static [QueryField]) -> ApiResult<QueryArgs> {
+        let mut given: Vec<(&'static str, String)> = Vec::new();
         if uri.query().is_none_or(str::is_empty) {
-            return Ok(QueryArgs(
-                fields
-                    .iter()
-                    .map(|field| (field.name, field.default))
-                    .collect(),
-            ));
+            return Ok(QueryArgs { fields, given });
         }
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| ApiError::invalid("the query string is malformed"))?
             .0;
-        let mut found: Vec<(&'static str, Option<u64>)> = Vec::new();
-        for (name, value) in &pairs {
+        for (name, value) in pairs {
             let shown: String = name.chars().take(80).collect();
+            let refuse =
+                |what: &str| ApiError::invalid(format!("query parameter `{shown}` {what}"));
             let Some(field) = fields.iter().find(|field| field.name == name) else {
                 return Err(ApiError::invalid(format!(
                     "unknown query parameter `{shown}`"
                 )));
             };
-            if found.iter().any(|(seen, _)| *seen == field.name) {
-                return Err(ApiError::invalid(format!(
-                    "query parameter `{shown}` is repeated"
-                )));
+            if given.iter().any(|(seen, _)| *seen == field.name) {
+                return Err(refuse("is repeated"));
             }
-            let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-            let number = digits.then(|| value.parse().ok()).flatten();
-            let text = format!("query parameter `{shown}` must be an unsigned integer");
-            let number: u64 = number.ok_or_else(|| ApiError::invalid(text))?;
-            found.push((field.name, Some(number)));
-        }
-        for field in fields {
-            if !found.iter().any(|(seen, _)| *seen == field.name) {
-                found.push((field.name, field.default));
+            match field.kind {
+                QueryKind::Number(_) if unsigned(&value).is_none() => {
+                    return Err(refuse("must be an unsigned integer"));
+                }
+                QueryKind::Word(words) if !words.contains(&value.as_str()) => {
+                    return Err(refuse(&format!("must be one of: {}", words.join(", "))));
+                }
+                QueryKind::Text if value.is_empty() => return Err(refuse("is empty")),
+                _ => given.push((field.name, value)),
             }
         }
-        Ok(QueryArgs(found))
+        Ok(QueryArgs { fields, given })
     }
 
-    /// The value of `name`, its default included.
+    fn value(&self, name: &str) -> ApiResult<(QueryKind, Option<&str>)> {
+        let field = self.fields.iter().find(|field| field.name == name);
+        let kind = field.map(|field| field.kind).ok_or_else(|| {
+            ApiError::internal(format!("the route has no query parameter {name}"))
+        })?;
+        let given = self.given.iter().find(|(key, _)| *key == name);
+        Ok((kind, given.map(|(_, value)| value.as_str())))
+    }
+
+    /// The number `name`, its default included.
+    ///
+    /// # Errors
+    /// An internal error when the route does not declare it as one.
+    pub(crate) fn number(&self, name: &str) -> ApiResult<Option<u64>> {
+        match self.value(name)? {
+            (QueryKind::Number(default), given) => Ok(given.and_then(unsigned).or(default)),
+            _ => Err(ApiError::internal(format!("{name} is no number"))),
+        }
+    }
+
+    /// The word or text `name`; none for a text that is absent.
     ///
     /// # Errors
     /// An internal error when the route does not declare it.
-    pub(crate) fn number(&self, name: &str) -> ApiResult<Option<u64>> {
-        let found = self.0.iter().find(|(key, _)| *key == name);
-        found
-            .map(|(_, value)| *value)
-            .ok_or_else(|| ApiError::internal(format!("the route has no query parameter {name}")))
+    pub(crate) fn text(&self, name: &str) -> ApiResult<Option<&str>> {
+        Ok(match self.value(name)? {
+            (QueryKind::Word(words), None) => words.first().copied(),
+            (_, given) => given,
+        })
     }
+}
+
+fn unsigned(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -305,7 +388,8 @@ mod tests {
         ];
         for value in good {
             assert!(
-                check_content_type(&headers(&[("content-type", value)])).is_ok(),
+                check_content_type(&headers(&[("content-type", value)]), "application/json")
+                    .is_ok(),
                 "{value}"
             );
         }
@@ -324,7 +408,7 @@ mod tests {
             ],
         ];
         for pairs in bad {
-            let error = check_content_type(&headers(pairs)).unwrap_err();
+            let error = check_content_type(&headers(pairs), "application/json").unwrap_err();
             assert_eq!(error.status().as_u16(), 415, "{pairs:?}");
         }
     }
@@ -392,12 +476,22 @@ mod tests {
     const FIELDS: &[QueryField] = &[
         QueryField {
             name: "after",
-            default: None,
+            kind: QueryKind::Number(None),
             summary: "",
         },
         QueryField {
             name: "limit",
-            default: Some(100),
+            kind: QueryKind::Number(Some(100)),
+            summary: "",
+        },
+        QueryField {
+            name: "form",
+            kind: QueryKind::Word(&["one", "two"]),
+            summary: "",
+        },
+        QueryField {
+            name: "list",
+            kind: QueryKind::Text,
             summary: "",
         },
     ];
@@ -419,6 +513,14 @@ mod tests {
                 (after, Some(limit))
             );
         }
+        let words = |text: &str| {
+            let args = parse(text).unwrap();
+            let text = |name| args.text(name).unwrap().map(str::to_owned);
+            (text("form"), text("list"))
+        };
+        assert_eq!(words("/j"), (Some("one".into()), None));
+        let given = (Some("two".into()), Some("a,b c".into()));
+        assert_eq!(words("/j?form=two&list=a%2Cb+c"), given);
         for text in [
             "/j?x=1",
             "/j?after=1&after=1",
@@ -429,6 +531,10 @@ mod tests {
             "/j?after=18446744073709551616",
             "/j?after=1.0",
             "/j?After=1",
+            "/j?form=three",
+            "/j?form=",
+            "/j?form=one&form=one",
+            "/j?list=",
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.status().as_u16(), 400, "{text}");

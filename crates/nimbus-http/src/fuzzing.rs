@@ -10,7 +10,7 @@ use nimbus_storage::Query;
 
 use crate::edge::request_id::Ulid;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{Input, Json, JsonBody};
+use crate::extract::{Json, JsonBody};
 use crate::wire::{
     CreateTenant, ImportBody, InsertDocument, PageBody, PatchDocument, QueryBody, SchemaBody,
 };

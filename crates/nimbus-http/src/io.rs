@@ -17,7 +17,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// How long a write may make no progress at all.
-const WRITE_STALL: Duration = Duration::from_secs(30);
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// Reads in a row before the task gets its turn again.
 const READS_IN_A_ROW: u32 = 32;

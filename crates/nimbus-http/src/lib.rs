@@ -11,6 +11,7 @@
 
 mod answer;
 mod app;
+pub mod cells;
 mod config;
 mod edge;
 mod error;
@@ -20,6 +21,7 @@ mod extract;
 pub mod fuzzing;
 mod handlers;
 mod io;
+pub mod lines;
 mod metrics;
 mod openapi;
 mod route;
@@ -27,6 +29,7 @@ mod routes;
 mod server;
 mod status;
 mod store;
+mod stream;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};

@@ -9,6 +9,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value as Json, json};
 
+use crate::extract::QueryKind;
 use crate::route::{Route, RouteClass};
 use crate::routes::table;
 use crate::status::error_statuses;
@@ -104,22 +105,27 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Json {
         operation.insert("parameters".into(), parameters.into());
     }
     if let Some(body) = route.body {
-        let example: Json = serde_json::from_str(body.example).unwrap_or_default();
+        // Of JSON the value, of anything else the text.
+        let example: Json =
+            serde_json::from_str(body.example).unwrap_or_else(|_| body.example.into());
         let schema = (body.schema)(&mut schemas.bodies);
-        let content = json!({"application/json": {"schema": schema, "example": example}});
+        let content = json!({body.media: {"schema": schema, "example": example}});
         operation.insert(
             "requestBody".into(),
             json!({"required": true, "content": content}),
         );
     }
     let mut answer = json!({"description": reason(route.answer.status)});
-    if let (Some(media), Some(members)) = (route.answer.media, answer.as_object_mut()) {
+    if let (false, Some(members)) = (route.answer.media.is_empty(), answer.as_object_mut()) {
         let schema = route
             .answer
             .schema
             .map(|schema| schema(&mut schemas.answers));
         let schema = schema.map_or_else(|| json!({"type": "string"}), |schema| schema.to_value());
-        members.insert("content".into(), json!({media: {"schema": schema}}));
+        let content: Map<String, Json> = (route.answer.media.iter())
+            .map(|media| ((*media).to_owned(), json!({"schema": schema})))
+            .collect();
+        members.insert("content".into(), content.into());
     }
     let status = route.answer.status.as_str();
     let error = json!({"$ref": "#/components/responses/Error"});
@@ -142,19 +148,31 @@ fn parameters(route: &Route) -> Vec<Json> {
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
     parameters.extend(route.query.iter().map(|field| {
-        let mut schema = json!({"type": "integer", "format": "uint64", "minimum": 0});
-        if let Some(default) = field.default {
-            schema["default"] = json!(default);
-        }
         json!({
             "name": field.name,
             "in": "query",
             "required": false,
             "description": field.summary,
-            "schema": schema,
+            "schema": query_schema(field.kind),
         })
     }));
     parameters
+}
+
+fn query_schema(kind: QueryKind) -> Json {
+    match kind {
+        QueryKind::Number(default) => {
+            let mut schema = json!({"type": "integer", "format": "uint64", "minimum": 0});
+            if let Some(default) = default {
+                schema["default"] = json!(default);
+            }
+            schema
+        }
+        QueryKind::Word(words) => {
+            json!({"type": "string", "enum": words, "default": words.first()})
+        }
+        QueryKind::Text => json!({"type": "string", "minLength": 1}),
+    }
 }
 
 /// The envelope of nimbus.md 2.11.

@@ -6,17 +6,18 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts as _, RawPathParams};
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use nimbus_auth::{
     AuthFailure, Authenticated, OperationContext, Permission, RouteFamily, ServerContext,
 };
 use nimbus_core::ErrorCode;
+use tokio::task::unconstrained;
 
 use crate::answer::{AnswerDoc, Output};
 use crate::app::App;
@@ -24,9 +25,7 @@ use crate::edge::exchange::Exchange;
 use crate::edge::surface::classify;
 use crate::edge::{Ticket, panicked};
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{
-    BodyDoc, Input, PathParams, QueryArgs, QueryField, check_content_type, read_body,
-};
+use crate::extract::{BodyDoc, Input, PathParams, QueryArgs, QueryField};
 use crate::status::Special;
 
 /// Who may call a route, and what it acts on.
@@ -65,6 +64,7 @@ pub(crate) struct Route {
 struct Arrived {
     app: Arc<App>,
     ticket: Ticket,
+    version: Version,
     headers: HeaderMap,
     params: PathParams,
     query: QueryArgs,
@@ -77,6 +77,8 @@ pub(crate) struct Call<S> {
     pub context: S,
     pub app: Arc<App>,
     pub exchange: Arc<Exchange>,
+    /// Of the HTTP that the client speaks.
+    pub version: Version,
     pub headers: HeaderMap,
     pub params: PathParams,
     pub query: QueryArgs,
@@ -270,6 +272,7 @@ impl Route {
             Ok(Arrived {
                 app,
                 ticket,
+                version: parts.version,
                 headers: parts.headers,
                 params,
                 query,
@@ -299,34 +302,31 @@ where
     let Arrived {
         app,
         ticket,
+        version,
         headers,
         params,
         query,
         body,
     } = arrived;
     let context = S::enter(ticket.caller.as_ref(), &params, permission)?;
-    let body = if I::doc().is_some() {
-        check_content_type(&headers)?;
-        read_body(&headers, body, app.config.max_body_bytes).await?
-    } else {
-        Bytes::new()
-    };
-    let input = I::parse(&body)?;
+    let input = I::take(&headers, body, app.config.max_body_bytes).await?;
     let exchange = ticket.exchange;
     let call = Call {
         context,
         app: Arc::clone(&app),
         exchange: Arc::clone(&exchange),
+        version,
         headers,
         params,
         query,
     };
     let work = async move { handler(call, input).await?.into_response() };
-    if permission.is_some_and(writes) {
-        write(app, exchange, work).await
-    } else {
-        read(app, work).await
+    if !permission.is_some_and(writes) {
+        return read(app, work).await;
     }
+    // A handler whose input streams waits for the client, and bounds its own steps.
+    let limit = (!I::STREAMS).then_some(app.config.request_timeout);
+    write(app, exchange, work, limit).await
 }
 
 /// Whether calls with this permission change something.
@@ -354,6 +354,7 @@ async fn write(
     app: Arc<App>,
     exchange: Arc<Exchange>,
     work: impl Future<Output = ApiResult<Response<Body>>> + Send + 'static,
+    limit: Option<Duration>,
 ) -> ApiResult<Response<Body>> {
     let in_progress = app.drain.enter();
     let task = tokio::spawn(async move {
@@ -364,7 +365,13 @@ async fn write(
         drop(in_progress);
         response
     });
-    match tokio::time::timeout(app.config.request_timeout, task).await {
+    let ended = match limit {
+        // Unconstrained, or a client that sends without end would use up the connection's budget,
+        // and the end of the task would never be seen.
+        None => Ok(unconstrained(task).await),
+        Some(limit) => tokio::time::timeout(limit, task).await,
+    };
+    match ended {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(ApiError::internal(error.to_string())),
         Err(_) => Err(ApiError::special(

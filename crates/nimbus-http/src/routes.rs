@@ -16,7 +16,9 @@ use crate::app::App;
 use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
-use crate::handlers::{debug, documents, health, import, journal, query, schema, system, tenants};
+use crate::handlers::{
+    debug, documents, export, health, import, journal, query, schema, system, tenants,
+};
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
 
@@ -58,8 +60,11 @@ fn built() -> Vec<Route> {
         Route::new(DELETE, DOCUMENT, WriteData, "Delete a document.", documents::delete),
 
         Route::new(POST, "/api/tenants/{tenant}/import/{table}", WriteData, "Insert a chunk of an import; sent twice, it is inserted once.", import::chunk),
+        Route::new(POST, IMPORT, WriteData, "Insert JSON lines as they come in; sent again, those that are done are passed over.", import::lines).with_query(import::PARAMETERS),
         Route::new(GET, IMPORT, ReadData, "Lines of an import that are done.", import::progress),
         Route::new(DELETE, IMPORT, WriteData, "Forget the progress of an import that is complete.", import::finish),
+
+        Route::new(GET, "/api/tenants/{tenant}/export/{table}", ReadData, "All documents of a table at one commit, as they are read.", export::table).with_query(export::PARAMETERS),
 
         Route::new(POST, "/api/tenants/{tenant}/query", ReadData, "Run a query.", query::query),
         Route::new(POST, "/api/tenants/{tenant}/query/paginated", ReadData, "Run a query, one page at a time.", query::paginated),
@@ -189,8 +194,10 @@ pub struct RouteInfo {
     pub permission: Option<Permission>,
     /// Status of a successful answer; 404 on planned routes.
     pub success: u16,
-    /// A body that the route accepts, as JSON text; `None` where it takes none.
+    /// A body that the route accepts; `None` where it takes none.
     pub example: Option<&'static str>,
+    /// The media type of that body.
+    pub media: Option<&'static str>,
 }
 
 /// Every route of the server.
@@ -203,6 +210,7 @@ pub fn route_table() -> Vec<RouteInfo> {
         permission: route.permission,
         success: route.answer.status.as_u16(),
         example: route.body.map(|body| body.example),
+        media: route.body.map(|body| body.media),
     };
     table().iter().map(info).collect()
 }

@@ -172,6 +172,12 @@ pub enum StoreError {
         /// What was full.
         inside: String,
     },
+    /// The table has no document and no schema, and never had.
+    #[error("table {table} does not exist")]
+    TableNotFound {
+        /// The table asked for.
+        table: TableName,
+    },
     /// The tenant exists already.
     #[error("tenant {tenant} exists already")]
     TenantExists {
@@ -262,6 +268,7 @@ impl StoreError {
                 _ => ErrorCode::ServiceStorageOther,
             },
             StoreError::StorageFull { .. } => ErrorCode::ServiceStorageFull,
+            StoreError::TableNotFound { .. } => ErrorCode::OpNotFound,
             StoreError::TenantExists { .. }
             | StoreError::TenantNameClash { .. }
             | StoreError::TenantUnregistered { .. } => ErrorCode::OpAlreadyExists,

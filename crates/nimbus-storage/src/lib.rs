@@ -20,6 +20,9 @@
 //! **React to changes.** [`Tenant::subscribe`] delivers a query's result, and again whenever
 //! a durable commit changes it. [`Tenant::journal`] reads the commits themselves.
 //!
+//! **Read or write a whole table.** [`Tenant::export`] reads every document as of one commit, step
+//! by step; [`Tenant::import_chunk`] inserts many at once and remembers how far an import is.
+//!
 //! **Use another storage backend.** Implement [`Provider`], [`provider::TenantStore`] and
 //! [`provider::Snapshot`], and run [`conformance`] against them.
 //!

@@ -3,9 +3,11 @@
 //! It must not know how chunks are made.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Cursor, Read, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -216,6 +218,39 @@ fn bad_requests_insert_nothing() {
     assert_eq!(client.documents("acme", "rows").len(), 2);
 }
 
+/// Zeros are the size of a chunk so far, and not one byte of the body.
+#[test]
+fn a_stream_that_says_nothing_without_end_is_given_up() {
+    let server = Server::start(Options::new());
+    let client = server.client();
+    client.create_tenant("acme");
+    let head = format!(
+        "POST {STREAM} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         content-type: {LINES}\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{{\"n\":1}}\n\n\r\n",
+        server.home().token()
+    );
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut flood = stream.try_clone().unwrap();
+    let flooding = std::thread::spawn(move || while flood.write_all(&[b'0'; 65_536]).is_ok() {});
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    // The answer may be lost under what still comes in; the audit line may not.
+    let mut front = [0; 12];
+    if stream.read_exact(&mut front).is_ok() {
+        assert_eq!(&front, b"HTTP/1.1 408");
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+    flooding.join().unwrap();
+    let audit = fs::read_to_string(server.home().audit_log()).unwrap();
+    let ours = |line: &&str| line.contains(STREAM) && line.contains("\"POST\"");
+    let line: Json = serde_json::from_str(audit.lines().find(ours).unwrap()).unwrap();
+    assert_eq!(line["status"], 408, "{line}");
+    let progress = client.get(STREAM).expect(200).json();
+    assert_eq!(progress, json!({"lines": 0}));
+}
+
 /// About 150,000 real records, from npm.
 #[test]
 fn the_cities_of_the_world_go_in_by_index_and_out_again() {
@@ -305,4 +340,154 @@ fn the_cities_of_the_world_go_in_by_index_and_out_again() {
             .any(|name| name.starts_with("acme"))
     );
     assert!(server.terminate().success());
+}
+
+/// Where a stream of JSON lines goes.
+const STREAM: &str = "/api/tenants/acme/import/rows/stream";
+const LINES: &str = "application/x-ndjson";
+const MIB: u64 = 1 << 20;
+
+fn line(n: u64) -> String {
+    let text = "\u{e5}".repeat(120);
+    format!("{{\"n\":{n},\"text\":\"{text} {n}\"}}\n")
+}
+
+/// The lines up to a number, made while they are read.
+fn lines_up_to(count: u64) -> impl Read {
+    Lines {
+        numbers: 0..count,
+        line: Cursor::new(String::new()),
+    }
+}
+
+struct Lines {
+    numbers: std::ops::Range<u64>,
+    line: Cursor<String>,
+}
+
+impl Read for Lines {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.line.read(&mut buffer[filled..])? {
+                0 => match self.numbers.next() {
+                    Some(n) => self.line = Cursor::new(line(n)),
+                    None => break,
+                },
+                count => filled += count,
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// Streams a table in and out again and compares it; the peaks of the server's memory.
+fn peaks(rows: u64) -> (u64, u64) {
+    let mut server = Server::start(Options::new());
+    let client = server.client();
+    client.create_tenant("acme");
+    let done = client.upload(STREAM, LINES, lines_up_to(rows)).expect(200);
+    let expected = json!({"inserted": rows, "lines": rows, "resumed_after": 0});
+    assert_eq!(done.json(), expected);
+    let importing = server.peak_memory();
+    assert!(server.terminate().success());
+    server.restart();
+    let out = server.home().path().join("out.jsonl");
+    let data = server.data_dir();
+    export(server.home(), &out, &["--data-dir", data.to_str().unwrap()]).expect(0);
+    let exporting = server.peak_memory();
+    let mut found = 0;
+    for text in BufReader::new(File::open(&out).unwrap()).lines() {
+        let mut row: Json = serde_json::from_str(&text.unwrap()).unwrap();
+        let fields = row.as_object_mut().unwrap();
+        assert!(fields.remove("_id").is_some() && fields.remove("_creationTime").is_some());
+        assert_eq!(format!("{row}\n"), line(found));
+        found += 1;
+    }
+    assert_eq!(found, rows);
+    eprintln!(
+        "{rows} documents, {} MiB of lines: peak memory {} MiB importing, {} MiB exporting",
+        fs::metadata(&out).unwrap().len() / MIB,
+        importing / MIB,
+        exporting / MIB,
+    );
+    (importing, exporting)
+}
+
+#[test]
+fn the_memory_of_the_server_does_not_grow_with_the_table() {
+    let (small, large) = (peaks(100_000), peaks(400_000));
+    // The tables differ by some 100 MiB.
+    for (small, large) in [(small.0, large.0), (small.1, large.1)] {
+        assert!(large < small + 32 * MIB, "{small} bytes, then {large}");
+    }
+}
+
+#[test]
+fn an_export_that_is_cut_off_fails_and_leaves_no_file() {
+    let mut server = Server::start(Options::new());
+    let client = server.client();
+    client.create_tenant("acme");
+    let text = "x".repeat(500_000);
+    let rows: String = (0..60)
+        .map(|n| format!("{{\"n\":{n},\"s\":\"{text}\"}}\n"))
+        .collect();
+    client.upload(STREAM, LINES, rows.as_bytes()).expect(200);
+    let home = Arc::clone(server.home());
+    let base = server.base();
+    let args = [
+        "export", "--tenant", "acme", "--table", "rows", "--url", &base,
+    ];
+    let mut command = home.command(args);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More lies in the table than all buffers between take.
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 1_000]).unwrap();
+    server.kill9();
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() < 30_000_000, "{}", rest.len());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("cut the export off"), "{stderr}");
+    // Nothing is left where a file was asked for and the table is not there.
+    server.restart();
+    let data = server.data_dir();
+    let out = home.path().join("absent.jsonl");
+    let args = ["export", "--tenant", "acme", "--table", "absent", "--out"];
+    let place = ["--data-dir", data.to_str().unwrap()];
+    let asked = [&args[..], &[out.to_str().unwrap()], &place].concat();
+    home.run(asked)
+        .expect(1)
+        .says(&["table absent does not exist", "op.not_found"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_stream_that_is_refused_goes_on_where_it_was() {
+    let server = Server::start(Options::new());
+    let client = server.client();
+    client.create_tenant("acme");
+    let mut lines = Vec::new();
+    lines_up_to(3_000).read_to_end(&mut lines).unwrap();
+    let bad = [&lines[..], b"{\"n\":\n"].concat();
+    let error = client
+        .upload(STREAM, LINES, &bad[..])
+        .refused(400, "op.invalid_input");
+    let detail = error.error()["detail"].take();
+    assert_eq!(
+        (&detail["line"], &detail["lines"]),
+        (&json!(3_001), &json!(3_000))
+    );
+    let good = [&lines[..], line(3_000).as_bytes()].concat();
+    let done = client.upload(STREAM, LINES, &good[..]).expect(200);
+    let expected = json!({"inserted": 1, "lines": 3_001, "resumed_after": 3_000});
+    assert_eq!(done.json(), expected);
+    assert_eq!(client.documents("acme", "rows").len(), 3_001);
+    client.check_consistency("acme");
 }

@@ -1,10 +1,13 @@
 //! One table, through a server or an engine of our own: the five calls that import and export
-//! need. It must not know file formats.
+//! need. It must not know file formats beyond the lines that the server streams.
 
+use std::io::{BufRead, BufReader};
+
+use anyhow::{Context as _, bail};
 use nimbus_auth::Permission;
-use nimbus_core::{Object, TableName, TenantId, Value};
-use nimbus_storage::{FieldType, ImportRow, Query, StoreError, StoreResult, Tenant};
-use serde_json::{Value as Json, json};
+use nimbus_core::{TableName, TenantId, Value};
+use nimbus_storage::{FieldType, ImportRow, StoreError, StoreResult, Tenant};
+use serde_json::json;
 
 use super::reader::Chunk;
 use crate::place::{Backend, Offline};
@@ -15,12 +18,6 @@ pub(crate) struct Table<'b> {
     backend: &'b Backend,
     tenant: &'b TenantId,
     table: &'b TableName,
-}
-
-/// One page of an export.
-pub(crate) struct Page {
-    pub(crate) documents: Vec<Object>,
-    pub(crate) next_cursor: Option<String>,
 }
 
 impl<'b> Table<'b> {
@@ -138,40 +135,49 @@ impl<'b> Table<'b> {
         Ok(out)
     }
 
-    /// One page of all documents, oldest first.
-    pub(crate) fn page(&self, size: u32, after: Option<&str>) -> anyhow::Result<Page> {
+    /// Hands every document to `each` as JSON text, oldest first, all as of one commit.
+    pub(crate) fn export(
+        &self,
+        each: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         match self.backend {
             Backend::Server(remote) => {
-                let query = json!({"table": self.table.as_str(), "filters": []});
-                let body = json!({"query": query, "page_size": size, "after": after});
-                let answer = remote.call("POST", &self.path("query/paginated"), Some(&body))?;
-                let documents = answer["data"].as_array().cloned().unwrap_or_default();
-                let documents: Result<Vec<Object>, _> = documents.into_iter().map(object).collect();
-                Ok(Page {
-                    documents: documents?,
-                    next_cursor: answer["next_cursor"].as_str().map(str::to_owned),
-                })
+                let body = remote.stream(&self.path(&format!("export/{}", self.table)))?;
+                each_line(BufReader::with_capacity(256 * 1024, body), each)
             }
-            Backend::Offline(offline) => self.offline(offline, async |t| {
-                let page = t
-                    .page(&Query::table(self.table.clone()), size, after)
-                    .await?;
-                let documents: StoreResult<Vec<Object>> = page
-                    .documents
-                    .iter()
-                    .map(nimbus_storage::Document::fields)
-                    .collect();
-                Ok(Page {
-                    documents: documents?,
-                    next_cursor: page.next_cursor,
-                })
-            }),
+            Backend::Offline(offline) => {
+                let mut export = self.offline(offline, async |t| t.export(self.table).await)?;
+                loop {
+                    let documents = offline.runtime.block_on(export.next())?;
+                    if documents.is_empty() {
+                        return Ok(());
+                    }
+                    for document in documents {
+                        each(&document.json)?;
+                    }
+                }
+            }
         }
     }
 }
 
-fn object(json: Json) -> Result<Object, serde_json::Error> {
-    serde_json::from_value(json)
+/// A body that is cut off is an error of its reader, and so is a last line without an end.
+fn each_line(
+    mut body: impl BufRead,
+    each: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let cut = "the server cut the export off; its log says why";
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if body.read_until(b'\n', &mut line).context(cut)? == 0 {
+            return Ok(());
+        }
+        match line.strip_suffix(b"\n") {
+            Some(json) => each(json)?,
+            None => bail!(cut),
+        }
+    }
 }
 
 /// The request body of a chunk, written straight from values so that no number changes.

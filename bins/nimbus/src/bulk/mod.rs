@@ -1,7 +1,8 @@
 //! `nimbus import` and `nimbus export`: files to documents and back, in constant memory.
 //!
-//! Both go through the same calls that a program would use: chunks of an import, pages of a
-//! query. How documents are stored is not known here.
+//! Both go through the same calls that a program would use: chunks of an import, which carry their
+//! line numbers whatever the file's format and are acknowledged one by one, and the stream of an
+//! export. How documents are stored is not known here.
 
 mod backend;
 mod reader;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
+use nimbus_http::cells::SYSTEM_COLUMNS;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -28,8 +30,6 @@ use writer::Sink;
 const CHUNK_ROWS: usize = 1_000;
 /// Bytes of source after which a chunk ends; its request stays well below the body limit.
 const CHUNK_BYTES: u64 = 2 * 1024 * 1024;
-/// Documents of one exported page.
-const PAGE: u32 = 1_000;
 
 /// Runs `nimbus import`.
 pub(crate) fn import(args: ImportArgs) -> anyhow::Result<()> {
@@ -141,19 +141,12 @@ fn export_from(
 
 fn copy(table: &Table<'_>, sink: &mut Sink<'_>) -> anyhow::Result<()> {
     let bar = progress::bar(None, "documents");
-    let mut after = None;
-    loop {
-        let page = table.page(PAGE, after.as_deref())?;
-        for document in &page.documents {
-            sink.write(document)?;
-        }
-        bar.inc(page.documents.len() as u64);
-        after = page.next_cursor;
-        if after.is_none() {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-    }
+    let outcome = table.export(&mut |json| {
+        bar.inc(1);
+        sink.write(json)
+    });
+    bar.finish_and_clear();
+    outcome
 }
 
 fn default_columns(table: &Table<'_>) -> anyhow::Result<Vec<String>> {
@@ -161,7 +154,7 @@ fn default_columns(table: &Table<'_>) -> anyhow::Result<Vec<String>> {
     if declared.is_empty() {
         bail!("the table has no schema, so the columns are not known; name them with --columns");
     }
-    let system = ["_id", "_creationTime"].map(str::to_owned);
+    let system = SYSTEM_COLUMNS.map(str::to_owned);
     Ok(system
         .into_iter()
         .chain(declared.into_iter().map(|(name, _)| name))

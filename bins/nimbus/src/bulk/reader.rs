@@ -6,12 +6,10 @@ use std::io::{BufRead, BufReader, Read};
 
 use anyhow::{Context as _, anyhow, bail};
 use nimbus_core::{Object, Value, json};
+use nimbus_http::lines::{self, MAX_LINE_BYTES};
 use nimbus_storage::FieldType;
 
 use crate::cli::FileFormat;
-
-/// Longest line: a document of 1 MiB with every byte escaped, and room to spare.
-const MAX_LINE: u64 = 8 * 1024 * 1024;
 
 /// Documents with their lines, and the last line covered.
 pub(crate) struct Chunk {
@@ -81,28 +79,15 @@ fn next_line(
     line: &mut u64,
 ) -> anyhow::Result<Option<(u64, u64, Option<Object>)>> {
     let mut text = Vec::new();
-    let size = input
-        .by_ref()
-        .take(MAX_LINE + 1)
-        .read_until(b'\n', &mut text)? as u64;
+    // One byte more than a line may have shows one that has more.
+    let bound = MAX_LINE_BYTES as u64 + 1;
+    let size = input.by_ref().take(bound).read_until(b'\n', &mut text)? as u64;
     if size == 0 {
         return Ok(None);
     }
     *line += 1;
-    if size > MAX_LINE {
-        bail!("line {line}: longer than {MAX_LINE} bytes");
-    }
-    if text.trim_ascii().is_empty() {
-        return Ok(Some((*line, size, None)));
-    }
-    let value: Value = json::from_slice(&text).with_context(|| format!("line {line}"))?;
-    match value {
-        Value::Object(fields) => Ok(Some((*line, size, Some(without_system_fields(fields))))),
-        other => bail!(
-            "line {line}: expected a JSON object, found {}",
-            other.type_name()
-        ),
-    }
+    let fields = lines::fields(&text).with_context(|| format!("line {line}"))?;
+    Ok(Some((*line, size, fields)))
 }
 
 fn without_system_fields(mut fields: Object) -> Object {

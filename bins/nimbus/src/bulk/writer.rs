@@ -2,7 +2,8 @@
 
 use std::io::{BufWriter, Write};
 
-use nimbus_core::{Object, Value};
+use nimbus_core::Object;
+use nimbus_http::cells;
 
 use super::Output;
 use crate::cli::FileFormat;
@@ -38,19 +39,16 @@ impl<'a> Sink<'a> {
         })
     }
 
-    /// Writes one document.
-    pub(crate) fn write(&mut self, document: &Object) -> anyhow::Result<()> {
+    /// Writes one document, given as its JSON text.
+    pub(crate) fn write(&mut self, json: &[u8]) -> anyhow::Result<()> {
         match self {
             Sink::Jsonl(out) => {
-                let mut text = String::new();
-                nimbus_core::value::write_object_json(document, &mut text);
-                text.push('\n');
-                out.write_all(text.as_bytes())?;
+                out.write_all(json)?;
+                out.write_all(b"\n")?;
             }
             Sink::Csv { records, columns } => {
-                let cells = columns
-                    .iter()
-                    .map(|name| document.get(name).map(cell).unwrap_or_default());
+                let document: Object = serde_json::from_slice(json)?;
+                let cells = cells::record(columns, &document);
                 records.write_record(cells)?;
             }
         }
@@ -64,14 +62,5 @@ impl<'a> Sink<'a> {
             Sink::Csv { mut records, .. } => records.flush()?,
         }
         Ok(())
-    }
-}
-
-/// A string as it is, null as nothing, anything else as JSON.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_json(),
     }
 }

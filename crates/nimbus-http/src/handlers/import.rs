@@ -1,17 +1,37 @@
-//! Bulk import in chunks: documents of numbered lines, inserted once however often a chunk is
-//! sent. Exports need no route of their own: they are pages of a query.
+//! Bulk import: documents of numbered lines, inserted once however often they are sent, in chunks
+//! that a caller makes or as a stream of JSON lines.
 //!
-//! It must not know file formats; callers turn theirs into rows.
+//! It must not know how progress is kept; the store does.
+
+use std::time::Duration;
 
 use nimbus_auth::{OperationContext, Permission};
+use nimbus_core::{ErrorCode, TableName};
+use nimbus_storage::{ImportRow, Tenant};
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::answer::{Found, NoContent};
-use crate::error::ApiResult;
-use crate::extract::Json;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{Json, QueryField, QueryKind};
+use crate::lines::{self, LineError, MAX_LINE_BYTES};
 use crate::route::Call;
+use crate::status::Special;
+use crate::stream::Lines;
 use crate::wire::ImportBody;
+
+/// Documents that a chunk of a stream has at most.
+const CHUNK_ROWS: usize = 1_000;
+/// Bytes of lines after which a chunk of a stream ends.
+const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
+/// Parameters of the streaming route.
+pub(crate) const PARAMETERS: &[QueryField] = &[QueryField {
+    name: "first_line",
+    kind: QueryKind::Number(Some(1)),
+    summary: "Number of the body's first line in the source.",
+}];
 
 /// Answer to a chunk.
 #[derive(Serialize, JsonSchema)]
@@ -57,4 +77,146 @@ pub(crate) async fn finish(call: Call<OperationContext>, _: ()) -> ApiResult<NoC
     let import = call.params.text("import")?;
     tenant.finish_import(&table, import).await?;
     Ok(NoContent)
+}
+
+/// Answer to a stream.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Streamed {
+    /// Documents that this request inserted.
+    inserted: u64,
+    /// Lines of the import that are done now.
+    lines: u64,
+    /// Lines that were done before, and passed over.
+    resumed_after: u64,
+}
+
+pub(crate) async fn lines(call: Call<OperationContext>, body: Lines) -> ApiResult<Found<Streamed>> {
+    let table = call.params.name("table")?;
+    let import = call.params.text("import")?;
+    let first = call.query.number("first_line")?.unwrap_or_default();
+    let store = &call.app.store;
+    let tenant = store.tenant(&call.context, Permission::WriteData).await?;
+    let resumed_after = tenant.import_progress(&table, import).await?;
+    check_first(first, resumed_after)?;
+    let mut stream = Stream {
+        tenant,
+        table,
+        import: import.to_owned(),
+        body,
+        read: first - 1,
+        done: resumed_after,
+        inserted: 0,
+        limit: call.app.config.request_timeout,
+    };
+    loop {
+        let stopping = *call.app.stop.borrow();
+        let outcome = if stopping {
+            let text = "the server is stopping; send the import again when it is back";
+            Err(ApiError::new(ErrorCode::ServiceUnavailable, text))
+        } else {
+            stream.step().await
+        };
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => break,
+            // A program can go on from there, or send everything again.
+            Err(error) => {
+                return Err(error
+                    .with_member("lines", stream.done)
+                    .with_member("inserted", stream.inserted));
+            }
+        }
+    }
+    Ok(Found(Streamed {
+        inserted: stream.inserted,
+        lines: stream.done,
+        resumed_after,
+    }))
+}
+
+/// A gap would lose the lines in it.
+fn check_first(first: u64, done: u64) -> ApiResult<()> {
+    if first == 0 {
+        return Err(ApiError::invalid("`first_line` counts from 1"));
+    }
+    if first > done.saturating_add(1) {
+        let text = format!(
+            "the import has {done} lines, so the body must begin with line {} or one before it",
+            done.saturating_add(1)
+        );
+        let error = ApiError::new(ErrorCode::OpPreconditionFailed, text);
+        return Err(error.with_detail(json!({"lines": done})));
+    }
+    Ok(())
+}
+
+/// An import whose lines come in as they are inserted.
+struct Stream {
+    tenant: Tenant,
+    table: TableName,
+    import: String,
+    body: Lines,
+    /// Number of the last line read.
+    read: u64,
+    /// Lines of the import that are done.
+    done: u64,
+    inserted: u64,
+    /// Longest time for a commit.
+    limit: Duration,
+}
+
+impl Stream {
+    /// Inserts the next chunk; `false` at the end.
+    async fn step(&mut self) -> ApiResult<bool> {
+        let (rows, more) = self.chunk().await?;
+        if self.read <= self.done {
+            return Ok(more);
+        }
+        let last_line = self.read;
+        let inserting = self
+            .tenant
+            .import_chunk(&self.table, &self.import, rows, last_line);
+        let Ok(inserted) = tokio::time::timeout(self.limit, inserting).await else {
+            let text = "a chunk takes too long to write, and its outcome is not known; ask how many \
+                        lines are done before going on";
+            return Err(ApiError::special(Special::OutcomeUnknown, text));
+        };
+        self.inserted += inserted?;
+        self.done = last_line;
+        Ok(more)
+    }
+
+    /// Documents of the next lines, and whether there may be more.
+    async fn chunk(&mut self) -> ApiResult<(Vec<ImportRow>, bool)> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while rows.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+            let Some(text) = self.body.next().await? else {
+                return Ok((rows, false));
+            };
+            self.read += 1;
+            if self.read <= self.done {
+                continue;
+            }
+            bytes += text.len();
+            let line = self.read;
+            let fields =
+                lines::fields(&text).map_err(|error| ApiError::from(error).at_line(line))?;
+            rows.extend(fields.map(|fields| ImportRow { line, fields }));
+        }
+        Ok((rows, true))
+    }
+}
+
+impl From<LineError> for ApiError {
+    fn from(error: LineError) -> ApiError {
+        match error {
+            LineError::Json(error) => error.into(),
+            LineError::TooLong { bytes } => {
+                let detail =
+                    json!({"cap": "line_bytes", "observed": bytes, "limit": MAX_LINE_BYTES});
+                ApiError::new(ErrorCode::OpCapExceeded, error.to_string()).with_detail(detail)
+            }
+            LineError::NotAnObject { .. } => ApiError::invalid(error.to_string()),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::answer::Found;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::QueryField;
+use crate::extract::{QueryField, QueryKind};
 use crate::route::Call;
 use crate::wire::CommitOutcome;
 
@@ -17,12 +17,12 @@ use crate::wire::CommitOutcome;
 pub(crate) const PARAMETERS: &[QueryField] = &[
     QueryField {
         name: "after",
-        default: None,
+        kind: QueryKind::Number(None),
         summary: "Sequence after which to begin; the oldest that is retained when it is left out.",
     },
     QueryField {
         name: "limit",
-        default: Some(100),
+        kind: QueryKind::Number(Some(100)),
         summary: "Most records returned, 1 to 1,000.",
     },
 ];

@@ -5,6 +5,7 @@
 
 pub(crate) mod debug;
 pub(crate) mod documents;
+pub(crate) mod export;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod journal;

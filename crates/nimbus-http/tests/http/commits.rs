@@ -114,6 +114,10 @@ impl TenantStore for FailingStore {
         self.inner.snapshot()
     }
 
+    fn look_again(&self) {
+        self.inner.look_again();
+    }
+
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
         match self.switch.mode.load(Ordering::SeqCst) {
             FULL => Box::pin(async {

@@ -277,10 +277,12 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// Whether a chunked body ended without its last chunk.
+    pub cut: bool,
 }
 
 impl Answer {
-    /// Reads one answer; the body by its declared length.
+    /// Reads one answer; the body by its declared length, or by its chunks.
     pub async fn read(stream: &mut TcpStream, head_only: bool) -> Answer {
         let reading = async {
             let mut bytes = Vec::new();
@@ -312,6 +314,17 @@ impl Answer {
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
                 .collect();
             let mut body = bytes[head + 4..].to_vec();
+            let chunked = ("transfer-encoding".to_owned(), "chunked".to_owned());
+            if headers.contains(&chunked) && !head_only {
+                let (body, cut) = read_chunks(stream, body).await;
+                let body = String::from_utf8(body).unwrap();
+                return Answer {
+                    status,
+                    headers,
+                    body,
+                    cut,
+                };
+            }
             let declared = headers.iter().find(|(name, _)| name == "content-length");
             let length: usize = declared.map_or(0, |(_, value)| value.parse().unwrap());
             while !head_only && body.len() < length {
@@ -324,6 +337,7 @@ impl Answer {
                 status,
                 headers,
                 body: String::from_utf8(body).unwrap(),
+                cut: false,
             }
         };
         tokio::time::timeout(PATIENCE, reading)
@@ -379,5 +393,33 @@ impl Answer {
             "{self:?}"
         );
         error["detail"].clone()
+    }
+}
+
+/// What the chunks of a body hold (RFC 9112 7.1), and whether the last one is missing.
+async fn read_chunks(stream: &mut TcpStream, mut bytes: Vec<u8>) -> (Vec<u8>, bool) {
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        if let Some(end) = bytes[at..].windows(2).position(|window| window == b"\r\n") {
+            let size = std::str::from_utf8(&bytes[at..at + end]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            let start = at + end + 2;
+            if bytes.len() >= start + size + 2 {
+                body.extend_from_slice(&bytes[start..start + size]);
+                assert_eq!(&bytes[start + size..start + size + 2], b"\r\n");
+                at = start + size + 2;
+                if size == 0 {
+                    return (body, false);
+                }
+                continue;
+            }
+        }
+        bytes.drain(..at);
+        at = 0;
+        let mut more = vec![0; 65_536];
+        match stream.read(&mut more).await {
+            Ok(0) | Err(_) => return (body, true),
+            Ok(count) => bytes.extend_from_slice(&more[..count]),
+        }
     }
 }

@@ -282,8 +282,8 @@ async fn use_route(
 ) {
     let path = prepare(fixture, route).await;
     let mut ask = ask(route.method.as_str(), &path, caller, tokens);
-    if let Some(example) = route.example {
-        ask = ask.text(example);
+    if let (Some(example), Some(media)) = (route.example, route.media) {
+        ask = ask.body(media, example.as_bytes());
     }
     let answer = fixture.send(ask).await;
     // The one route that wants the bearer form (nimbus.md 2.2), also beside the header.

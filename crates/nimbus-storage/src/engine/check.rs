@@ -199,6 +199,8 @@ impl Tenant {
     /// # Errors
     /// Only when storage cannot be read; contradictions are in the report.
     pub async fn consistency(&self) -> StoreResult<ConsistencyReport> {
+        // What is looked for was not done through the store.
+        self.inner.store.look_again();
         let mut findings = Findings::default();
         let mut authoritative = self.check_documents(&mut findings).await?;
         let mut shadow = self.check_indexes(&mut findings).await?;

@@ -129,6 +129,16 @@ pub struct LogPin {
     number: u64,
 }
 
+impl LogPin {
+    /// Keeps only what comes after a later `sequence`.
+    pub(crate) fn move_to(&self, sequence: u64) {
+        let pins = &self.tenant.inner.log.pins;
+        pins.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.number, sequence);
+    }
+}
+
 impl Drop for LogPin {
     fn drop(&mut self) {
         let pins = &self.tenant.inner.log.pins;

@@ -10,6 +10,7 @@ mod check;
 mod commit;
 mod cursor;
 mod exec;
+mod export;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -44,6 +45,7 @@ pub use catalog::{
     MAX_SCHEMA_FIELDS, TableSchema,
 };
 pub use check::{Bootstrap, BootstrapCut, BootstrapSnapshot, ConsistencyReport, Mismatch, Scope};
+pub use export::Export;
 pub use live::{LiveResult, Subscription};
 pub use log::{JournalPage, JournalRecord, JournalWrite, LogPin, MAX_JOURNAL_LIMIT};
 pub use metrics::{

@@ -420,7 +420,7 @@ impl Tenant {
         page
     }
 
-    fn note_reads(&self, view: &View) {
+    pub(crate) fn note_reads(&self, view: &View) {
         self.inner
             .counters
             .documents_read

@@ -255,6 +255,10 @@ pub trait TenantStore: Send + Sync + 'static {
     /// Waits when all readers are in use. A snapshot should live at most 30 s.
     fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>>;
 
+    /// Forgets what is kept of earlier reads, so that the next snapshot sees what others did to the
+    /// data behind this store's back. Commits through this store are seen in any case.
+    fn look_again(&self);
+
     /// Applies `batch` atomically and durably if the stored head still equals `expected`.
     ///
     /// # Errors

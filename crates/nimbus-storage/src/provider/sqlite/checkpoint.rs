@@ -8,12 +8,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
 
+use super::readers::Readers;
 use super::{connection, sidecar};
 use crate::provider::{ProviderError, ProviderResult, files};
 
@@ -38,6 +39,9 @@ pub(super) struct Wal {
     asked_at: AtomicU64,
     queued: AtomicBool,
     finished: AtomicU64,
+    changes: AtomicU64,
+    /// Whose idle transactions end before a checkpoint.
+    readers: OnceLock<Weak<Readers>>,
     /// A checkpoint failed at reading, writing or syncing.
     unsound: AtomicBool,
     /// Held while a checkpoint runs; true once the store closes.
@@ -54,9 +58,27 @@ impl Wal {
             asked_at: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             finished: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            readers: OnceLock::new(),
             unsound: AtomicBool::new(false),
             closing: Mutex::new(false),
         })
+    }
+
+    /// Names the readers that share this log. Once.
+    pub(super) fn shared_with(&self, readers: &Arc<Readers>) {
+        let _ = self.readers.set(Arc::downgrade(readers));
+    }
+
+    /// Counts what may have changed the file. Called before a commit is answered, whatever became
+    /// of it.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often [`Wal::changed`] was called.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Notes the length of the log after a commit, in frames.
@@ -112,6 +134,9 @@ impl Wal {
 
     fn checkpoint(&self) -> ProviderResult<()> {
         let conn = connection::checkpointer(&self.path, RESTART_PATIENCE)?;
+        if let Some(readers) = self.readers.get().and_then(Weak::upgrade) {
+            readers.let_go();
+        }
         let frames = copy(&conn, &self.path, CheckpointMode::PASSIVE)?;
         self.finished.fetch_add(1, Ordering::Relaxed);
         if frames >= RESTART_FRAMES {

@@ -1,6 +1,8 @@
 //! Snapshots: read transactions on a small pool of connections, handed out in turn.
 //!
-//! Must not know the writer. A snapshot's connection sits in a slot that closing the store can
+//! Beginning and ending a transaction costs more than most reads, so a connection that comes back
+//! keeps its transaction, and the next snapshot takes it over if nothing was committed since. Must
+//! not know the writer, only its count of commits. A snapshot's connection sits in a slot that closing the store can
 //! empty, so that nothing outlives `close`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +15,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::checkpoint::Wal;
 use super::{blocking, connection, error, schema};
 use crate::provider::{
     Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, Snapshot,
@@ -31,15 +34,31 @@ type Slot = Arc<Mutex<Option<Connection>>>;
 /// The readers of one open tenant.
 pub(super) struct Readers {
     path: PathBuf,
+    wal: Arc<Wal>,
     /// Fair: first come, first served. Closed with the store.
     permits: Arc<Semaphore>,
     size: u32,
     state: Mutex<State>,
 }
 
+/// A connection that nobody uses.
+struct Idle {
+    conn: Connection,
+    /// The transaction that it is still in.
+    pinned: Option<Pinned>,
+}
+
+/// What a read transaction sees.
+#[derive(Clone, Copy)]
+struct Pinned {
+    head: Head,
+    /// [`Wal::changes`] before it began: while that is the same, it sees the newest state.
+    changes: u64,
+}
+
 #[derive(Default)]
 struct State {
-    idle: VecDeque<Connection>,
+    idle: VecDeque<Idle>,
     /// By number, so the first is the oldest.
     open: BTreeMap<u64, (Slot, Instant)>,
     next: u64,
@@ -54,10 +73,11 @@ pub(super) struct OpenSnapshots {
 
 impl Readers {
     /// A pool of at most `size` connections, opened when first needed.
-    pub(super) fn new(path: PathBuf, size: usize) -> Arc<Readers> {
+    pub(super) fn new(path: PathBuf, size: usize, wal: Arc<Wal>) -> Arc<Readers> {
         let size = u32::try_from(size.clamp(1, 1024)).unwrap_or(1);
         Arc::new(Readers {
             path,
+            wal,
             permits: Arc::new(Semaphore::new(size as usize)),
             size,
             state: Mutex::default(),
@@ -78,22 +98,41 @@ impl Readers {
                 return Err(ProviderError::Busy { what });
             }
         };
+        // Read before the transaction begins: it may see more than this says, and never less.
+        let changes = self.wal.changes();
         let idle = self.state().idle.pop_back();
         let conn = match idle {
-            Some(conn) => conn,
-            None => {
-                let path = self.path.clone();
-                blocking(move || connection::reader(&path)).await?
-            }
+            Some(Idle {
+                conn,
+                pinned: Some(pinned),
+            }) if pinned.changes == changes => return self.pin(conn, pinned, permit),
+            Some(idle) => match idle.ended() {
+                Some(conn) => conn,
+                None => self.open().await?,
+            },
+            None => self.open().await?,
         };
         let head = begin(&conn, &self.path)?;
-        self.pin(conn, head, permit)
+        self.pin(conn, Pinned { head, changes }, permit)
+    }
+
+    async fn open(&self) -> ProviderResult<Connection> {
+        let path = self.path.clone();
+        blocking(move || connection::reader(&path)).await
+    }
+
+    /// Ends the transactions that nobody uses, so that they do not keep the log from starting over.
+    pub(super) fn let_go(&self) {
+        let mut state = self.state();
+        let idle = std::mem::take(&mut state.idle);
+        let ended = idle.into_iter().filter_map(Idle::ended);
+        state.idle = ended.map(|conn| Idle { conn, pinned: None }).collect();
     }
 
     fn pin(
         self: &Arc<Self>,
         conn: Connection,
-        head: Head,
+        pinned: Pinned,
         permit: OwnedSemaphorePermit,
     ) -> ProviderResult<Box<dyn Snapshot>> {
         let mut state = self.state();
@@ -108,7 +147,7 @@ impl Readers {
         let readers = self.clone();
         Ok(Box::new(SqliteSnapshot {
             slot,
-            head,
+            pinned,
             number,
             readers,
             _permit: permit,
@@ -173,9 +212,24 @@ fn begin(conn: &Connection, path: &Path) -> ProviderResult<Head> {
     schema::read_head(conn, path)
 }
 
+impl Idle {
+    /// The connection without its transaction; `None` when that cannot be ended.
+    fn ended(self) -> Option<Connection> {
+        if self.pinned.is_none() {
+            return Some(self.conn);
+        }
+        let ended = self
+            .conn
+            .prepare_cached("ROLLBACK")
+            .and_then(|mut statement| statement.execute(()))
+            .is_ok();
+        ended.then_some(self.conn)
+    }
+}
+
 struct SqliteSnapshot {
     slot: Slot,
-    head: Head,
+    pinned: Pinned,
     number: u64,
     readers: Arc<Readers>,
     // Declared last: the permit goes back after the connection.
@@ -197,7 +251,7 @@ impl SqliteSnapshot {
 impl Snapshot for SqliteSnapshot {
     fn head(&mut self) -> BoxFuture<'_, ProviderResult<Head>> {
         // From memory, but no longer once the store is closed.
-        async move { self.with(|_, _| Ok(self.head)) }.boxed()
+        async move { self.with(|_, _| Ok(self.pinned.head)) }.boxed()
     }
 
     fn get_many<'a>(
@@ -225,18 +279,24 @@ impl Drop for SqliteSnapshot {
         let Some(conn) = lock(&self.slot).take() else {
             return;
         };
-        let ended = conn
-            .prepare_cached("ROLLBACK")
-            .and_then(|mut s| s.execute(()));
+        // An error may have ended the transaction.
+        let lives = !conn.is_autocommit();
+        let mut idle = Some(Idle {
+            conn,
+            pinned: lives.then_some(self.pinned),
+        });
+        if self.readers.wal.changes() != self.pinned.changes {
+            let ended = idle.take().and_then(Idle::ended);
+            idle = ended.map(|conn| Idle { conn, pinned: None });
+        }
         let mut state = self.readers.state();
         state.open.remove(&self.number);
-        if ended.is_ok() && !state.closed {
-            state.idle.push_back(conn);
-        } else {
-            // Closed outside the lock.
-            drop(state);
-            drop(conn);
+        if !state.closed {
+            state.idle.extend(idle.take());
         }
+        // What is left is closed outside the lock.
+        drop(state);
+        drop(idle);
     }
 }
 

@@ -38,9 +38,11 @@ impl SqliteStore {
         let counters = Arc::new(Counters::default());
         let wal = Wal::new(path.clone(), checkpoints);
         let jobs = writer::start(path.clone(), durability, counters.clone(), wal.clone())?;
+        let readers = Readers::new(path.clone(), readers, wal.clone());
+        wal.shared_with(&readers);
         Ok(SqliteStore {
             jobs: Mutex::new(Some(jobs)),
-            readers: Readers::new(path.clone(), readers),
+            readers,
             path,
             counters,
             wal,
@@ -57,6 +59,10 @@ impl SqliteStore {
 impl TenantStore for SqliteStore {
     fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
         self.readers.snapshot().boxed()
+    }
+
+    fn look_again(&self) {
+        self.readers.let_go();
     }
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {

@@ -136,6 +136,7 @@ impl Writer {
             let reason = format!("the writer of {} panicked", self.path.display());
             Err(CommitError::OutcomeUnknown { reason })
         });
+        self.wal.changed();
         match &result {
             Ok(()) => {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);

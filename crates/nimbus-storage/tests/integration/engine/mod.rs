@@ -4,6 +4,7 @@
 mod committer;
 mod damage;
 mod documents;
+mod export;
 mod history;
 mod indexes;
 mod isolation;

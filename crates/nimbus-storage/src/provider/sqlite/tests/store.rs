@@ -161,6 +161,79 @@ async fn the_log_is_checkpointed_and_cut_back() {
     store.close().await.unwrap();
 }
 
+/// The head and one value that a new snapshot sees.
+async fn seen(store: &Arc<dyn TenantStore>, key: &[u8]) -> (Head, Option<Vec<u8>>) {
+    let mut snapshot = store.snapshot().await.unwrap();
+    let head = snapshot.head().await.unwrap();
+    let found = snapshot.get_many(Keyspace::Docs, &[key]).await.unwrap();
+    (head, found[0].as_ref().map(|value| value.to_vec()))
+}
+
+#[tokio::test]
+async fn a_kept_transaction_is_used_until_the_next_commit() {
+    let home = Home::new();
+    let provider = home.provider();
+    provider.create(&tenant("t")).await.unwrap();
+    let store = provider.open(&tenant("t")).await.unwrap();
+    let mut head = Head::EMPTY;
+    for n in 0..5_u8 {
+        head = put(&store, head, b"k", &[n]).await;
+        for _ in 0..3 {
+            assert_eq!(seen(&store, b"k").await, (head, Some(vec![n])));
+        }
+        // Several at once, which come back in another order than a commit between them.
+        let old = [
+            store.snapshot().await.unwrap(),
+            store.snapshot().await.unwrap(),
+        ];
+        head = put(&store, head, b"k", &[n + 100]).await;
+        assert_eq!(seen(&store, b"k").await, (head, Some(vec![n + 100])));
+        for mut snapshot in old {
+            let found = snapshot.get_many(Keyspace::Docs, &[b"k"]).await.unwrap();
+            assert_eq!(found[0].as_deref(), Some(&[n][..]), "a snapshot moved");
+        }
+        assert_eq!(seen(&store, b"k").await, (head, Some(vec![n + 100])));
+    }
+    // What others write is seen when that is asked for.
+    let raw = Connection::open(home.path("t.sqlite3")).unwrap();
+    raw.execute("UPDATE docs SET value = x'09'", ()).unwrap();
+    store.look_again();
+    assert_eq!(seen(&store, b"k").await, (head, Some(vec![9])));
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn kept_transactions_do_not_keep_the_log_from_starting_over() {
+    let home = Home::new();
+    let provider = home.with(|o| o.durability = Durability::Relaxed);
+    provider.create(&tenant("t")).await.unwrap();
+    let store = provider.open(&tenant("t")).await.unwrap();
+    let mut head = put(&store, Head::EMPTY, b"k", b"v").await;
+    let both = [
+        store.snapshot().await.unwrap(),
+        store.snapshot().await.unwrap(),
+    ];
+    drop(both);
+    let begin = Instant::now();
+    let mut n = 0_u8;
+    // Past the size from which the log starts over, several times.
+    for _ in 0..100 {
+        n = n.wrapping_add(1);
+        head = put(&store, head, &[n % 4], &vec![n; 1 << 20]).await;
+    }
+    while store.stats().wal_bytes > 17 << 20 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            store.stats()
+        );
+        n = n.wrapping_add(1);
+        head = put(&store, head, &[n % 4], &vec![n; 1 << 20]).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn readers_are_limited_and_waiting_ends() {
     let home = Home::new();

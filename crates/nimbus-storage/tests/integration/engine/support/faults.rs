@@ -236,6 +236,10 @@ impl TenantStore for WrappedStore {
         .boxed()
     }
 
+    fn look_again(&self) {
+        self.inner.look_again();
+    }
+
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
         async move {
             let verdict = match get(&self.hooks.commit) {

@@ -1,0 +1,67 @@
+//! The bound on what an export keeps: changes to what is still to come, and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use nimbus_core::{Object, Value};
+
+use super::*;
+use crate::control::ControlDb;
+use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
+use crate::{Engine, EngineOptions};
+
+fn body(len: usize) -> Object {
+    Object::from([("s".to_owned(), Value::String("x".repeat(len)))])
+}
+
+#[tokio::test]
+async fn only_changes_to_what_is_still_to_come_are_kept_and_they_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
+    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
+    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
+    let id = "t".parse().unwrap();
+    engine.create_tenant(&id).await.unwrap();
+    let tenant = engine.tenant(&id).await.unwrap();
+    let table: TableName = "d".parse().unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..4 * STEP {
+        ids.push(tenant.insert(&table, body(1_000)).await.unwrap());
+    }
+    let mut export = tenant.export(&table).await.unwrap();
+    assert_eq!(export.next().await.unwrap().len(), STEP);
+    // Documents that were read already, and new ones, may change as they like.
+    for id in &ids[..STEP] {
+        let id = id.to_string();
+        tenant.patch(&table, &id, body(5_000)).await.unwrap();
+        tenant.patch(&table, &id, body(5_000)).await.unwrap();
+        tenant.insert(&table, body(5_000)).await.unwrap();
+    }
+    assert_eq!(export.next().await.unwrap().len(), STEP);
+    assert_eq!((export.changed.len(), export.changed_bytes), (0, 0));
+    // One that is to come is kept once, as it was, and let go when it was read.
+    let last = ids[4 * STEP - 1].to_string();
+    for _ in 0..3 {
+        tenant.patch(&table, &last, body(4_000)).await.unwrap();
+    }
+    assert_eq!(export.next().await.unwrap().len(), STEP);
+    assert_eq!(export.changed.len(), 1);
+    assert!(export.changed_bytes < 2_000, "{}", export.changed_bytes);
+    let rest = export.next().await.unwrap();
+    assert_eq!(rest.len(), STEP);
+    assert!(rest.iter().all(|document| document.json.len() < 1_200));
+    assert_eq!((export.changed.len(), export.changed_bytes), (0, 0));
+    assert_eq!(export.next().await.unwrap(), []);
+
+    let mut export = tenant.export(&table).await.unwrap();
+    for id in &ids[2 * STEP..] {
+        let id = id.to_string();
+        tenant.patch(&table, &id, body(1_000)).await.unwrap();
+    }
+    let error = export.next().await.unwrap_err();
+    let StoreError::CapExceeded { cap, observed, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(cap, "export_changes");
+    assert!(observed > MAX_CHANGED_BYTES as u64);
+}
