@@ -16,6 +16,7 @@ pub mod home;
 pub mod http;
 pub mod mount;
 pub mod power;
+pub mod process;
 pub mod raw;
 pub mod rng;
 pub mod server;

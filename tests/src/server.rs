@@ -28,6 +28,9 @@ const READY: &str = "listening on http://";
 /// Where `strace` writes down syncs, within the home.
 const SYNC_LOG: &str = "syncs.log";
 
+/// Where `strace` writes down what [`Options::traced`] names, within the home.
+const TRACE: &str = "trace.log";
+
 /// How a server is started. `--port 0` is always given unless `args` name a port.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -37,6 +40,7 @@ pub struct Options {
     args: Vec<String>,
     env: Vec<(String, String)>,
     sync_takes: Option<Duration>,
+    traced: Option<&'static str>,
 }
 
 impl Options {
@@ -79,6 +83,13 @@ impl Options {
     /// Makes every sync of the disk take this much longer, as slower disks do. Needs `strace`.
     pub fn sync_takes(mut self, delay: Duration) -> Options {
         self.sync_takes = Some(delay);
+        self
+    }
+
+    /// Writes down these system calls (names with commas between), descriptors with their paths.
+    /// Needs `strace`.
+    pub fn traced(mut self, calls: &'static str) -> Options {
+        self.traced = Some(calls);
         self
     }
 }
@@ -188,6 +199,13 @@ impl Server {
         u64::try_from(log.lines().filter(of_name).count()).unwrap()
     }
 
+    /// The calls that [`Options::traced`] asked for, one a line, once the server has ended.
+    pub fn trace(&self) -> String {
+        assert!(self.process.is_none(), "the server still runs");
+        let bytes = std::fs::read(self.home.path().join(TRACE)).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Sends SIGTERM and returns at once.
     pub fn ask_to_stop(&self) {
         let pid = Pid::from_child(&self.process().child);
@@ -295,9 +313,10 @@ impl Drop for Process {
 
 /// Starts `nimbus start`; the address is `None` when the process ended without listening.
 fn launch(home: &Home, options: &Options) -> (Process, Option<SocketAddr>) {
-    let mut command = match options.sync_takes {
-        Some(delay) => home.program("strace", slow_syncs(delay, home)),
-        None => home.program(binary(), [""; 0]),
+    let mut command = match (options.sync_takes, options.traced) {
+        (Some(delay), _) => home.program("strace", slow_syncs(delay, home)),
+        (None, Some(calls)) => home.program("strace", tracing(calls, home)),
+        (None, None) => home.program(binary(), [""; 0]),
     };
     command.arg("start");
     if !options.args.iter().any(|arg| arg.starts_with("--port")) {
@@ -353,6 +372,24 @@ fn slow_syncs(delay: Duration, home: &Home) -> Vec<OsString> {
     args.extend(["trace=fsync,fdatasync".into(), "-e".into(), inject.into()]);
     args.extend(["-o".into(), home.path().join(SYNC_LOG).into()]);
     args.push(binary());
+    args
+}
+
+/// Arguments of `strace` that only watch; see [`slow_syncs`].
+fn tracing(calls: &str, home: &Home) -> Vec<OsString> {
+    let mut args: Vec<OsString> = [
+        "-D",
+        "-f",
+        "-y",
+        "-qqq",
+        "--seccomp-bpf",
+        "-e",
+        "signal=none",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    args.extend(["-e".into(), format!("trace={calls}").into()]);
+    args.extend(["-o".into(), home.path().join(TRACE).into(), binary()]);
     args
 }
 

@@ -29,7 +29,27 @@ pub enum Principal {
     },
 }
 
+/// The kinds of [`Principal`]. Exhaustive on purpose, unlike its brothers: the test that drives
+/// every route as every kind of caller does not compile until a new kind has its callers there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    /// See [`Principal::Operator`].
+    Operator,
+}
+
+impl PrincipalKind {
+    /// Every kind.
+    pub const ALL: [PrincipalKind; 1] = [PrincipalKind::Operator];
+}
+
 impl Principal {
+    /// Which kind this is.
+    pub fn kind(&self) -> PrincipalKind {
+        match self {
+            Self::Operator { .. } => PrincipalKind::Operator,
+        }
+    }
+
     /// Whether this principal may be given `permission` at all. A new kind of principal must
     /// answer here before it can get any context.
     fn may(&self, permission: Permission) -> bool {

@@ -41,7 +41,8 @@ pub mod verify;
 pub use audit::{AuditEntry, AuditError, AuditLog, AuthScope, RouteFamily};
 pub use context::{
     AuthFailure, AuthMethod, Authenticated, Authenticator, Credentials, MalformedCredential,
-    OperationContext, Permission, Principal, RequestId, RequestIdError, ServerContext,
+    OperationContext, Permission, Principal, PrincipalKind, RequestId, RequestIdError,
+    ServerContext,
 };
 pub use paths::{Environment, PathError, Platform};
 pub use private_fs::PrivateFileError;

@@ -1,11 +1,14 @@
-//! The strict entry for JSON that comes from outside: one scan refuses bad UTF-8, deep nesting and
-//! integers that a double cannot hold, then serde reads the type. This room knows no value rules
+//! The strict entry for JSON that comes from outside: one scan, which keeps nothing, refuses bad
+//! UTF-8, deep nesting, long arrays and objects, and integers that a double cannot hold; then serde
+//! reads the type. This room knows no value rules
 //! beyond numbers and no body size: the caller bounds how many bytes it hands in.
+
+mod scan;
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use crate::{ECHO_LIMIT, echo};
+use crate::ECHO_LIMIT;
 
 /// Most levels of arrays and objects in one JSON text. Higher than any value may nest (64) plus
 /// its envelope, and below the limit of the JSON library (128).
@@ -31,6 +34,16 @@ pub enum JsonError {
     #[error("the JSON text nests more than {limit} levels deep")]
     TooDeep {
         /// The most levels allowed.
+        limit: usize,
+    },
+    /// An array has too many elements, or an object too many members.
+    #[error("{what} in the JSON text has more than {limit} {parts}")]
+    TooMany {
+        /// `an array` or `an object`.
+        what: &'static str,
+        /// `elements` or `members`.
+        parts: &'static str,
+        /// The most allowed.
         limit: usize,
     },
     /// An integer that a double cannot hold.
@@ -70,8 +83,9 @@ pub enum JsonError {
     },
 }
 
-/// Reads `T` from untrusted bytes: UTF-8, at most [`MAX_DEPTH`] levels, no integer beyond 2^53
-/// that a double cannot hold exactly (design.md 2), nothing after the value but white space.
+/// Reads `T` from untrusted bytes: UTF-8, at most [`MAX_DEPTH`] levels, no array or object longer
+/// than a value may be, no integer beyond 2^53 that a double cannot hold exactly (design.md 2),
+/// nothing after the value but white space.
 /// A literal `-0` is the number -0, as in JavaScript.
 ///
 /// # Errors
@@ -94,7 +108,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8], accepts: fn(&str, f64) -> bool) -> Re
     let text = std::str::from_utf8(bytes).map_err(|error| JsonError::Utf8 {
         offset: error.valid_up_to(),
     })?;
-    scan(text, accepts)?;
+    scan::scan(text, accepts)?;
     serde_json::from_str(text).map_err(|error| convert(&error))
 }
 
@@ -107,100 +121,6 @@ pub(crate) fn is_exact_integer(text: &str, double: f64) -> bool {
 /// digits, filled up with zeros. (From 1e21 on JavaScript prints an exponent.)
 pub(crate) fn is_javascript_integer(text: &str, double: f64) -> bool {
     is_exact_integer(text, double) || (double.abs() < 1e21 && double.to_string() == text)
-}
-
-/// One pass over the tokens, without recursion. What is not JSON is left for the parser to name.
-fn scan(text: &str, accepts: fn(&str, f64) -> bool) -> Result<(), JsonError> {
-    let bytes = text.as_bytes();
-    let (mut index, mut depth) = (0, 0_usize);
-    while let Some(byte) = bytes.get(index) {
-        match byte {
-            b'"' => {
-                let end = string_end(bytes, index);
-                check_key(text, index, end)?;
-                index = end;
-                continue;
-            }
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(JsonError::TooDeep { limit: MAX_DEPTH });
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'-' | b'0'..=b'9' => {
-                let end = number_end(bytes, index);
-                check_number(&text[index..end], accepts)?;
-                index = end;
-                continue;
-            }
-            _ => {}
-        }
-        index += 1;
-    }
-    Ok(())
-}
-
-/// The index after the closing quote of the string that opens at `start`, or the end of the text.
-fn string_end(bytes: &[u8], start: usize) -> usize {
-    let mut index = start + 1;
-    while let Some(byte) = bytes.get(index) {
-        match byte {
-            b'"' => return index + 1,
-            b'\\' => index += 2,
-            _ => index += 1,
-        }
-    }
-    bytes.len()
-}
-
-fn number_end(bytes: &[u8], start: usize) -> usize {
-    let part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
-    bytes[start..]
-        .iter()
-        .position(|byte| !part(byte))
-        .map_or(bytes.len(), |length| start + length)
-}
-
-/// Refuses an integer token that changes when it becomes a double.
-fn check_number(token: &str, accepts: fn(&str, f64) -> bool) -> Result<(), JsonError> {
-    let digits = token.strip_prefix('-').unwrap_or(token);
-    // 2^53 has 16 digits; anything shorter is exact.
-    if digits.len() < 16 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(());
-    }
-    if digits
-        .parse::<u64>()
-        .is_ok_and(|magnitude| magnitude <= MAX_EXACT)
-    {
-        return Ok(());
-    }
-    // The largest double has 309 digits; longer text is not worth converting.
-    let exact = digits.len() <= 309 && token.parse().is_ok_and(|double| accepts(token, double));
-    if exact {
-        Ok(())
-    } else {
-        Err(JsonError::InexactInteger { text: echo(token) })
-    }
-}
-
-/// The JSON library gives keys with this prefix a meaning of its own: it would read the string
-/// beside one as JSON text that this scan has not seen.
-const LIBRARY_PREFIX: &str = "$serde_json::private::";
-
-fn check_key(text: &str, start: usize, end: usize) -> Result<(), JsonError> {
-    let bytes = text.as_bytes();
-    if !matches!(bytes.get(start + 1), Some(b'$' | b'\\')) {
-        return Ok(());
-    }
-    let is_key = bytes[end..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
-    let decoded = || serde_json::from_str::<String>(&text[start..end]);
-    if is_key && decoded().is_ok_and(|key| key.starts_with(LIBRARY_PREFIX)) {
-        return Err(JsonError::ReservedKey {
-            prefix: LIBRARY_PREFIX,
-        });
-    }
-    Ok(())
 }
 
 fn convert(error: &serde_json::Error) -> JsonError {
@@ -255,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::Value;
+    use crate::value::{MAX_ARRAY_LEN, MAX_OBJECT_FIELDS};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -289,6 +210,50 @@ mod tests {
         // Brackets within strings, and one after the other, do not add up.
         assert!(from_slice::<Value>(format!("[{}[]]", "[],".repeat(200)).as_bytes()).is_ok());
         assert!(from_slice::<Value>(format!("\"{}\\\"[\"", "[".repeat(200)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn arrays_and_objects_are_bounded_at_their_edge_for_every_type() {
+        use serde::de::IgnoredAny;
+        let array = |n: usize| format!("[0{}]", ",0".repeat(n - 1));
+        let object = |n: usize| {
+            let members: Vec<String> = (0..n).map(|n| format!("\"{n}\":0")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let (most, fields) = (MAX_ARRAY_LEN, MAX_OBJECT_FIELDS);
+        for text in [
+            array(most),
+            object(fields),
+            // What lies in one does not count in another, and a string has no parts.
+            format!("[{},{}]", array(most), array(most)),
+            format!("{{\"a\":{},\"b\":{}}}", object(fields), object(fields)),
+            format!("[\"{}\"]", ",".repeat(10_000)),
+        ] {
+            assert!(from_slice::<Value>(text.as_bytes()).is_ok());
+        }
+        for (text, limit) in [
+            (array(most + 1), most),
+            (object(fields + 1), fields),
+            (format!("[[],{}]", array(most + 1)), most),
+            (
+                format!("{{\"a\":[{{}}],\"b\":{}}}", object(fields + 1)),
+                fields,
+            ),
+            (format!("[{}", "[],".repeat(1_000_000)), most),
+        ] {
+            let error = from_slice::<Value>(text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, JsonError::TooMany { limit: found, .. } if found == limit),
+                "{error}"
+            );
+            assert_eq!(
+                from_slice::<IgnoredAny>(text.as_bytes()).unwrap_err(),
+                error
+            );
+        }
+        // Commas outside of everything are the parser's to name.
+        let loose = from_slice::<Value>(",".repeat(10_000).as_bytes());
+        assert!(matches!(loose, Err(JsonError::Syntax { .. })), "{loose:?}");
     }
 
     #[test]
@@ -449,7 +414,7 @@ mod tests {
     #[test]
     fn library_keys_cannot_smuggle_text_past_the_scan() {
         let refused = Err(JsonError::ReservedKey {
-            prefix: LIBRARY_PREFIX,
+            prefix: scan::LIBRARY_PREFIX,
         });
         for text in [
             r#"{"$serde_json::private::RawValue":"9007199254740993"}"#,

@@ -12,7 +12,7 @@ pub use check::{
     MAX_ARGS_SIZE, MAX_ARRAY_LEN, MAX_DOCUMENT_NESTING, MAX_DOCUMENT_SIZE, MAX_NESTING,
     MAX_OBJECT_FIELDS, ValueError, check_document, check_user_fields, check_value,
 };
-pub use de::deserialize_object;
+pub use de::{deserialize_object, deserialize_within_document};
 
 use crate::name::FieldPath;
 

@@ -320,7 +320,9 @@ impl From<JsonError> for ApiError {
                 Some(json!({"line": line, "column": column}))
             }
             JsonError::Utf8 { offset } => Some(json!({"offset": offset})),
-            JsonError::TooDeep { limit } => Some(json!({"limit": limit})),
+            JsonError::TooDeep { limit } | JsonError::TooMany { limit, .. } => {
+                Some(json!({"limit": limit}))
+            }
             _ => None,
         };
         ApiError {

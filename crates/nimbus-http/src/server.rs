@@ -4,7 +4,6 @@
 //! the edge does.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -30,7 +29,7 @@ use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
-use crate::io::Stalling;
+use crate::io::{Kept, Stalling};
 use crate::metrics::Metrics;
 use crate::routes::router;
 use crate::store::Store;
@@ -197,12 +196,13 @@ async fn serve(edge: &Arc<Edge>, app: &Arc<App>, stream: TcpStream, peer: Socket
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.head_timeout)
         .max_buf_size(READ_BUFFER);
-    let mut connection = builder.serve_connection(TokioIo::new(Stalling::new(stream)), service);
+    let kept = Kept::new(Stalling::new(stream));
+    let mut connection = builder.serve_connection(TokioIo::new(kept.share()), service);
     let mut stopping = app.stop.subscribe();
     let mut told = false;
     let outcome = loop {
         let done = tokio::select! {
-            outcome = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(outcome),
+            outcome = &mut connection => Some(outcome),
             _ = stopping.wait_for(|stop| *stop), if !told => None,
         };
         if let Some(outcome) = done {
@@ -211,15 +211,17 @@ async fn serve(edge: &Arc<Edge>, app: &Arc<App>, stream: TcpStream, peer: Socket
         told = true;
         Pin::new(&mut connection).graceful_shutdown();
     };
-    match outcome {
-        Ok(()) => {
-            linger(
-                connection.into_parts().io.into_inner().into_inner(),
-                &mut stopping,
-            )
-            .await
+    drop(connection);
+    let answered = match outcome {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, %peer, "a connection ended early");
+            // The library has answered what it could not read.
+            error.is_parse()
         }
-        Err(error) => tracing::debug!(%error, %peer, "a connection ended early"),
+    };
+    if let Some(stream) = kept.into_inner().filter(|_| answered) {
+        linger(stream.into_inner(), &mut stopping).await;
     }
 }
 

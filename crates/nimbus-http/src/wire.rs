@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use nimbus_core::value::deserialize_within_document;
 use nimbus_core::{FieldPath, IndexName, Object, TableName, TenantId, Value};
 use nimbus_storage::{
     Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, Order, Query,
@@ -25,7 +26,7 @@ pub(crate) struct Fields(pub Object);
 
 impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        match Value::deserialize(deserializer)? {
+        match deserialize_within_document(deserializer)? {
             Value::Object(fields) => Ok(Fields(fields)),
             other => Err(D::Error::custom(format!(
                 "expected an object of fields, found {}",
@@ -144,6 +145,7 @@ pub(crate) struct FilterBody {
     pub op: FilterOp,
     /// What to compare with; range operators match values of the same type only.
     #[schemars(with = "serde_json::Value")]
+    #[serde(deserialize_with = "deserialize_within_document")]
     pub value: Value,
 }
 

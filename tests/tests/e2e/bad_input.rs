@@ -596,28 +596,3 @@ fn what_is_not_http_gets_a_refusal_and_harms_nobody() {
     }
     world.check();
 }
-
-#[test]
-fn clients_that_never_finish_are_let_go_and_block_nobody() {
-    let world = world();
-    let head = world.post(JSON, b"{}");
-    let mut slow: Vec<Connection> = (0..50).map(|_| Connection::open(world.address())).collect();
-    // One byte at a time, in turn, with whole requests of others in between.
-    for at in 0..20 {
-        for connection in &mut slow {
-            connection.send(&head[at..=at]);
-        }
-        world.client.get("/health").expect(200);
-        world.client.documents("acme", "notes");
-    }
-    // All are let go within the head's time limit, for which the read limit of the test is longer.
-    for connection in &mut slow {
-        let rest = connection.until_closed();
-        let text = String::from_utf8_lossy(&rest).into_owned();
-        assert!(
-            text.is_empty() || text.starts_with("HTTP/1.1 408"),
-            "{text}"
-        );
-    }
-    world.check();
-}

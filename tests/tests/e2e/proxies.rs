@@ -193,6 +193,29 @@ fn an_upgrade_that_nimbus_does_not_serve_is_its_404() {
     }
 }
 
+#[test]
+fn an_early_answer_to_a_long_body_comes_through() {
+    let server = Server::start(Options::new());
+    let body = vec![b'x'; 1 << 20];
+    for kind in Kind::ALL {
+        let front = Front::start(kind, &Setting::plain(server.address()));
+        let lengths = [1_000, 60_000, 70_000, 1 << 20];
+        for length in lengths.into_iter().cycle().take(12) {
+            let mut client = Wire::open(front.address);
+            let head = format!(
+                "POST /convex/x/query HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            client.send(&[head.as_bytes(), &body[..length]].concat());
+            let reply = client
+                .reply()
+                .unwrap_or_else(|| panic!("{kind:?} {length}: no answer"));
+            assert_eq!(reply.status, 404, "{kind:?} {length}: {}", reply.text());
+            reply.refused(404, "service.route_not_found");
+        }
+        ask(front.address, "/health", "").unwrap().expect(200);
+    }
+}
+
 /// What a client may claim about its own address.
 const FORGED: &str = "x-forwarded-for: 203.0.113.9\r\nX-Forwarded-For: 127.0.0.1, 203.0.113.9\r\n\
     forwarded: for=203.0.113.9;host=evil.example\r\nx-real-ip: 203.0.113.9\r\n\

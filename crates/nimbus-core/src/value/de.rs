@@ -1,6 +1,7 @@
 //! Reading values from JSON (convex.md 2.1), as a serde visitor: the `$` escapes, and precise
 //! refusals of everything else. Depth and UTF-8 are the business of `json::from_slice`.
 
+use std::cell::Cell;
 use std::collections::btree_map::Entry;
 use std::fmt;
 
@@ -8,12 +9,12 @@ use data_encoding::BASE64;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{CANONICAL_NAN, Object, Value};
+use super::{CANONICAL_NAN, MAX_DOCUMENT_SIZE, Object, Value, object_size};
 use crate::{echo, json};
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+        Reader(&Budget::new(usize::MAX)).deserialize(deserializer)
     }
 }
 
@@ -26,9 +27,65 @@ pub fn deserialize_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserializer.deserialize_map(ObjectVisitor)
 }
 
-struct ValueVisitor;
+/// Reads a value that is to be a document, or to be compared with a part of one: it stops at
+/// [`MAX_DOCUMENT_SIZE`] instead of holding all of a larger one, which may need thirty times its
+/// text. For `#[serde(deserialize_with = "nimbus_core::value::deserialize_within_document")]`.
+///
+/// # Errors
+/// Those of [`Value`], and one at the place where the value is too large.
+pub fn deserialize_within_document<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Value, D::Error> {
+    Reader(&Budget::new(MAX_DOCUMENT_SIZE)).deserialize(deserializer)
+}
 
-impl<'de> Visitor<'de> for ValueVisitor {
+/// What may still be taken in, counted as [`Value::size`] counts.
+struct Budget {
+    limit: usize,
+    left: Cell<usize>,
+}
+
+impl Budget {
+    fn new(limit: usize) -> Budget {
+        Budget {
+            limit,
+            left: Cell::new(limit),
+        }
+    }
+
+    fn take<E: Error>(&self, size: usize) -> Result<(), E> {
+        let left = self.left.get().checked_sub(size).ok_or_else(|| {
+            let limit = self.limit;
+            E::custom(format_args!(
+                "the value has more than {limit} bytes, which is the most that is allowed"
+            ))
+        })?;
+        self.left.set(left);
+        Ok(())
+    }
+}
+
+/// Reads one value within a budget.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a Budget);
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Reader<'_> {
+    /// The same value, once its own size is paid for.
+    fn sized<E: Error>(self, value: Value) -> Result<Value, E> {
+        self.0.take(value.size())?;
+        Ok(value)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,23 +93,23 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+        self.sized(Value::Null)
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+        self.sized(Value::Bool(value))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        integer(value as f64, value.unsigned_abs(), value)
+        self.sized(integer(value as f64, value.unsigned_abs(), value)?)
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        integer(value as f64, value, value)
+        self.sized(integer(value as f64, value, value)?)
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float64(if value.is_nan() {
+        self.sized(Value::Float64(if value.is_nan() {
             CANONICAL_NAN
         } else {
             value
@@ -60,32 +117,32 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::String(text.to_owned()))
+        self.visit_string(text.to_owned())
     }
 
     fn visit_string<E: Error>(self, text: String) -> Result<Value, E> {
-        Ok(Value::String(text))
+        self.sized(Value::String(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
+        self.0.take(Value::Array(Vec::new()).size())?;
+        while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let Some(key) = map.next_key::<String>()? else {
-            return Ok(Value::Object(Object::new()));
-        };
-        if !key.starts_with('$') {
-            return plain_object(Some(key), map).map(Value::Object);
-        }
-        let value = escape(&key, &mut map)?;
         match map.next_key::<String>()? {
-            None => Ok(value),
-            Some(_) => Err(unknown_escape(&key)),
+            Some(key) if key.starts_with('$') => {
+                let value = escape(&key, &mut map)?;
+                match map.next_key::<String>()? {
+                    None => self.sized(value),
+                    Some(_) => Err(unknown_escape(&key)),
+                }
+            }
+            first => plain_object(first, map, self.0).map(Value::Object),
         }
     }
 }
@@ -113,7 +170,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
         let first = map.next_key::<String>()?;
-        plain_object(first, map)
+        plain_object(first, map, &Budget::new(usize::MAX))
     }
 }
 
@@ -121,17 +178,20 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 fn plain_object<'de, A: MapAccess<'de>>(
     first: Option<String>,
     mut map: A,
+    budget: &Budget,
 ) -> Result<Object, A::Error> {
     let mut fields = Object::new();
+    budget.take(object_size(&fields))?;
     let mut next = first;
     while let Some(key) = next {
         if key.starts_with('$') {
             return Err(unknown_escape(&key));
         }
+        budget.take(key.len() + 1)?;
         let Entry::Vacant(slot) = fields.entry(key) else {
             return Err(Error::custom("an object has the same key twice"));
         };
-        slot.insert(map.next_value()?);
+        slot.insert(map.next_value_seed(Reader(budget))?);
         next = map.next_key()?;
     }
     Ok(fields)

@@ -224,6 +224,54 @@ fn object_field_of_a_type_keeps_the_rules() {
     }
 }
 
+#[test]
+fn reading_stops_at_the_size_of_a_document() {
+    #[derive(Debug, Deserialize)]
+    struct Request {
+        #[serde(deserialize_with = "deserialize_within_document")]
+        value: Value,
+    }
+    let read = |value: &Value| {
+        let text = format!("{{\"value\":{}}}", value.to_json());
+        from_slice::<Request>(text.as_bytes()).map(|request| request.value)
+    };
+    // Each kind of value is counted as its size says, to the last byte.
+    let kinds = [
+        Value::Null,
+        Value::Bool(true),
+        Value::Int64(7),
+        Value::Float64(1.5),
+        Value::Float64(f64::INFINITY),
+        Value::String("text".into()),
+        Value::Bytes(vec![1, 2, 3]),
+        Value::Array(vec![Value::Null, Value::Array(Vec::new())]),
+        Value::Object(field("name", Value::Object(Object::new()))),
+    ];
+    for kind in kinds {
+        // An array of two, with a string that fills it up.
+        let rest = MAX_DOCUMENT_SIZE - 2 - kind.size() - 2;
+        for (extra, fits) in [(0, true), (1, false)] {
+            let filler = Value::String("x".repeat(rest + extra));
+            let value = Value::Array(vec![kind.clone(), filler]);
+            assert_eq!(value.size() <= MAX_DOCUMENT_SIZE, fits);
+            match read(&value) {
+                Ok(found) => assert!(fits && found == value, "{kind:?}"),
+                Err(error) => {
+                    assert!(!fits, "{kind:?}: {error}");
+                    assert!(error.to_string().contains("1048576"), "{error}");
+                }
+            }
+        }
+    }
+    // Where no document is meant, more may be read.
+    let large = Value::String("x".repeat(2 * MAX_DOCUMENT_SIZE));
+    assert_eq!(
+        from_slice::<Value>(large.to_json().as_bytes()).unwrap(),
+        large
+    );
+    assert!(read(&large).is_err());
+}
+
 fn nested(levels: usize) -> Value {
     (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]))
 }

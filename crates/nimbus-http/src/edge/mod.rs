@@ -13,6 +13,7 @@ pub(crate) mod headers;
 pub(crate) mod origin;
 pub(crate) mod request_id;
 pub(crate) mod surface;
+pub(crate) mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -69,11 +70,13 @@ impl Edge {
         let (parts, body) = request.into_parts();
         let client = self.app.proxies.client(peer, &parts.headers);
         let exchange = Arc::new(Exchange::begin(&self.app.trail, &parts, client));
+        let (unread, body) = unread::Unread::watch(&parts.headers, body);
         let passing = Arc::clone(&self).pass(Arc::clone(&exchange), parts, body);
         let outcome = AssertUnwindSafe(passing).catch_unwind().await;
         let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         let answer = result.unwrap_or_else(|error| error.into_response(&exchange.id));
         let mut answer = exchange.conclude(answer).await;
+        unread.settle(&mut answer).await;
         headers::finish(answer.headers_mut(), &exchange.id);
         self.app
             .metrics

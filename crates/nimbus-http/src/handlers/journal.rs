@@ -17,8 +17,8 @@ use crate::wire::CommitOutcome;
 pub(crate) const PARAMETERS: &[QueryField] = &[
     QueryField {
         name: "after",
-        kind: QueryKind::Number(Some(0)),
-        summary: "Sequence after which to begin; 0 for the start of the log.",
+        kind: QueryKind::Number(None),
+        summary: "Sequence after which to begin; the oldest that is retained when it is left out.",
     },
     QueryField {
         name: "limit",
@@ -68,7 +68,7 @@ struct ShownWrite {
 }
 
 pub(crate) async fn page(call: Call<OperationContext>, _: ()) -> ApiResult<Found<JournalAnswer>> {
-    let after = call.query.number("after")?.unwrap_or_default();
+    let after = call.query.number("after")?;
     let limit = call.query.number("limit")?.unwrap_or_default();
     let limit = u32::try_from(limit).map_err(|_| ApiError::invalid("`limit` must be 1 to 1000"))?;
     let tenant = call
@@ -76,7 +76,10 @@ pub(crate) async fn page(call: Call<OperationContext>, _: ()) -> ApiResult<Found
         .store
         .tenant(&call.context, Permission::ReadData)
         .await?;
-    let page = tenant.journal(after, limit).await?;
+    let page = match after {
+        Some(after) => tenant.journal(after, limit).await?,
+        None => tenant.journal_start(limit).await?,
+    };
     Ok(Found(JournalAnswer {
         records: page.records,
         next_cursor: page.next_cursor,

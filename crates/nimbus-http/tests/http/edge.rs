@@ -292,6 +292,70 @@ async fn disguised_paths_do_not_pass_the_gate() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_none_is_refused_on_every_surface() {
+    let fixture = Fixture::start().await;
+    fixture.tenant("demo").await;
+    let before = fixture.state().await;
+    let hosts = [
+        "a b",
+        "",
+        "a,b",
+        "localhost, evil.example",
+        "user@localhost",
+        "localhost:x",
+        "localhost:65536",
+        "localhost/x",
+        "localhost#x",
+        "[::1",
+        "::1",
+        "%6cocalhost",
+        "h\u{f6}st",
+    ];
+    let paths = [
+        "/health",
+        "/nope",
+        "/convex/demo/query",
+        "/ui/",
+        "/api/tenants",
+        "/debug/license/status",
+        "/metrics",
+        "/openapi.json",
+        "/ws",
+    ];
+    for path in paths {
+        for host in hosts {
+            for credential in ["", &format!("authorization: Bearer {}\r\n", fixture.token)] {
+                let raw = format!(
+                    "GET {path} HTTP/1.1\r\nhost: {host}\r\n{credential}connection: close\r\n\r\n"
+                );
+                let answer = fixture.raw(raw.as_bytes()).await;
+                assert_eq!(answer.status, 400, "{host:?} {path}: {answer:?}");
+                answer.expect_error(400, "op.invalid_input");
+            }
+        }
+    }
+    // The same in a target that names a host; HTTP/1.0 needs none.
+    for target in ["http://user@localhost/health", "http://localhost:x/health"] {
+        let raw = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = fixture.raw(raw.as_bytes()).await;
+        answer.expect_error(400, "op.invalid_input");
+    }
+    for host in [
+        "localhost",
+        "a.example:80",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "a_b.",
+    ] {
+        let raw = format!("GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(fixture.raw(raw.as_bytes()).await.status, 200, "{host}");
+    }
+    let old = fixture.raw(b"GET /health HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.status, 200);
+    assert_eq!(fixture.state().await, before);
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_pipelined_requests_answered_in_order() {
     let fixture = Fixture::start().await;
     let mut stream = TcpStream::connect(fixture.address).await.unwrap();

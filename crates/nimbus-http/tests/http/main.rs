@@ -6,9 +6,12 @@
 
 mod bad_input;
 mod bulk;
+mod callers;
 mod commits;
 mod edge;
 mod harness;
 mod lifecycle;
+mod matrix;
 mod routes;
 mod surface;
+mod unread;

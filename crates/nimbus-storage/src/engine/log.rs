@@ -274,10 +274,23 @@ impl Tenant {
     /// `OutOfRetention` if `after` was pruned; `InvalidInput` beyond the head or for a limit of 0;
     /// `CapExceeded` for a limit over [`MAX_JOURNAL_LIMIT`].
     pub async fn journal(&self, after: u64, limit: u32) -> StoreResult<JournalPage> {
+        self.journal_page(Some(after), limit).await
+    }
+
+    /// Commits from the oldest that is retained.
+    ///
+    /// # Errors
+    /// As [`Tenant::journal`], but never `OutOfRetention`.
+    pub async fn journal_start(&self, limit: u32) -> StoreResult<JournalPage> {
+        self.journal_page(None, limit).await
+    }
+
+    async fn journal_page(&self, after: Option<u64>, limit: u32) -> StoreResult<JournalPage> {
         check_count("limit", Some(limit), MAX_JOURNAL_LIMIT)?;
         let mut view = self.inner.durable_view(false).await?.unbounded();
         let floor = Floor::decode(view.get(Keyspace::Meta, FLOOR_KEY).await?.as_deref())?;
         let head = view.read_sequence;
+        let after = after.unwrap_or(floor.sequence);
         if after > head {
             return Err(StoreError::invalid(format!(
                 "cursor {after} is beyond the newest commit {head}"

@@ -327,6 +327,8 @@ async fn records_past_their_age_are_dropped() {
     };
     assert!(floor >= 20 && head >= floor);
     assert!(tenant.journal(floor, 10).await.is_ok());
+    let start = tenant.journal_start(10).await.unwrap();
+    assert!(start.cursor_floor >= floor && start.next_cursor >= floor);
     assert_consistent(&tenant).await;
 }
 
