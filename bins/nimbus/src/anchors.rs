@@ -21,9 +21,12 @@ impl ControlAnchors {
     }
 }
 
-/// The name of a chain's anchor in the control database.
+/// What the names of the anchors in the control database begin with.
+pub(crate) const PREFIX: &str = "audit/";
+
+/// The name of a chain's anchor there.
 pub(crate) fn name(chain: ChainId) -> String {
-    format!("audit/{chain}")
+    format!("{PREFIX}{chain}")
 }
 
 impl AnchorStore for ControlAnchors {

@@ -18,6 +18,9 @@ use serde_json::{Value as Json, json};
 use crate::cli::{AuditCommand, AuditPlace, Format};
 use crate::{anchors, output, progress, settings};
 
+/// Where an anchor may be.
+const IN_CONTROL: &str = "control_database";
+const IN_COPY: &str = "copy";
 /// Pause between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
@@ -95,7 +98,8 @@ impl Log {
     }
 }
 
-/// From the control database, unless a server holds it, and from the copy beside the key.
+/// The newer of the anchor in the control database, unless a server holds it, and of the copy beside
+/// the key; and where it was found.
 fn find_anchor(
     control: &Path,
     token: &Path,
@@ -106,15 +110,22 @@ fn find_anchor(
         true => control::look_anchor(control, &anchors::name(key.id()))?,
         false => None,
     };
-    let source = if kept.is_some() {
-        "control_database"
-    } else {
-        "copy"
-    };
     let copied = AnchorCopy::beside(token).load(key.id())?;
-    let anchor = Anchor::newest(kept.into_iter().chain(copied), key)
-        .context("the anchor of the audit log cannot be trusted")?;
-    Ok((anchor, source))
+    let newest =
+        |texts| Anchor::newest(texts, key).context("the anchor of the audit log cannot be trusted");
+    let all = newest(
+        [kept.clone(), copied]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>(),
+    )?;
+    let of_control = newest(kept.into_iter().collect()).unwrap_or_default();
+    let source = if of_control == all {
+        IN_CONTROL
+    } else {
+        IN_COPY
+    };
+    Ok((all, source))
 }
 
 fn verify(place: AuditPlace, format: Format) -> anyhow::Result<()> {
@@ -164,18 +175,19 @@ fn show(log: &Log, found: &Verification) -> anyhow::Result<()> {
         count(found.segments, "file")
     ))?;
     match (found.anchor, log.source) {
-        (Some(entry), "copy") => output::line(&format!(
+        (Some(entry), IN_COPY) => output::line(&format!(
             "anchor: entry {entry}, from the copy beside the key; the control database is in use or elsewhere"
         ))?,
         (Some(entry), _) => {
             output::line(&format!("anchor: entry {entry}, from the control database"))?;
         }
-        (None, _) => output::line(
-            "anchor: none, so a cut end would not be noticed; name the data directory with --data-dir",
-        )?,
+        (None, _) => output::line("anchor: none")?,
     }
     if found.torn {
         output::line("the log ends within a line: a crash, or a server that is writing just now")?;
+    }
+    if found.is_intact() && found.anchor.is_none() {
+        return output::line("no line was changed, moved, inserted or taken out before the last");
     }
     if found.is_intact() {
         return output::line("intact: no line was changed, moved, inserted, taken out or cut off");
@@ -191,6 +203,15 @@ fn show(log: &Log, found: &Verification) -> anyhow::Result<()> {
 }
 
 fn judge(log: &Log, found: &Verification) -> anyhow::Result<()> {
+    if found.segments == 0 {
+        bail!("there is a key and no audit log at {}", log.path.display());
+    }
+    if found.is_intact() && found.anchor.is_none() && found.entries > 0 {
+        bail!(
+            "whether the end of the audit log {} was cut off cannot be told without an anchor: name the data directory with --data-dir",
+            log.path.display()
+        );
+    }
     if found.is_intact() {
         return Ok(());
     }
@@ -322,11 +343,10 @@ fn export(filter: &Filter, out: Option<&Path>, place: AuditPlace) -> anyhow::Res
             stdout.flush()?;
         }
     }
-    match found.filter(|found| !found.is_intact()) {
-        None => Ok(()),
-        Some(found) => {
-            let first = found.breaks.first().map(ToString::to_string);
-            judge(&log, &found).context(first.unwrap_or_default())
-        }
+    let Some(found) = found else { return Ok(()) };
+    let judged = judge(&log, &found);
+    match found.breaks.first() {
+        Some(first) => judged.context(first.to_string()),
+        None => judged,
     }
 }

@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::anchors::ControlAnchors;
+use crate::anchors::{self, ControlAnchors};
 use crate::cli::StartArgs;
 use crate::memory;
 use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
@@ -44,7 +44,18 @@ pub(crate) fn run(args: StartArgs) -> anyhow::Result<()> {
         .build()?;
     let outcome = runtime.block_on(serve(settings));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
-    outcome
+    let held = outcome?;
+    // Last: what was cut off leaves its line when it ends.
+    held.audit.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What outlives the runtime.
+struct Held {
+    audit: Arc<AuditLog>,
+    /// The anchor of the audit log is in the control database.
+    _locks: (DataDirLock, Option<DataDirLock>),
 }
 
 fn init_log(format: LogFormat) {
@@ -98,7 +109,7 @@ fn check_token(
         })
 }
 
-async fn serve(mut settings: Settings) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
     let host = settings.host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, settings.port))
         .await
@@ -151,9 +162,10 @@ async fn serve(mut settings: Settings) -> anyhow::Result<()> {
         );
     }
     engine.close().await?;
-    audit.close();
-    tracing::info!("stopped");
-    Ok(())
+    Ok(Held {
+        audit,
+        _locks: (lock, control_lock),
+    })
 }
 
 fn open_audit_log(
@@ -165,7 +177,12 @@ fn open_audit_log(
     let mut options = AuditOptions::default();
     options.keep_bytes = settings.audit_keep_bytes;
     let anchors = ControlAnchors::new(Arc::clone(control), AnchorCopy::beside(&token));
-    let (log, _) = AuditLog::open(&paths.audit_path()?, &token, Arc::new(anchors), options)?;
+    let path = paths.audit_path()?;
+    let (log, recovered) = AuditLog::open(&path, &token, Arc::new(anchors), options)?;
+    let chains = control.anchors(anchors::PREFIX);
+    if recovered.new_chain && !chains.is_empty() {
+        tracing::error!(log = %path.display(), "a new audit chain begins, although this data directory knows an older one: the key and the log were taken away");
+    }
     Ok(log)
 }
 

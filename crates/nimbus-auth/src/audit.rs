@@ -11,7 +11,7 @@
 //! | `access.jsonl` | the segment that is being written, at most 64 MiB |
 //! | `access-<first number>.jsonl` | a full segment |
 //! | `access.next` | the next segment: 64 MiB of allocated room, so that a full disk leaves some |
-//! | `access.torn-<time>` | what a crash left of a line; no answer was sent for it |
+//! | `access.torn-<time>` | what a crash left of a line |
 //! | `access.lock` | held by the server that writes |
 //!
 //! This room must not know routes or what was decided and why; it writes down what it is told.
@@ -93,6 +93,12 @@ pub enum AuditError {
         log: PathBuf,
         /// The key file.
         key: PathBuf,
+    },
+    /// A segment went away while the log was read.
+    #[error("the segment {} went away while the log was read: run it again", .path.display())]
+    Vanished {
+        /// The segment.
+        path: PathBuf,
     },
     /// The system gave no random bytes.
     #[error("the operating system gave no random bytes for the key of the audit log: {0}")]

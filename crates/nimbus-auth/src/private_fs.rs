@@ -17,9 +17,9 @@ mod portable;
 mod unix;
 
 #[cfg(not(unix))]
-pub(crate) use portable::{PrivateDir, allocate, same_file};
+pub(crate) use portable::{PrivateDir, allocate, rewrite, same_file};
 #[cfg(unix)]
-pub(crate) use unix::{PrivateDir, allocate, same_file};
+pub(crate) use unix::{PrivateDir, allocate, rewrite, same_file};
 
 /// Name of the directory that Nimbus makes below the platform's data, state or log directory.
 /// A directory of this name above the private one is ours too, so no link is followed there.

@@ -3,6 +3,7 @@
 //!
 //! It must not know requests; who reads a file or a body counts the lines.
 
+use nimbus_core::value::deserialize_within_document;
 use nimbus_core::{JsonError, Object, Value, json};
 
 /// The media type.
@@ -33,6 +34,12 @@ pub enum LineError {
     },
 }
 
+/// A line's value, given up as soon as it is larger than a document may be: the memory of values is
+/// many times that of their text.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Line(#[serde(deserialize_with = "deserialize_within_document")] Value);
+
 /// The fields of the document on a line; `None` when the line is blank.
 ///
 /// `_id` and `_creationTime` are left out, because an imported document gets new ones: so an
@@ -47,7 +54,7 @@ pub fn fields(line: &[u8]) -> Result<Option<Object>, LineError> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
-    match json::from_slice::<Value>(line)? {
+    match json::from_slice::<Line>(line)?.0 {
         Value::Object(mut fields) => {
             fields.remove("_id");
             fields.remove("_creationTime");
@@ -78,6 +85,12 @@ mod tests {
         ));
         assert!(matches!(fields(b"{\"a\":\xff}"), Err(LineError::Json(_))));
         assert!(matches!(fields(b"{} {}"), Err(LineError::Json(_))));
+        // Small as text, and many times that in memory.
+        let many = format!("{{\"a\":[{}{{}}]}}", "{},".repeat(4_000));
+        let much = format!("{{\"a\":[{}[]]}}", format!("{many},").repeat(400));
+        assert!(much.len() < MAX_LINE_BYTES);
+        let told = fields(much.as_bytes()).err().map(|error| error.to_string());
+        assert!(told.is_some_and(|told| told.contains("1048576")));
         let long = vec![b' '; MAX_LINE_BYTES + 1];
         assert!(matches!(fields(&long), Err(LineError::TooLong { .. })));
     }

@@ -426,6 +426,16 @@ impl ControlDb {
         self.read().anchors.get(log).cloned()
     }
 
+    /// The names of logs that have an anchor here and begin with `prefix`, sorted.
+    pub fn anchors(&self, prefix: &str) -> Vec<String> {
+        let mirror = self.read();
+        let names = mirror
+            .anchors
+            .keys()
+            .filter(|name| name.starts_with(prefix));
+        names.cloned().collect()
+    }
+
     /// Keeps a text for a log, durably.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ pub(super) struct Progress {
     pub(super) synced: u64,
     /// Counts failed syncs.
     pub(super) failures: u64,
-    /// Why the last one failed.
+    /// Why the last one failed; `None` once one has succeeded again.
     pub(super) error: Option<Arc<io::Error>>,
     /// Whether the thread has ended.
     pub(super) closed: bool,
@@ -103,13 +103,24 @@ pub(super) struct Pen {
     astray: bool,
     /// The allocated file of the next segment.
     pub(super) spare: Option<File>,
+    /// Up to here the segment is durable.
+    pub(super) synced_len: u64,
     /// Full segments that are not durable yet.
-    pub(super) retired: Vec<Arc<File>>,
+    pub(super) retired: Vec<Unsynced>,
     /// Since when there is a line that is not durable.
     pub(super) dirty_since: Option<Instant>,
     /// The highest number that a caller waits for.
     pub(super) wanted: u64,
     pub(super) closing: bool,
+}
+
+/// A segment, or its end, that is not durable yet.
+#[derive(Clone, Debug)]
+pub(super) struct Unsynced {
+    pub(super) file: Arc<File>,
+    /// Up to here it is.
+    pub(super) from: u64,
+    pub(super) len: u64,
 }
 
 impl AuditLog {
@@ -133,23 +144,33 @@ impl AuditLog {
         let lock = lock.ok_or_else(|| AuditError::Held {
             path: path.to_path_buf(),
         })?;
-        let key = open_key(&place, token)?;
+        let (key, new_chain) = open_key(&place, token)?;
         let anchor = Anchor::load(anchors.as_ref(), &key)?;
-        let start = recover::start(&place, &key, key::beside(token), anchor)?;
+        let mut start = recover::start(&place, &key, key::beside(token), anchor)?;
+        start.recovered.new_chain = new_chain;
         report(path, &start.recovered);
-        let floor = anchor.unwrap_or_else(|| Anchor::origin(&key)).floor;
+        let anchor = anchor.unwrap_or_else(|| Anchor::origin(&key));
+        // What lies behind the anchor may be in the page cache only, and marked clean there by a
+        // sync that failed: it is written again.
+        let doubtful = start.last != anchor.head;
+        let full = start.full.filter(|_| doubtful);
+        let retired = full.map(|(file, len)| Unsynced {
+            file: Arc::new(file),
+            from: 0,
+            len,
+        });
         let pen = Pen {
             file: Arc::new(start.file),
             len: start.len,
+            synced_len: if doubtful { 0 } else { start.len },
             full_at: options.segment_bytes,
             first: start.first,
             last: start.last,
             buffer: Vec::with_capacity(1024),
             astray: false,
             spare: None,
-            retired: Vec::new(),
-            // What was found may never have been synced.
-            dirty_since: Some(Instant::now()),
+            retired: retired.into_iter().collect(),
+            dirty_since: doubtful.then(Instant::now),
             wanted: 0,
             closing: false,
         };
@@ -160,9 +181,12 @@ impl AuditLog {
             options,
             pen: Mutex::new(pen),
             work: Condvar::new(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: watch::Sender::new(Progress {
+                synced: anchor.head.seq,
+                ..Progress::default()
+            }),
         });
-        let thread = sync::spawn(Arc::clone(&shared), floor)
+        let thread = sync::spawn(Arc::clone(&shared), anchor, doubtful)
             .map_err(PrivateFileError::io("start the thread of", path))?;
         let log = AuditLog {
             shared,
@@ -228,6 +252,11 @@ impl AuditLog {
         }
     }
 
+    /// Whether the last sync failed: lines that were written since may not outlive a power loss.
+    pub fn is_failing(&self) -> bool {
+        self.shared.progress.borrow().error.is_some()
+    }
+
     /// Makes every line durable, writes the last anchor and ends. Later entries are refused.
     pub fn close(&self) {
         self.shared.pen().closing = true;
@@ -254,9 +283,10 @@ impl Drop for AuditLog {
     }
 }
 
-fn open_key(place: &Place, token: &Path) -> Result<ChainKey, AuditError> {
+/// The key, and whether it was made just now.
+fn open_key(place: &Place, token: &Path) -> Result<(ChainKey, bool), AuditError> {
     if let Some(key) = ChainKey::load(token)? {
-        return Ok(key);
+        return Ok((key, false));
     }
     if !recover::is_empty(place)? {
         return Err(AuditError::KeyMissing {
@@ -264,12 +294,12 @@ fn open_key(place: &Place, token: &Path) -> Result<ChainKey, AuditError> {
             log: place.path.clone(),
         });
     }
-    ChainKey::create(token)
+    Ok((ChainKey::create(token)?, true))
 }
 
 fn report(path: &Path, found: &Recovered) {
     if let Some(torn) = &found.torn {
-        tracing::warn!(log = %path.display(), kept = %torn.display(), "the audit log ended within a line, which no answer was sent for; the piece was moved");
+        tracing::warn!(log = %path.display(), kept = %torn.display(), "the audit log ended within a line, which the check could not read; the piece was moved");
     }
     if let Some((from, to)) = found.missing {
         tracing::error!(log = %path.display(), from, to, "audit entries that were durable are missing at the end of the log; `nimbus audit verify` tells where");
@@ -290,6 +320,32 @@ impl Shared {
 }
 
 impl Pen {
+    /// All that is not durable, the segment in use last.
+    pub(super) fn unsynced(&self) -> Vec<Unsynced> {
+        let mut all = self.retired.clone();
+        all.push(Unsynced {
+            file: Arc::clone(&self.file),
+            from: self.synced_len,
+            len: self.len,
+        });
+        all
+    }
+
+    /// Notes that `done`, as [`Pen::unsynced`] gave it, is durable.
+    pub(super) fn synced(&mut self, done: &[Unsynced]) {
+        for part in done {
+            if Arc::ptr_eq(&part.file, &self.file) {
+                self.synced_len = part.len;
+            }
+            for retired in &mut self.retired {
+                if Arc::ptr_eq(&part.file, &retired.file) {
+                    retired.from = part.len;
+                }
+            }
+        }
+        self.retired.retain(|retired| retired.from < retired.len);
+    }
+
     fn append(&mut self, entry: &AuditEntry<'_>, shared: &Shared) -> Result<(), AuditError> {
         self.buffer.clear();
         let seq = self.last.seq + 1;
@@ -332,9 +388,13 @@ impl Pen {
     fn exchange(&mut self, shared: &Shared) {
         match self.try_exchange(&shared.place) {
             Ok(next) => {
-                self.retired
-                    .push(std::mem::replace(&mut self.file, Arc::new(next)));
+                self.retired.push(Unsynced {
+                    file: std::mem::replace(&mut self.file, Arc::new(next)),
+                    from: self.synced_len,
+                    len: self.len,
+                });
                 self.len = 0;
+                self.synced_len = 0;
                 self.first = self.last.seq + 1;
                 self.full_at = shared.options.segment_bytes;
             }

@@ -105,28 +105,6 @@ fn a_full_disk_is_reported_for_each_entry_and_leaves_no_gap() {
     );
 }
 
-#[tokio::test]
-async fn a_failed_sync_is_told_to_those_who_wait_and_tried_again() {
-    let fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
-    let log = fixture.open();
-    let seq = log.record(&entry()).unwrap();
-    log.durable(seq).await.unwrap();
-    // A pipe takes bytes and cannot be synced.
-    let (_reader, writer) = io::pipe().unwrap();
-    let pipe = Arc::new(File::from(std::os::fd::OwnedFd::from(writer)));
-    let good = std::mem::replace(&mut log.shared.pen().file, pipe);
-    let seq = log.record(&entry()).unwrap();
-    let failed = log.durable(seq).await;
-    assert!(matches!(failed, Err(AuditError::Sync { .. })), "{failed:?}");
-    log.shared.pen().file = good;
-    log.durable(seq).await.unwrap();
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn room_is_allocated_ahead_and_given_back() {
@@ -165,4 +143,102 @@ fn room_is_allocated_ahead_and_given_back() {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
+}
+
+/// A place that takes no anchor, and counts the tries.
+#[derive(Debug, Default)]
+struct Refusing(std::sync::atomic::AtomicUsize);
+
+impl AnchorStore for Refusing {
+    fn load(&self, _: super::super::ChainId) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn store(&self, _: super::super::ChainId, _: &str) -> io::Result<()> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Err(io::ErrorKind::StorageFull.into())
+    }
+}
+
+#[tokio::test]
+async fn an_anchor_that_cannot_be_kept_is_not_tried_without_pause() {
+    let fixture = Fixture::at(
+        &tempfile::tempdir()
+            .unwrap()
+            .path()
+            .join("logs/access.jsonl"),
+    );
+    let anchors = Arc::new(Refusing::default());
+    let mut options = fixture.options.clone();
+    options.anchor_every = Duration::from_secs(3_600);
+    let opened = AuditLog::open(&fixture.path, &fixture.token, anchors.clone(), options);
+    let log = opened.unwrap().0;
+    for _ in 0..20 {
+        let seq = log.record(&entry()).unwrap();
+        log.durable(seq).await.unwrap();
+    }
+    log.close();
+    // Once when there was something to anchor, and once at the end.
+    assert_eq!(anchors.0.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_told_to_those_who_wait_and_what_it_left_is_written_again() {
+    let fixture = Fixture::at(
+        &tempfile::tempdir()
+            .unwrap()
+            .path()
+            .join("logs/access.jsonl"),
+    );
+    let log = fixture.open();
+    let seq = log.record(&entry()).unwrap();
+    log.durable(seq).await.unwrap();
+    assert!(!log.is_failing());
+    let line = std::fs::read(&fixture.path).unwrap();
+    assert_eq!(log.shared.pen().synced_len, line.len() as u64);
+    // A pipe takes bytes and cannot be synced.
+    let (_reader, writer) = io::pipe().unwrap();
+    let pipe = Arc::new(File::from(std::os::fd::OwnedFd::from(writer)));
+    let good = std::mem::replace(&mut log.shared.pen().file, pipe);
+    let seq = log.record(&entry()).unwrap();
+    let failed = log.durable(seq).await;
+    assert!(matches!(failed, Err(AuditError::Sync { .. })), "{failed:?}");
+    assert!(log.is_failing());
+    // Without the line there is nothing to write again, and that is an error as well.
+    log.shared.pen().file = Arc::clone(&good);
+    let failed = log.durable(seq).await;
+    assert!(matches!(failed, Err(AuditError::Sync { .. })), "{failed:?}");
+    (&*good).write_all(&line).unwrap();
+    log.durable(seq).await.unwrap();
+    assert!(!log.is_failing());
+    let (synced, len) = {
+        let pen = log.shared.pen();
+        (pen.synced_len, pen.len)
+    };
+    assert_eq!((synced, len), (len, 2 * line.len() as u64));
+}
+
+#[test]
+fn a_dead_thread_refuses_and_lets_nobody_wait() {
+    let fixture = Fixture::at(
+        &tempfile::tempdir()
+            .unwrap()
+            .path()
+            .join("logs/access.jsonl"),
+    );
+    let log = fixture.open();
+    // As a panic would leave it.
+    drop(sync::ended(Arc::clone(&log.shared)));
+    assert!(matches!(
+        log.record(&entry()),
+        Err(AuditError::Closed { .. })
+    ));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let waited = runtime.block_on(log.durable(1));
+    assert!(
+        matches!(waited, Err(AuditError::Closed { .. })),
+        "{waited:?}"
+    );
 }

@@ -4,7 +4,7 @@
 //! that a crash left is moved to a file of its own. This room must not know who reads the result.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ const HEAD: u64 = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
+    /// Whether a key was made, and with it a new chain.
+    pub new_chain: bool,
     /// Number of the last entry.
     pub last: u64,
     /// The numbers of entries that the anchor knows and the log does not end with: lines were cut
@@ -44,6 +46,8 @@ pub(super) struct Start {
     pub(super) first: u64,
     /// What the next line follows.
     pub(super) last: Point,
+    /// The last full segment and its length, if there is one.
+    pub(super) full: Option<(File, u64)>,
     pub(super) recovered: Recovered,
 }
 
@@ -85,16 +89,29 @@ pub(super) fn start(
     let good = good.unwrap_or(known.floor);
     let reached = good.seq > known.head.seq || good == known.head;
     let last = if reached { good } else { known.head };
-    let missing = (!reached).then(|| (good.seq.min(known.head.seq - 1) + 1, known.head.seq));
+    let missing = (!reached).then(|| {
+        (
+            good.seq.min(known.head.seq.saturating_sub(1)) + 1,
+            known.head.seq,
+        )
+    });
     let first = first_number(&mut file, len).map_err(failed("read"))?;
     file.seek(SeekFrom::Start(len)).map_err(failed("seek in"))?;
-    let least = full.last().map_or(1, |segment| segment.first + 1);
+    let least = full
+        .last()
+        .map_or(1, |segment| segment.first.saturating_add(1));
+    let full = full
+        .last()
+        .map(|segment| reopened(place, segment))
+        .transpose()?;
     Ok(Start {
         file,
         len,
         first: first.unwrap_or(last.seq + 1).max(least),
         last,
+        full,
         recovered: Recovered {
+            new_chain: false,
             last: last.seq,
             missing,
             torn,
@@ -118,6 +135,13 @@ pub(super) fn end_of(
     };
     let found = length(&file).and_then(|len| last_good(&mut file, len, key, points));
     Ok(found.map_err(PrivateFileError::io("read", &path))?)
+}
+
+fn reopened(place: &Place, segment: &Segment) -> Result<(File, u64), AuditError> {
+    let file = place.dir.open_update(&segment.name)?;
+    let path = place.path_of(&segment.name);
+    let len = length(&file).map_err(PrivateFileError::io("inspect", &path))?;
+    Ok((file, len))
 }
 
 fn length(file: &File) -> io::Result<u64> {
@@ -170,22 +194,33 @@ fn read(file: &mut File, from: u64, count: u64) -> io::Result<Vec<u8>> {
 fn set_torn_aside(place: &Place, file: &mut File) -> Result<Option<PathBuf>, AuditError> {
     let failed = |action| PrivateFileError::io(action, &place.path);
     let len = length(file).map_err(failed("inspect"))?;
-    let from = len.saturating_sub(WINDOW);
-    let window = read(file, from, len - from).map_err(failed("read"))?;
-    let whole = window.iter().rposition(|byte| *byte == b'\n');
-    let whole = whole.map_or(0, |at| at + 1);
-    let piece = window.get(whole..).unwrap_or_default();
-    if piece.is_empty() {
+    let whole = end_of_lines(file, len).map_err(failed("read"))?;
+    if whole == len {
         return Ok(None);
     }
     let name = place.torn(Timestamp::now());
     let path = place.path_of(&name);
     let mut kept = place.dir.open_update(&name)?;
-    kept.write_all(piece)
-        .and_then(|()| kept.sync_all())
+    file.seek(SeekFrom::Start(whole))
+        .and_then(|_| io::copy(&mut (&*file).take(len - whole), &mut kept))
+        .and_then(|_| kept.sync_all())
         .map_err(PrivateFileError::io("write", &path))?;
-    file.set_len(from + whole as u64)
+    file.set_len(whole)
         .and_then(|()| file.sync_all())
         .map_err(failed("cut"))?;
     Ok(Some(path))
+}
+
+/// Where the last whole line ends, its newline included.
+fn end_of_lines(file: &mut File, len: u64) -> io::Result<u64> {
+    let mut to = len;
+    while to > 0 {
+        let from = to.saturating_sub(WINDOW);
+        let window = read(file, from, to - from)?;
+        if let Some(at) = window.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(from + at as u64 + 1);
+        }
+        to = from;
+    }
+    Ok(0)
 }

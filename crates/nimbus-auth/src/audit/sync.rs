@@ -2,7 +2,6 @@
 //!
 //! It must not write entries; it only follows the pen.
 
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -10,22 +9,42 @@ use std::time::{Duration, Instant};
 
 use super::anchor::Anchor;
 use super::chain::Point;
-use super::log::Shared;
+use super::log::{Shared, Unsynced};
 use super::{AuditError, recover};
-use crate::private_fs::{PrivateFileError, allocate};
+use crate::private_fs::{PrivateFileError, allocate, rewrite};
 
 /// Pause between two tries to allocate the reserve on a full disk.
 const RESERVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Starts the thread. `floor` is the point before the oldest entry.
-pub(super) fn spawn(shared: Arc<Shared>, floor: Point) -> io::Result<JoinHandle<()>> {
+/// Starts the thread. `anchor` is the one that is kept, and `doubtful` whether there are lines
+/// behind it.
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    anchor: Anchor,
+    doubtful: bool,
+) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("nimbus-audit".to_owned())
         .spawn(move || {
-            let mut keeper = Keeper::new(shared, floor);
+            let _ended = Ended(Arc::clone(&shared));
+            let mut keeper = Keeper::new(shared, anchor, doubtful);
             while keeper.turn() {}
-            keeper.shared.progress.send_modify(|now| now.closed = true);
         })
+}
+
+/// Tells everybody who waits, and who would write, that the thread is gone; by a panic, too.
+pub(super) struct Ended(Arc<Shared>);
+
+#[cfg(test)]
+pub(super) fn ended(shared: Arc<Shared>) -> Ended {
+    Ended(shared)
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.pen().closing = true;
+        self.0.progress.send_modify(|now| now.closed = true);
+    }
 }
 
 /// What the thread knows.
@@ -36,7 +55,11 @@ struct Keeper {
     /// Everything up to here is durable.
     synced: Point,
     anchored: Anchor,
-    anchored_at: Instant,
+    /// When that was last tried.
+    anchored_at: Option<Instant>,
+    /// Whether what was not synced must be written again: a sync failed, or somebody else's may
+    /// have.
+    distrust: bool,
     /// When the reserve is looked after next; `None` while it is whole.
     reserve_at: Option<Instant>,
     /// Whether the operator was told that there is no reserve.
@@ -45,8 +68,7 @@ struct Keeper {
 
 /// What one sync covers.
 struct Round {
-    file: Arc<File>,
-    retired: Vec<Arc<File>>,
+    parts: Vec<Unsynced>,
     target: Point,
 }
 
@@ -59,17 +81,13 @@ enum Next {
 }
 
 impl Keeper {
-    fn new(shared: Arc<Shared>, floor: Point) -> Keeper {
-        let origin = shared.key.origin();
-        let nothing = Anchor {
-            floor,
-            head: origin,
-        };
+    fn new(shared: Arc<Shared>, anchor: Anchor, doubtful: bool) -> Keeper {
         Keeper {
-            floor,
-            synced: origin,
-            anchored: nothing,
-            anchored_at: Instant::now(),
+            floor: anchor.floor,
+            synced: anchor.head,
+            anchored: anchor,
+            anchored_at: None,
+            distrust: doubtful,
             reserve_at: Some(Instant::now()),
             warned: false,
             shared,
@@ -99,13 +117,12 @@ impl Keeper {
         loop {
             let now = Instant::now();
             let sync_at = pen.dirty_since.map(|at| at + shared.options.sync_every);
-            let waited_for = pen.wanted > self.synced.seq;
+            let waited_for = pen.wanted.min(pen.last.seq) > self.synced.seq;
             let sync_now = waited_for || (pen.closing && pen.dirty_since.is_some());
             if sync_now || sync_at.is_some_and(|at| at <= now) {
                 pen.dirty_since = None;
                 return Next::Sync(Round {
-                    file: Arc::clone(&pen.file),
-                    retired: std::mem::take(&mut pen.retired),
+                    parts: pen.unsynced(),
                     target: pen.last,
                 });
             }
@@ -114,11 +131,10 @@ impl Keeper {
             }
             let behind = self.synced.seq > self.anchored.head.seq;
             // The first one at once: until then a cut end would not be noticed at all.
-            let pause = match self.anchored.head.seq {
-                0 => Duration::ZERO,
-                _ => shared.options.anchor_every,
-            };
-            let anchor_at = behind.then(|| self.anchored_at + pause);
+            let anchor_at = behind.then(|| match self.anchored_at {
+                None => now,
+                Some(at) => at + shared.options.anchor_every,
+            });
             if anchor_at.is_some_and(|at| at <= now) {
                 return Next::Anchor;
             }
@@ -142,46 +158,52 @@ impl Keeper {
     }
 
     fn sync(&mut self, round: Round) {
-        let done = self.sync_files(&round);
-        match done {
-            Ok(()) => {
-                self.synced = round.target;
-                self.shared.progress.send_modify(|now| {
-                    now.synced = round.target.seq;
-                });
-                if !round.retired.is_empty() {
-                    self.anchor();
-                    self.prune();
-                }
-            }
-            Err(error) => self.sync_failed(round, error),
+        if let Err(error) = self.sync_files(&round) {
+            return self.sync_failed(error);
+        }
+        self.distrust = false;
+        self.synced = round.target;
+        self.shared.pen().synced(&round.parts);
+        self.shared.progress.send_modify(|now| {
+            now.synced = round.target.seq;
+            now.error = None;
+        });
+        if round.parts.len() > 1 {
+            self.anchor();
+            self.prune();
         }
     }
 
     /// Full segments come first: a line that is durable needs all lines before it.
     fn sync_files(&self, round: &Round) -> io::Result<()> {
-        for file in &round.retired {
+        let Some((active, full)) = round.parts.split_last() else {
+            return Ok(());
+        };
+        for part in full {
+            self.sync_part(part)?;
             // What is allocated beyond the last line is given back.
-            file.set_len(file.metadata()?.len())?;
-            file.sync_data()?;
+            part.file.set_len(part.len)?;
         }
-        if !round.retired.is_empty() {
+        if !full.is_empty() {
             self.shared.place.dir.sync().map_err(io::Error::other)?;
         }
-        round.file.sync_data()
+        self.sync_part(active)
     }
 
-    fn sync_failed(&self, round: Round, error: io::Error) {
-        tracing::error!(%error, "the audit log could not be synced");
-        let mut pen = self.shared.pen();
-        let newer = std::mem::replace(&mut pen.retired, round.retired);
-        pen.retired.extend(newer);
-        pen.wanted = self.synced.seq;
-        pen.dirty_since.get_or_insert_with(Instant::now);
-        if pen.closing {
-            // Nobody is left to wait for another try.
-            pen.dirty_since = None;
+    fn sync_part(&self, part: &Unsynced) -> io::Result<()> {
+        if self.distrust {
+            rewrite(&part.file, part.from, part.len)?;
         }
+        part.file.sync_data()
+    }
+
+    fn sync_failed(&mut self, error: io::Error) {
+        tracing::error!(%error, "the audit log could not be synced");
+        self.distrust = true;
+        let mut pen = self.shared.pen();
+        pen.wanted = self.synced.seq;
+        // Nobody is left to wait for another try when the log closes.
+        pen.dirty_since = (!pen.closing).then(Instant::now);
         drop(pen);
         self.shared.progress.send_modify(|now| {
             now.failures += 1;
@@ -195,7 +217,7 @@ impl Keeper {
             head: self.synced,
         };
         let key = &self.shared.key;
-        self.anchored_at = Instant::now();
+        self.anchored_at = Some(Instant::now());
         match self.shared.anchors.store(key.id(), &anchor.encode(key)) {
             Ok(()) => self.anchored = anchor,
             Err(error) => {
@@ -233,9 +255,12 @@ impl Keeper {
         let place = &self.shared.place;
         let spare = place.dir.open_update(&place.spare())?;
         let room = self.shared.options.segment_bytes;
-        spare
-            .set_len(0)
-            .and_then(|()| allocate(&spare, room))
+        // Cutting gives the room away, which a full disk might not give back.
+        let cut = match spare.metadata() {
+            Ok(found) if found.len() == 0 => Ok(()),
+            _ => spare.set_len(0),
+        };
+        cut.and_then(|()| allocate(&spare, room))
             .map_err(PrivateFileError::io(
                 "allocate",
                 &place.path_of(&place.spare()),
@@ -275,6 +300,10 @@ impl Keeper {
                 return Ok(());
             }
             let len = place.dir.len(&segment.name)?;
+            // It would be missed by a check that knows an older floor only.
+            if dead && self.anchored.floor != self.floor {
+                return Ok(());
+            }
             if !dead {
                 let known = [shared.key.origin(), self.floor];
                 let end = recover::end_of(place, Some(segment), &shared.key, &known)?;

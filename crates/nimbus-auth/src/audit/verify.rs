@@ -226,15 +226,17 @@ fn open_all(path: &Path, anchor: Anchor) -> Result<Vec<Opened>, AuditError> {
         if segment.first <= anchor.floor.seq {
             continue;
         }
+        let path = place.path_of(&segment.name);
         let Some(file) = place.dir.open_file(&segment.name, Access::Read)? else {
-            continue;
+            // A server deleted it meanwhile, or somebody else did: look once more to know.
+            return Err(AuditError::Vanished { path });
         };
         let twice = match &active {
             Some(active) => same_file(active, &file).unwrap_or(false),
             None => false,
         };
         if !twice {
-            opened.push((file, place.path_of(&segment.name), false));
+            opened.push((file, path, false));
         }
     }
     opened.extend(active.map(|file| (file, place.path.clone(), true)));
@@ -302,20 +304,19 @@ impl<'k> Check<'k> {
             .iter()
             .any(|point| sealed.follows(self.key, point));
         if !follows {
-            self.report(misplaced(claim.seq, self.claimed.seq + 1));
+            self.report(misplaced(claim.seq, self.claimed.seq.saturating_add(1)));
         }
         self.claimed = claim;
+        // Nobody without the key can make that MAC, though the text may have been changed since.
+        self.reached |= claim == self.anchor.head;
         if !follows {
             return false;
         }
         self.last = claim;
         self.found.entries += 1;
         self.found.first.get_or_insert(claim.seq);
-        if claim.seq == self.anchor.head.seq {
-            self.reached = claim == self.anchor.head;
-            if !self.reached {
-                self.report(BreakKind::OtherHistory { seq: claim.seq });
-            }
+        if claim.seq == self.anchor.head.seq && claim != self.anchor.head {
+            self.report(BreakKind::OtherHistory { seq: claim.seq });
         }
         true
     }
@@ -331,7 +332,12 @@ impl<'k> Check<'k> {
     }
 
     fn finish(mut self) -> Verification {
-        let last = self.last.seq.max(self.claimed.seq);
+        let known = if self.reached {
+            self.anchor.head.seq
+        } else {
+            0
+        };
+        let last = self.last.seq.max(known);
         if !self.reached && last < self.anchor.head.seq {
             self.report(BreakKind::CutEnd {
                 from: last + 1,

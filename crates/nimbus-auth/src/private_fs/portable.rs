@@ -201,6 +201,12 @@ pub(crate) fn same_file(_: &File, _: &File) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Not known to be needed here.
+#[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+pub(crate) fn rewrite(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
 /// Room cannot be allocated ahead here.
 #[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
 pub(crate) fn allocate(_: &File, _: u64) -> io::Result<bool> {

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -346,6 +346,23 @@ fn check_file(file: &File, path: &Path) -> Result<(), PrivateFileError> {
 pub(crate) fn same_file(one: &File, other: &File) -> io::Result<bool> {
     let (one, other) = (one.metadata()?, other.metadata()?);
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// Writes what a file holds from `from` to `to` to where it is: after a sync that failed, pages are
+/// marked clean, and another sync would write nothing and succeed. The position stays.
+pub(crate) fn rewrite(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut block = vec![0; 1 << 20];
+    let mut at = from;
+    while at < to {
+        let wanted = usize::try_from(to - at)
+            .unwrap_or(usize::MAX)
+            .min(block.len());
+        let part = block.get_mut(..wanted).unwrap_or_default();
+        file.read_exact_at(part, at)?;
+        file.write_all_at(part, at)?;
+        at += wanted as u64;
+    }
+    Ok(())
 }
 
 /// Allocates the room of `file` up to `len` bytes without changing its length, so that writing there

@@ -21,7 +21,7 @@ use crate::error::ApiError;
 /// The status in the audit line of a request whose client left before the answer.
 const CLIENT_LEFT: u16 = 499;
 
-/// The audit log and whether its last line went through.
+/// The audit log and whether its last line could be written.
 #[derive(Debug)]
 pub(crate) struct AuditTrail {
     log: Arc<AuditLog>,
@@ -41,10 +41,10 @@ impl AuditTrail {
         }
     }
 
-    /// Whether the last line could not be written. Protected calls are then refused before they
-    /// run; the line about the refusal tells whether the log works again.
+    /// Whether the last line could not be written, or the last sync failed. Protected calls are then
+    /// refused before they run; the line about the refusal tells whether the log works again.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.failing.load(Ordering::Relaxed) || self.log.is_failing()
     }
 
     /// Writes a line; its number, or `None` when it is not in the log.
@@ -67,7 +67,6 @@ impl AuditTrail {
         let outcome = self.log.durable(seq).await;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the audit log cannot be synced; protected calls are refused");
-            self.failing.store(true, Ordering::Relaxed);
         }
         outcome.is_ok()
     }

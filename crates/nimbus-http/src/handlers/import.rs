@@ -11,6 +11,7 @@ use nimbus_storage::{ImportRow, Tenant};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::answer::{Found, NoContent};
 use crate::error::{ApiError, ApiResult};
@@ -107,16 +108,10 @@ pub(crate) async fn lines(call: Call<OperationContext>, body: Lines) -> ApiResul
         done: resumed_after,
         inserted: 0,
         limit: call.app.config.request_timeout,
+        stop: call.app.stop.subscribe(),
     };
     loop {
-        let stopping = *call.app.stop.borrow();
-        let outcome = if stopping {
-            let text = "the server is stopping; send the import again when it is back";
-            Err(ApiError::new(ErrorCode::ServiceUnavailable, text))
-        } else {
-            stream.step().await
-        };
-        match outcome {
+        match stream.step().await {
             Ok(true) => {}
             Ok(false) => break,
             // A program can go on from there, or send everything again.
@@ -163,6 +158,8 @@ struct Stream {
     inserted: u64,
     /// Longest time for a commit.
     limit: Duration,
+    /// Becomes true when the server stops.
+    stop: watch::Receiver<bool>,
 }
 
 impl Stream {
@@ -190,7 +187,15 @@ impl Stream {
     async fn chunk(&mut self) -> ApiResult<(Vec<ImportRow>, bool)> {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while rows.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            let Some(text) = self.body.next().await? else {
+            let next = tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => {
+                    let text = "the server is stopping; send the import again when it is back";
+                    return Err(ApiError::new(ErrorCode::ServiceUnavailable, text));
+                }
+                next = self.body.next() => next?,
+            };
+            let Some(text) = next else {
                 return Ok((rows, false));
             };
             self.read += 1;

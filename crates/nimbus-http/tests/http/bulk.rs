@@ -384,12 +384,10 @@ async fn a_server_that_stops_ends_an_import_between_two_commits() {
     while TcpStream::connect(fixture.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    // What it reads already is still inserted; then it says how far it came.
-    let second = numbered(1_001..=2_000);
-    stream.write_all(second.as_bytes()).await.unwrap();
+    // A client that is silent, or slow, does not keep the server from stopping.
     let answer = Answer::read(&mut stream, false).await;
     let detail = answer.expect_error(503, "service.unavailable");
-    assert_eq!(detail, json!({"lines": 2_000, "inserted": 2_000}));
+    assert_eq!(detail, json!({"lines": 1_000, "inserted": 1_000}));
     assert_eq!(answer.json()["error"]["retryable"], true);
     drop(stream);
     fixture.ended().await;

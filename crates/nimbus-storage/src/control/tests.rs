@@ -245,6 +245,8 @@ fn anchors_survive_a_restart_and_are_read_without_opening() {
             assert_eq!(db.anchor("log").as_deref(), Some(text));
         }
     }
+    assert_eq!(db.anchors(""), ["log", "other"]);
+    assert_eq!(db.anchors("lo"), ["log"]);
     drop(db);
     let before = std::fs::read(dir.path().join(CONTROL_FILE)).unwrap();
     assert_eq!(

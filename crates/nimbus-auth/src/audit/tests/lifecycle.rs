@@ -337,3 +337,34 @@ fn the_end_is_read_and_followed_across_segments() {
     file.write_all(b"1}\n{").unwrap();
     assert_eq!(tail.more().unwrap(), [b"{\"a\":1}".to_vec()]);
 }
+
+#[test]
+fn a_long_piece_without_an_end_is_moved_whole() {
+    let fixture = Fixture::new();
+    fixture.write(2);
+    let whole = fs::read(&fixture.path).unwrap();
+    for before in [&whole[..], b""] {
+        fs::write(&fixture.path, [before, &vec![0; 3 << 20]].concat()).unwrap();
+        let (log, recovered) = fixture.try_open().unwrap();
+        assert_eq!(
+            fs::metadata(recovered.torn.unwrap()).unwrap().len(),
+            3 << 20
+        );
+        assert_eq!(fs::read(&fixture.path).unwrap(), before);
+        drop(log);
+    }
+}
+
+#[test]
+fn numbers_at_the_end_of_their_range_are_survived() {
+    let fixture = Fixture::new();
+    fixture.write(2);
+    let text = fs::read_to_string(&fixture.path).unwrap();
+    let forged = text.replace("\"seq\":2,", &format!("\"seq\":{},", u64::MAX));
+    fs::write(&fixture.path, format!("{forged}{forged}")).unwrap();
+    let name = fixture.dir().join(format!("access-{}.jsonl", u64::MAX));
+    fs::copy(&fixture.path, name).unwrap();
+    let found = fixture.verify();
+    assert!(!found.is_intact() && found.last <= 2, "{found:?}");
+    drop(fixture.try_open().unwrap());
+}

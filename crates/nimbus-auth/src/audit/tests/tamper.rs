@@ -195,6 +195,25 @@ fn an_older_log_that_was_put_back_is_found_even_when_it_was_written_on() {
 }
 
 #[test]
+fn a_forged_number_does_not_hide_a_cut_end() {
+    let fixture = Fixture::new();
+    fixture.write(10);
+    let lines = split(&fs::read(&fixture.path).unwrap());
+    let forged = String::from_utf8(lines[9].clone())
+        .unwrap()
+        .replace("\"seq\":10,", "\"seq\":200,");
+    fs::write(
+        &fixture.path,
+        [&lines[..5].concat()[..], forged.as_bytes()].concat(),
+    )
+    .unwrap();
+    let found = fixture.verify();
+    let kinds: Vec<BreakKind> = found.breaks.iter().map(|place| place.kind).collect();
+    let cut = BreakKind::CutEnd { from: 6, to: 10 };
+    assert!(found.last == 5 && kinds.contains(&cut), "{found:?}");
+}
+
+#[test]
 fn another_history_under_the_same_key_is_found() {
     let fixture = Fixture::new();
     fixture.write(3);

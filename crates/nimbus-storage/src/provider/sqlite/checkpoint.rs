@@ -40,6 +40,8 @@ pub(super) struct Wal {
     queued: AtomicBool,
     finished: AtomicU64,
     changes: AtomicU64,
+    /// Whether transactions that come back must end, since a checkpoint waits for readers.
+    restarting: AtomicBool,
     /// Whose idle transactions end before a checkpoint.
     readers: OnceLock<Weak<Readers>>,
     /// A checkpoint failed at reading, writing or syncing.
@@ -59,6 +61,7 @@ impl Wal {
             queued: AtomicBool::new(false),
             finished: AtomicU64::new(0),
             changes: AtomicU64::new(0),
+            restarting: AtomicBool::new(false),
             readers: OnceLock::new(),
             unsound: AtomicBool::new(false),
             closing: Mutex::new(false),
@@ -79,6 +82,17 @@ impl Wal {
     /// How often [`Wal::changed`] was called.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// Whether the log is about to start over, which no transaction may hinder.
+    pub(super) fn restarting(&self) -> bool {
+        self.restarting.load(Ordering::Acquire)
+    }
+
+    fn let_go(&self) {
+        if let Some(readers) = self.readers.get().and_then(Weak::upgrade) {
+            readers.let_go();
+        }
     }
 
     /// Notes the length of the log after a commit, in frames.
@@ -134,13 +148,15 @@ impl Wal {
 
     fn checkpoint(&self) -> ProviderResult<()> {
         let conn = connection::checkpointer(&self.path, RESTART_PATIENCE)?;
-        if let Some(readers) = self.readers.get().and_then(Weak::upgrade) {
-            readers.let_go();
-        }
+        self.let_go();
         let frames = copy(&conn, &self.path, CheckpointMode::PASSIVE)?;
         self.finished.fetch_add(1, Ordering::Relaxed);
         if frames >= RESTART_FRAMES {
-            match copy(&conn, &self.path, CheckpointMode::RESTART) {
+            self.restarting.store(true, Ordering::Release);
+            self.let_go();
+            let restarted = copy(&conn, &self.path, CheckpointMode::RESTART);
+            self.restarting.store(false, Ordering::Release);
+            match restarted {
                 Err(ProviderError::Busy { .. }) => {
                     let path = self.path.display();
                     tracing::debug!(%path, frames, "readers keep the log from starting over");

@@ -292,6 +292,11 @@ impl Drop for SqliteSnapshot {
         let mut state = self.readers.state();
         state.open.remove(&self.number);
         if !state.closed {
+            // Looked at under the lock: a checkpoint says so first and then takes the lock.
+            if self.readers.wal.restarting() {
+                let ended = idle.take().and_then(Idle::ended);
+                idle = ended.map(|conn| Idle { conn, pinned: None });
+            }
             state.idle.extend(idle.take());
         }
         // What is left is closed outside the lock.
