@@ -52,6 +52,13 @@ pub fn audit_segment(
 }
 
 /// Checks bytes as if they were the only segment.
-pub fn verify_segment(bytes: &[u8], key: &ChainKey, anchor: Option<Anchor>) -> Verification {
+///
+/// # Errors
+/// None: bytes can be read.
+pub fn verify_segment(
+    bytes: &[u8],
+    key: &ChainKey,
+    anchor: Option<Anchor>,
+) -> Result<Verification, AuditError> {
     audit::verify_bytes(bytes, key, anchor)
 }

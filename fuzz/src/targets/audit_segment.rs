@@ -2,7 +2,7 @@
 //! ends, and whatever is done to a log, the check finds it.
 
 use jiff::Timestamp;
-use nimbus_auth::audit::{Anchor, ChainKey};
+use nimbus_auth::audit::{Anchor, ChainKey, Verification};
 use nimbus_auth::fuzzing::{audit_segment, verify_segment};
 use nimbus_auth::{AuditEntry, AuthScope, RouteFamily};
 
@@ -31,7 +31,7 @@ pub fn check(data: &[u8]) {
 
 /// Nothing that the key did not write is an entry.
 fn as_segment(data: &[u8], key: &ChainKey) {
-    let found = verify_segment(data, key, None);
+    let found = verify(data, key, None);
     assert_eq!(found.entries, 0, "forged");
     assert_eq!(found.is_intact(), !data.contains(&b'\n'), "{found:?}");
 }
@@ -41,13 +41,13 @@ fn as_change(data: &[u8], key: &ChainKey) {
         return;
     };
     let (good, anchor) = log(key);
-    assert!(verify_segment(&good, key, Some(anchor)).is_intact());
+    assert!(verify(&good, key, Some(anchor)).is_intact());
     let [a, b, c, d] = *recipe;
     let from = usize::from(u16::from_be_bytes([a, b])) % (good.len() + 1);
     let taken = usize::from(u16::from_be_bytes([c, d])) % (good.len() - from + 1);
     let mut changed = good.clone();
     changed.splice(from..from + taken, fresh.iter().copied());
-    let found = verify_segment(&changed, key, Some(anchor));
+    let found = verify(&changed, key, Some(anchor));
     if changed == good {
         assert!(found.is_intact(), "{found:?}");
         return;
@@ -66,6 +66,10 @@ fn as_change(data: &[u8], key: &ChainKey) {
         .count();
     let line = 1 + good[..same].iter().filter(|byte| **byte == b'\n').count() as u64;
     assert_eq!(place.line, line, "{place}");
+}
+
+fn verify(bytes: &[u8], key: &ChainKey, anchor: Option<Anchor>) -> Verification {
+    verify_segment(bytes, key, anchor).expect("bytes can be read")
 }
 
 fn log(key: &ChainKey) -> (Vec<u8>, Anchor) {

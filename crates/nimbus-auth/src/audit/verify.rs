@@ -183,29 +183,7 @@ pub fn verify<E: From<AuditError>>(
 ) -> Result<Verification, E> {
     let mut check = Check::new(key, anchor);
     for (file, path, last) in open_all(path, check.anchor)? {
-        let mut lines = Lines::new(file);
-        check.begin(path);
-        loop {
-            let next = lines.next().map_err(|error| {
-                AuditError::from(PrivateFileError::io("read", &check.position.file)(error))
-            })?;
-            match next {
-                Piece::End => break,
-                Piece::Torn if last => {
-                    check.found.torn = true;
-                    break;
-                }
-                Piece::Torn | Piece::Line => {}
-            }
-            let good = check.line(&lines.line);
-            visit(Step {
-                line: &lines.line,
-                good,
-                bytes: check.bytes + lines.end,
-            })?;
-            check.advance(lines.end);
-        }
-        check.bytes += lines.end;
+        check.read(file, path, last, &mut visit)?;
     }
     Ok(check.finish())
 }
@@ -281,16 +259,42 @@ impl<'k> Check<'k> {
         }
     }
 
-    fn begin(&mut self, file: PathBuf) {
+    /// Reads a segment; `last` is the one in use, which may end within a line.
+    fn read<E: From<AuditError>>(
+        &mut self,
+        input: impl io::Read,
+        file: PathBuf,
+        last: bool,
+        visit: &mut impl FnMut(Step<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.position.file = file;
         self.position.line = 1;
         self.position.offset = 0;
         self.found.segments += 1;
-    }
-
-    fn advance(&mut self, offset: u64) {
-        self.position.line += 1;
-        self.position.offset = offset;
+        let mut lines = Lines::new(input);
+        loop {
+            let next = lines.next().map_err(|error| {
+                AuditError::from(PrivateFileError::io("read", &self.position.file)(error))
+            })?;
+            match next {
+                Piece::End => break,
+                Piece::Torn if last => {
+                    self.found.torn = true;
+                    break;
+                }
+                Piece::Torn | Piece::Line => {}
+            }
+            let good = self.line(&lines.line);
+            visit(Step {
+                line: &lines.line,
+                good,
+                bytes: self.bytes + lines.end,
+            })?;
+            self.position.line += 1;
+            self.position.offset = lines.end;
+        }
+        self.bytes += lines.end;
+        Ok(())
     }
 
     /// Whether the line belongs where it stands.
@@ -421,22 +425,14 @@ impl<R: io::Read> Lines<R> {
 
 /// Checks bytes as if they were the only segment; for the fuzz target.
 #[cfg(feature = "fuzzing")]
-pub(crate) fn verify_bytes(bytes: &[u8], key: &ChainKey, anchor: Option<Anchor>) -> Verification {
+pub(crate) fn verify_bytes(
+    bytes: &[u8],
+    key: &ChainKey,
+    anchor: Option<Anchor>,
+) -> Result<Verification, AuditError> {
     let mut check = Check::new(key, anchor);
-    let mut lines = Lines::new(bytes);
-    check.begin(PathBuf::from("bytes"));
-    loop {
-        match lines.next() {
-            Ok(Piece::Line) => {}
-            Ok(Piece::Torn) => {
-                check.found.torn = true;
-                break;
-            }
-            _ => break,
-        }
-        check.line(&lines.line);
-        check.advance(lines.end);
-    }
-    check.bytes = lines.end;
-    check.finish()
+    check.read(bytes, PathBuf::from("bytes"), true, &mut |_| {
+        Ok::<(), AuditError>(())
+    })?;
+    Ok(check.finish())
 }
