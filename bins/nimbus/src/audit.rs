@@ -262,7 +262,7 @@ fn print(lines: &[Vec<u8>], format: Format) -> anyhow::Result<()> {
     output::raw(&text)
 }
 
-/// `TIME STATUS METHOD PATH who=… why=… id=…`
+/// `TIME STATUS METHOD PATH client=… auth=… reason=… id=…`
 fn for_people(line: &[u8]) -> String {
     let Ok(entry) = serde_json::from_slice::<Json>(line) else {
         return format!(

@@ -11,6 +11,12 @@ pub const MEDIA: &str = "text/csv";
 /// Columns that every document has, in front of those of the schema.
 pub const SYSTEM_COLUMNS: [&str; 2] = ["_id", "_creationTime"];
 
+/// The header of a table whose schema declares these fields.
+pub fn default_columns(declared: impl IntoIterator<Item = String>) -> Vec<String> {
+    let system = SYSTEM_COLUMNS.map(str::to_owned);
+    system.into_iter().chain(declared).collect()
+}
+
 /// The record of a document under a header of `columns`: a string as it is, null and a missing
 /// field as nothing, anything else as JSON.
 pub fn record(columns: &[String], document: &Object) -> impl Iterator<Item = String> {

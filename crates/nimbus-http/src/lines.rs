@@ -6,6 +6,8 @@
 use nimbus_core::value::deserialize_within_document;
 use nimbus_core::{JsonError, Object, Value, json};
 
+use crate::cells::SYSTEM_COLUMNS;
+
 /// The media type.
 pub const MEDIA: &str = "application/x-ndjson";
 
@@ -34,6 +36,14 @@ pub enum LineError {
     },
 }
 
+/// The fields without those that an imported document gets anew.
+pub fn without_system_fields(mut fields: Object) -> Object {
+    for name in SYSTEM_COLUMNS {
+        fields.remove(name);
+    }
+    fields
+}
+
 /// A line's value, given up as soon as it is larger than a document may be: the memory of values is
 /// many times that of their text.
 #[derive(serde::Deserialize)]
@@ -55,11 +65,7 @@ pub fn fields(line: &[u8]) -> Result<Option<Object>, LineError> {
         return Ok(None);
     }
     match json::from_slice::<Line>(line)?.0 {
-        Value::Object(mut fields) => {
-            fields.remove("_id");
-            fields.remove("_creationTime");
-            Ok(Some(fields))
-        }
+        Value::Object(fields) => Ok(Some(without_system_fields(fields))),
         other => Err(LineError::NotAnObject {
             found: other.type_name(),
         }),

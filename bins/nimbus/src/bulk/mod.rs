@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
-use nimbus_http::cells::SYSTEM_COLUMNS;
+use nimbus_http::cells;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -154,11 +154,9 @@ fn default_columns(table: &Table<'_>) -> anyhow::Result<Vec<String>> {
     if declared.is_empty() {
         bail!("the table has no schema, so the columns are not known; name them with --columns");
     }
-    let system = SYSTEM_COLUMNS.map(str::to_owned);
-    Ok(system
-        .into_iter()
-        .chain(declared.into_iter().map(|(name, _)| name))
-        .collect())
+    Ok(cells::default_columns(
+        declared.into_iter().map(|(name, _)| name),
+    ))
 }
 
 /// What is read, with a name that stays the same as long as the file does.

@@ -90,12 +90,6 @@ fn next_line(
     Ok(Some((*line, size, fields)))
 }
 
-fn without_system_fields(mut fields: Object) -> Object {
-    fields.remove("_id");
-    fields.remove("_creationTime");
-    fields
-}
-
 impl CsvRows {
     fn new(input: Box<dyn Read>, schema: &[(String, FieldType)]) -> anyhow::Result<CsvRows> {
         let mut records = csv::ReaderBuilder::new().from_reader(input);
@@ -136,7 +130,7 @@ impl CsvRows {
         Ok(Some((
             line,
             record.as_slice().len() as u64,
-            Some(without_system_fields(fields)),
+            Some(lines::without_system_fields(fields)),
         )))
     }
 }

@@ -67,12 +67,7 @@ fn short_writes_are_completed_or_reported() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_reported_for_each_entry_and_leaves_no_gap() {
-    let fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
+    let fixture = Fixture::new();
     let log = fixture.open();
     assert_eq!(log.record(&entry()).unwrap(), 1);
     let full = Arc::new(File::options().append(true).open("/dev/full").unwrap());
@@ -109,12 +104,7 @@ fn a_full_disk_is_reported_for_each_entry_and_leaves_no_gap() {
 #[test]
 fn room_is_allocated_ahead_and_given_back() {
     use std::os::unix::fs::MetadataExt as _;
-    let mut fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
+    let mut fixture = Fixture::new();
     fixture.options.segment_bytes = 1 << 20;
     let log = fixture.open();
     let room = |name: &str| {
@@ -162,12 +152,7 @@ impl AnchorStore for Refusing {
 
 #[tokio::test]
 async fn an_anchor_that_cannot_be_kept_is_not_tried_without_pause() {
-    let fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
+    let fixture = Fixture::new();
     let anchors = Arc::new(Refusing::default());
     let mut options = fixture.options.clone();
     options.anchor_every = Duration::from_secs(3_600);
@@ -184,12 +169,7 @@ async fn an_anchor_that_cannot_be_kept_is_not_tried_without_pause() {
 
 #[tokio::test]
 async fn a_failed_sync_is_told_to_those_who_wait_and_what_it_left_is_written_again() {
-    let fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
+    let fixture = Fixture::new();
     let log = fixture.open();
     let seq = log.record(&entry()).unwrap();
     log.durable(seq).await.unwrap();
@@ -220,12 +200,7 @@ async fn a_failed_sync_is_told_to_those_who_wait_and_what_it_left_is_written_aga
 
 #[test]
 fn a_dead_thread_refuses_and_lets_nobody_wait() {
-    let fixture = Fixture::at(
-        &tempfile::tempdir()
-            .unwrap()
-            .path()
-            .join("logs/access.jsonl"),
-    );
+    let fixture = Fixture::new();
     let log = fixture.open();
     // As a panic would leave it.
     drop(sync::ended(Arc::clone(&log.shared)));

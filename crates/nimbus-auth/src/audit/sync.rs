@@ -289,17 +289,17 @@ impl Keeper {
     fn try_prune(&mut self, keep: u64) -> Result<(), AuditError> {
         let shared = Arc::clone(&self.shared);
         let place = &shared.place;
-        let segments = place.full_segments()?;
-        let mut total = 0;
-        for segment in &segments {
-            total += place.dir.len(&segment.name)?;
+        let mut segments = Vec::new();
+        for segment in place.full_segments()? {
+            let len = place.dir.len(&segment.name)?;
+            segments.push((segment, len));
         }
-        for segment in &segments {
+        let mut total: u64 = segments.iter().map(|(_, len)| len).sum();
+        for (segment, len) in &segments {
             let dead = segment.first <= self.floor.seq;
             if !dead && total <= keep {
                 return Ok(());
             }
-            let len = place.dir.len(&segment.name)?;
             // It would be missed by a check that knows an older floor only.
             if dead && self.anchored.floor != self.floor {
                 return Ok(());

@@ -25,7 +25,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> Fixture {
+    pub(crate) fn new() -> Fixture {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state/nimbus/logs/access.jsonl");
         Fixture {

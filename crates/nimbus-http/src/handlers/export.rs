@@ -81,8 +81,7 @@ async fn declared(tenant: &Tenant, table: &TableName) -> ApiResult<Vec<String>> 
     match tenant.table_schema(table).await {
         Ok(schema) => {
             let declared = schema.fields.into_iter().map(|field| field.name);
-            let system = cells::SYSTEM_COLUMNS.map(str::to_owned);
-            Ok(system.into_iter().chain(declared).collect())
+            Ok(cells::default_columns(declared))
         }
         Err(StoreError::SchemaNotFound { .. }) => Err(ApiError::invalid(
             "the table has no schema, so the columns are not known; name them with `columns`",
