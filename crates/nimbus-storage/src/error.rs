@@ -262,7 +262,9 @@ impl StoreError {
             StoreError::SchemaViolation { .. } => ErrorCode::OpSchemaValidation,
             StoreError::Storage(e) => match e {
                 ProviderError::Busy { .. } => ErrorCode::ServiceStorageBusy,
-                ProviderError::Closed => ErrorCode::ServiceUnavailable,
+                ProviderError::Closed | ProviderError::KeyUnavailable { .. } => {
+                    ErrorCode::ServiceUnavailable
+                }
                 ProviderError::Corrupt { .. } => ErrorCode::ServiceStorageCorruption,
                 ProviderError::Io { .. } => ErrorCode::ServiceStorageIo,
                 _ => ErrorCode::ServiceStorageOther,

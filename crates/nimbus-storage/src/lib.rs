@@ -37,6 +37,7 @@
 
 pub mod conformance;
 pub mod control;
+pub mod encryption;
 mod engine;
 mod error;
 pub mod provider;

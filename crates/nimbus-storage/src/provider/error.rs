@@ -49,6 +49,24 @@ pub enum ProviderError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The key provider did not answer or refused for a reason of its own; it may do so later.
+    #[error("the key of {what} is not available: {source}")]
+    KeyUnavailable {
+        /// The file.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file cannot be unlocked: its manifest is missing, foreign or changed, or the key is another.
+    #[error("{what} cannot be unlocked: {source}")]
+    Locked {
+        /// The file.
+        what: String,
+        /// The cause, with what to do about it.
+        #[source]
+        source: Box<nimbus_crypto::ManifestError>,
+    },
     /// A tenant whose id differs only by case exists, and the disk ignores case.
     #[error("tenant {existing} exists and this disk does not tell upper from lower case")]
     NameClash {
