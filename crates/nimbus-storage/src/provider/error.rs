@@ -49,6 +49,16 @@ pub enum ProviderError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The file is encrypted and no key provider is configured.
+    #[error(
+        "{what} is encrypted, as {manifest} says, and encryption is not configured: give --encryption-key-provider and its settings"
+    )]
+    Encrypted {
+        /// The file.
+        what: String,
+        /// Its manifest.
+        manifest: String,
+    },
     /// The key provider did not answer or refused for a reason of its own; it may do so later.
     #[error("the key of {what} is not available: {source}")]
     KeyUnavailable {

@@ -5,7 +5,7 @@
 //! through raw system calls, so that the power-loss tests can record them.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -79,6 +79,15 @@ pub(crate) fn open_read_only(path: &Path) -> io::Result<File> {
             .custom_flags(nofollow())
             .open(path)?,
     )
+}
+
+/// Whether a regular file begins with `prefix`. Not for a database that this process has open: closing
+/// it again would drop SQLite's locks.
+pub(crate) fn starts_with(path: &Path, prefix: &[u8]) -> io::Result<bool> {
+    let mut start = Vec::with_capacity(prefix.len());
+    let file = open_read_only(path)?;
+    file.take(prefix.len() as u64).read_to_end(&mut start)?;
+    Ok(start == prefix)
 }
 
 fn regular(file: File) -> io::Result<File> {

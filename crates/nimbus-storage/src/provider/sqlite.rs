@@ -8,6 +8,7 @@
 mod checkpoint;
 mod connection;
 mod error;
+mod file;
 mod readers;
 mod recovery;
 mod schema;
@@ -21,11 +22,14 @@ use std::sync::{Arc, Weak, mpsc};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
+use nimbus_crypto::{ManifestError, manifest_path};
 
 use super::{Provider, ProviderError, ProviderResult, TenantStore, files};
 use crate::control::{ControlDb, Distinct, TenantState};
+use crate::encryption::Keyring;
 use checkpoint::Wal;
 use error::corrupt;
+use file::TenantFile;
 use store::SqliteStore;
 pub use survey::survey;
 
@@ -59,6 +63,8 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// Whether the disk ignores the case of names; `None` finds out.
     pub case_insensitive: Option<bool>,
+    /// Keys of the files, which are then encrypted with SQLCipher; `None` keeps plain text.
+    pub keyring: Option<Arc<Keyring>>,
 }
 
 impl SqliteOptions {
@@ -69,6 +75,7 @@ impl SqliteOptions {
             durability: Durability::Full,
             readers: 4,
             case_insensitive: None,
+            keyring: None,
         }
     }
 
@@ -92,6 +99,7 @@ struct Inner {
     readers: usize,
     distinct: Distinct,
     control: Arc<ControlDb>,
+    keyring: Option<Arc<Keyring>>,
     checkpoints: mpsc::Sender<Weak<Wal>>,
 }
 
@@ -120,6 +128,7 @@ impl SqliteProvider {
                 Distinct::Exactly
             },
             control,
+            keyring: options.keyring,
             checkpoints: checkpoint::start()?,
         };
         recovery::finish(&inner)?;
@@ -200,14 +209,18 @@ impl Inner {
         self.dir.join(format!("{tenant}{SUFFIX}"))
     }
 
-    /// The tenant file and everything SQLite may put beside it.
+    /// The tenant file, everything SQLite may put beside it, and last its manifest: without that the
+    /// rest is of no use.
     fn all_paths(&self, tenant: &TenantId) -> Vec<PathBuf> {
         let path = self.path(tenant);
-        let beside = SIDECARS
-            .iter()
-            .map(|s| sidecar(&path, s))
-            .collect::<Vec<_>>();
-        std::iter::once(path).chain(beside).collect()
+        let beside = SIDECARS.iter().map(|s| sidecar(&path, s));
+        let mut all: Vec<PathBuf> = std::iter::once(path.clone()).chain(beside).collect();
+        all.push(manifest_path(&path));
+        all
+    }
+
+    fn locate(&self, tenant: &TenantId) -> ProviderResult<TenantFile> {
+        TenantFile::locate(self.path(tenant), tenant, self.keyring.as_deref())
     }
 
     fn create(&self, tenant: &TenantId) -> ProviderResult<()> {
@@ -252,20 +265,45 @@ impl Inner {
     }
 
     fn create_file(&self, tenant: &TenantId, path: &Path, ours: &mut bool) -> ProviderResult<()> {
+        let file = TenantFile::create(path.to_owned(), tenant, self.keyring.as_deref());
+        let file = file.map_err(|e| match e {
+            ProviderError::Locked { ref source, .. }
+                if matches!(**source, ManifestError::Exists { .. }) =>
+            {
+                unregistered(tenant, &manifest_path(path))
+            }
+            e => e,
+        })?;
+        // From here on the manifest is ours, and the name of the file was free.
+        *ours = true;
         match files::create_new(path) {
             Ok(file) => drop(file),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                *ours = false;
+                self.remove_manifest(path);
                 return Err(unregistered(tenant, path));
             }
             Err(e) => return Err(files::error("creating", path, e)),
         }
-        *ours = true;
-        connection::create(path)?;
+        connection::create(&file)?;
         // No connection is open any more, so opening the file here releases no lock.
         files::open_existing(path)
             .and_then(|file| file.sync_all())
             .map_err(|e| files::error("syncing", path, e))?;
         files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
+    }
+
+    /// Takes back the manifest that was made for a name that someone else's file has taken since.
+    fn remove_manifest(&self, path: &Path) {
+        let manifest = manifest_path(path);
+        let removed = match self.keyring {
+            Some(_) => files::remove_if_exists(&manifest),
+            None => Ok(false),
+        };
+        if let Err(e) = removed {
+            let path = manifest.display();
+            tracing::warn!(%path, error = %e, "a manifest that belongs to no file was left");
+        }
     }
 
     fn refuse_existing(&self, tenant: &TenantId) -> ProviderResult<()> {
@@ -299,7 +337,7 @@ impl Inner {
         }
         let checkpoints = self.checkpoints.clone();
         let opened = SqliteStore::open(
-            self.path(tenant),
+            self.locate(tenant)?,
             self.durability,
             self.readers,
             checkpoints,
@@ -365,7 +403,7 @@ impl Inner {
             files::Entry::Other => return Err(corrupt(&path, "it is not a regular file".into())),
             files::Entry::Regular { .. } => {}
         }
-        recovery::quick_check(&path)?;
+        recovery::quick_check(&self.locate(tenant)?)?;
         files::open_existing(&path)
             .and_then(|file| files::make_private(&file))
             .map_err(|e| files::error("changing the mode of", &path, e))?;

@@ -1,10 +1,12 @@
-//! The conformance suite on the SQLite provider, one test per case, in both durabilities.
+//! The conformance suite on the SQLite provider, one test per case, in both durabilities, in plain text and encrypted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
+use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use nimbus_storage::conformance::{Failure, Fixture};
 use nimbus_storage::control::ControlDb;
+use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
 use nimbus_storage::provider::{Provider, ProviderError};
 
@@ -13,23 +15,31 @@ const GAP: std::time::Duration = std::time::Duration::from_millis(10);
 struct Sqlite {
     dir: tempfile::TempDir,
     durability: Durability,
+    keyring: Option<Arc<Keyring>>,
     provider: Mutex<Option<Arc<dyn Provider>>>,
 }
 
 impl Sqlite {
     async fn full() -> Sqlite {
-        Sqlite::start(Durability::Full)
+        Sqlite::start(Durability::Full, None)
     }
 
     async fn relaxed() -> Sqlite {
-        Sqlite::start(Durability::Relaxed)
+        Sqlite::start(Durability::Relaxed, None)
     }
 
-    fn start(durability: Durability) -> Sqlite {
+    async fn encrypted() -> Sqlite {
+        let key = WrappingKey::generate().expect("random bytes");
+        let keyring = Keyring::new(Arc::new(MasterKeyFile::new(key))).expect("a thread");
+        Sqlite::start(Durability::Full, Some(keyring))
+    }
+
+    fn start(durability: Durability, keyring: Option<Arc<Keyring>>) -> Sqlite {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let sqlite = Sqlite {
             dir,
             durability,
+            keyring,
             provider: Mutex::new(None),
         };
         sqlite.open().expect("a provider on an empty directory");
@@ -40,6 +50,7 @@ impl Sqlite {
         let control = Arc::new(ControlDb::open(self.dir.path())?);
         let mut options = SqliteOptions::new(self.dir.path());
         options.durability = self.durability;
+        options.keyring = self.keyring.clone();
         let provider = SqliteProvider::open(options, control)?;
         *self.slot() = Some(Arc::new(provider));
         Ok(())
@@ -78,4 +89,8 @@ mod full {
 
 mod relaxed {
     nimbus_storage::conformance_tests!(super::Sqlite::relaxed);
+}
+
+mod encrypted {
+    nimbus_storage::conformance_tests!(super::Sqlite::encrypted);
 }

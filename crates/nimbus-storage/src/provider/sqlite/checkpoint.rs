@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
 
+use super::file::TenantFile;
 use super::readers::Readers;
 use super::{connection, sidecar};
 use crate::provider::{ProviderError, ProviderResult, files};
@@ -30,7 +31,7 @@ const RESTART_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The write-ahead log of one open tenant.
 pub(super) struct Wal {
-    path: PathBuf,
+    path: TenantFile,
     me: Weak<Wal>,
     queue: mpsc::Sender<Weak<Wal>>,
     /// Frames in the log after the newest commit.
@@ -51,7 +52,7 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    pub(super) fn new(path: PathBuf, queue: mpsc::Sender<Weak<Wal>>) -> Arc<Wal> {
+    pub(super) fn new(path: TenantFile, queue: mpsc::Sender<Weak<Wal>>) -> Arc<Wal> {
         Arc::new_cyclic(|me| Wal {
             path,
             me: me.clone(),
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn a_checkpoint_is_asked_for_every_four_mebibytes() {
         let (queue, asked) = mpsc::channel();
-        let wal = Wal::new(PathBuf::from("/nowhere/a.sqlite3"), queue);
+        let wal = Wal::new(TenantFile::plain("/nowhere/a.sqlite3".into()), queue);
         let count = |frames: u64| {
             wal.committed(frames);
             wal.request_checkpoint();
@@ -321,7 +322,7 @@ mod tests {
     #[test]
     fn one_request_is_queued_at_a_time() {
         let (queue, asked) = mpsc::channel();
-        let wal = Wal::new(PathBuf::from("/nowhere/a.sqlite3"), queue);
+        let wal = Wal::new(TenantFile::plain("/nowhere/a.sqlite3".into()), queue);
         for n in 1..=10 {
             wal.committed(n * PASSIVE_FRAMES);
             wal.request_checkpoint();

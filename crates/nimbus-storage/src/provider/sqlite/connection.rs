@@ -1,7 +1,7 @@
 //! Opening connections to one tenant file, each with the settings its use needs.
 //!
-//! Must not know who uses them. Every connection to a tenant file is made here, so that a
-//! key can be given to all of them in one place.
+//! Must not know who uses them. Every connection to a tenant file is made here, so that none goes
+//! without the key of an encrypted one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{classify, corrupt};
+use super::file::TenantFile;
 use super::{Durability, schema};
 use crate::provider::{ProviderResult, files};
 
@@ -34,7 +35,7 @@ pub(super) fn largest_caches(readers: usize) -> u64 {
 }
 
 /// The connection that commits. Sets the file to write-ahead logging.
-pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Connection> {
+pub(super) fn writer(path: &TenantFile, durability: Durability) -> ProviderResult<Connection> {
     let conn = open(path)?;
     let fail = |e| classify("opening", path, e);
     let set = |name: &str, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
@@ -56,7 +57,7 @@ pub(super) fn writer(path: &Path, durability: Durability) -> ProviderResult<Conn
 }
 
 /// A connection for snapshots. It cannot write, and it leaves the log alone when it closes.
-pub(super) fn reader(path: &Path) -> ProviderResult<Connection> {
+pub(super) fn reader(path: &TenantFile) -> ProviderResult<Connection> {
     let conn = open(path)?;
     let fail = |e| classify("opening", path, e);
     conn.pragma_update(None, "query_only", true).map_err(fail)?;
@@ -69,7 +70,7 @@ pub(super) fn reader(path: &Path) -> ProviderResult<Connection> {
 
 /// A connection for one checkpoint, which must not make commits wait long: `patience` is how
 /// long it waits for readers while it keeps the writer out.
-pub(super) fn checkpointer(path: &Path, patience: Duration) -> ProviderResult<Connection> {
+pub(super) fn checkpointer(path: &TenantFile, patience: Duration) -> ProviderResult<Connection> {
     let conn = open(path)?;
     let fail = |e| classify("opening", path, e);
     conn.busy_timeout(patience).map_err(fail)?;
@@ -78,13 +79,19 @@ pub(super) fn checkpointer(path: &Path, patience: Duration) -> ProviderResult<Co
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(fail)?;
     // A checkpoint does nothing on a connection that has not yet read the file.
-    conn.pragma_query_value(None, "schema_version", |r| r.get::<_, i64>(0))
-        .map_err(fail)?;
+    touch(&conn, path)?;
     Ok(conn)
 }
 
+/// Reads the first page, which fails for a file that the connection's key does not fit.
+pub(super) fn touch(conn: &Connection, path: &Path) -> ProviderResult<()> {
+    conn.pragma_query_value(None, "schema_version", |r| r.get::<_, i64>(0))
+        .map(drop)
+        .map_err(|e| classify("opening", path, e))
+}
+
 /// A connection to look at a file that may not be ours.
-pub(super) fn inspector(path: &Path) -> ProviderResult<Connection> {
+pub(super) fn inspector(path: &TenantFile) -> ProviderResult<Connection> {
     let conn = open(path)?;
     conn.pragma_update(None, "query_only", true)
         .map_err(|e| classify("opening", path, e))?;
@@ -94,7 +101,7 @@ pub(super) fn inspector(path: &Path) -> ProviderResult<Connection> {
 /// Turns the empty file at `path` into an empty tenant. On return all of it is in the file
 /// itself, with nothing left in a log. Nothing is synced: the caller syncs once, at the end,
 /// and until it has, the registry calls the tenant unfinished.
-pub(super) fn create(path: &Path) -> ProviderResult<()> {
+pub(super) fn create(path: &TenantFile) -> ProviderResult<()> {
     let fail = |e| classify("creating", path, e);
     let conn = open(path)?;
     conn.pragma_update(None, "synchronous", "OFF")
@@ -120,7 +127,7 @@ fn set_wal(conn: &Connection, path: &Path) -> ProviderResult<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> ProviderResult<Connection> {
+fn open(path: &TenantFile) -> ProviderResult<Connection> {
     match files::inspect(path).map_err(|e| files::error("opening", path, e))? {
         files::Entry::Regular { .. } => {}
         files::Entry::Other => return Err(corrupt(path, "it is not a regular file".into())),
@@ -135,8 +142,8 @@ fn open(path: &Path) -> ProviderResult<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let fail = |e| classify("opening", path, e);
-    let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
-    unlock(&conn, path)?;
+    let conn = Connection::open_with_flags(&**path, flags).map_err(fail)?;
+    path.unlock(&conn)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
@@ -156,10 +163,4 @@ fn open(path: &Path) -> ProviderResult<Connection> {
     // `secure_delete` stays off: deleted data is gone with the page that held it, or with the
     // file. Encryption at rest is what protects it before that.
     Ok(conn)
-}
-
-/// Where the key of an encrypted tenant file is given, before anything else reads the file.
-/// Nothing is encrypted yet.
-fn unlock(_conn: &Connection, _path: &Path) -> ProviderResult<()> {
-    Ok(())
 }

@@ -6,7 +6,7 @@
 //! empty, so that nothing outlives `close`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::checkpoint::Wal;
+use super::file::TenantFile;
 use super::{blocking, connection, error, schema};
 use crate::provider::{
     Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, Snapshot,
@@ -33,7 +34,7 @@ type Slot = Arc<Mutex<Option<Connection>>>;
 
 /// The readers of one open tenant.
 pub(super) struct Readers {
-    path: PathBuf,
+    path: TenantFile,
     wal: Arc<Wal>,
     /// Fair: first come, first served. Closed with the store.
     permits: Arc<Semaphore>,
@@ -73,7 +74,7 @@ pub(super) struct OpenSnapshots {
 
 impl Readers {
     /// A pool of at most `size` connections, opened when first needed.
-    pub(super) fn new(path: PathBuf, size: usize, wal: Arc<Wal>) -> Arc<Readers> {
+    pub(super) fn new(path: TenantFile, size: usize, wal: Arc<Wal>) -> Arc<Readers> {
         let size = u32::try_from(size.clamp(1, 1024)).unwrap_or(1);
         Arc::new(Readers {
             path,
@@ -383,7 +384,8 @@ mod tests {
     fn a_scan_with_another_limit_is_not_prepared_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("a.sqlite3");
-        std::fs::write(&path, []).unwrap();
+        let path = TenantFile::plain(path);
+        std::fs::write(&*path, []).unwrap();
         connection::create(&path).unwrap();
         let conn = connection::reader(&path).unwrap();
         let sql = schema::sql(Keyspace::Docs);

@@ -8,6 +8,7 @@ use std::path::Path;
 use nimbus_core::TenantId;
 
 use super::error::{classify, corrupt};
+use super::file::TenantFile;
 use super::{Inner, NAME, connection, schema, sidecar};
 use crate::control::TenantState;
 use crate::provider::{Head, ProviderError, ProviderResult, files};
@@ -69,7 +70,7 @@ pub(super) fn finish(inner: &Inner) -> ProviderResult<()> {
 /// else under its name was put there by someone else since, and is left to be adopted.
 fn undo_creation(inner: &Inner, tenant: &TenantId) -> ProviderResult<()> {
     let path = inner.path(tenant);
-    if unborn(&path)? {
+    if unborn(inner, tenant)? {
         inner.remove_files(tenant)?;
         tracing::info!(%tenant, "undid an interrupted creation");
     } else {
@@ -79,9 +80,10 @@ fn undo_creation(inner: &Inner, tenant: &TenantId) -> ProviderResult<()> {
     inner.control.remove(tenant).map(drop)
 }
 
-fn unborn(path: &Path) -> ProviderResult<bool> {
+fn unborn(inner: &Inner, tenant: &TenantId) -> ProviderResult<bool> {
+    let path = inner.path(tenant);
     let mut total = 0;
-    for path in [path.to_owned(), sidecar(path, "-wal")] {
+    for path in [path.clone(), sidecar(&path, "-wal")] {
         match files::inspect(&path).map_err(|e| files::error("looking at", &path, e))? {
             files::Entry::Absent => {}
             files::Entry::Regular { len } => total += len,
@@ -94,13 +96,20 @@ fn unborn(path: &Path) -> ProviderResult<bool> {
     if total > MAX_UNBORN {
         return Ok(false);
     }
-    let head = connection::inspector(path).and_then(|conn| schema::read_head(&conn, path));
+    let file = match TenantFile::locate(path, tenant, inner.keyring.as_deref()) {
+        Ok(file) => file,
+        // Whether it holds data is not to be seen now, and so it is not for us to remove.
+        Err(e @ ProviderError::KeyUnavailable { .. }) => return Err(e),
+        Err(_) => return Ok(false),
+    };
+    let head = connection::inspector(&file).and_then(|conn| schema::read_head(&conn, &file));
     Ok(!matches!(head, Ok(head) if head != Head::EMPTY))
 }
 
 /// Opens a file that is not registered and checks its format, tables and pages.
-pub(super) fn quick_check(path: &Path) -> ProviderResult<()> {
+pub(super) fn quick_check(path: &TenantFile) -> ProviderResult<()> {
     let conn = connection::inspector(path)?;
+    connection::touch(&conn, path).map_err(|e| path.explain(e))?;
     schema::check(&conn, path)?;
     schema::read_head(&conn, path)?;
     let fail = |e| classify("checking", path, e);

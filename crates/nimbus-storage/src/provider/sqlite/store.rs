@@ -2,7 +2,6 @@
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 
@@ -11,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Durability;
 use super::checkpoint::Wal;
+use super::file::TenantFile;
 use super::readers::Readers;
 use super::writer::{self, Counters, Job};
 use crate::provider::{
@@ -19,7 +19,7 @@ use crate::provider::{
 
 /// An open tenant file.
 pub(super) struct SqliteStore {
-    path: PathBuf,
+    path: TenantFile,
     /// `None` once closed. The thread ends when the sender is dropped.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     readers: Arc<Readers>,
@@ -30,7 +30,7 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, checks it and starts the writer. Blocks.
     pub(super) fn open(
-        path: PathBuf,
+        path: TenantFile,
         durability: Durability,
         readers: usize,
         checkpoints: mpsc::Sender<Weak<Wal>>,

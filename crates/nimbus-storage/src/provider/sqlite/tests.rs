@@ -13,6 +13,7 @@ use crate::provider::{
     Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Row, StoreStats,
 };
 
+mod encrypted;
 mod format;
 mod lifecycle;
 mod store;

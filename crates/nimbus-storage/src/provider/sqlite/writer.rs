@@ -4,7 +4,6 @@
 //! Must not know readers. It runs no checkpoint but the last one, when it stops.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -15,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Wal};
 use super::error::{self, Phase};
+use super::file::TenantFile;
 use super::schema::{self, Stored};
 use super::{Durability, connection};
 use crate::provider::{
@@ -43,7 +43,7 @@ pub(super) struct Counters {
 
 struct Writer {
     conn: Connection,
-    path: PathBuf,
+    path: TenantFile,
     durability: Durability,
     counters: Arc<Counters>,
     wal: Arc<Wal>,
@@ -51,13 +51,13 @@ struct Writer {
 
 /// Opens the write connection, checks the file and starts the thread. Blocks.
 pub(super) fn start(
-    path: PathBuf,
+    path: TenantFile,
     durability: Durability,
     counters: Arc<Counters>,
     wal: Arc<Wal>,
 ) -> ProviderResult<mpsc::Sender<Job>> {
     checkpoint::secure_log(&path)?;
-    let mut conn = connection::writer(&path, durability)?;
+    let mut conn = connection::writer(&path, durability).map_err(|e| path.explain(e))?;
     schema::check(&conn, &path)?;
     schema::read_head(&conn, &path)?;
     checkpoint::after_crash(&conn, &path);

@@ -233,7 +233,7 @@ async fn damage_inside_the_file_is_reported() {
 async fn readers_cannot_write() {
     let home = Home::new();
     home.provider().create(&tenant("t")).await.unwrap();
-    let conn = connection::reader(&home.path("t.sqlite3")).unwrap();
+    let conn = connection::reader(&TenantFile::plain(home.path("t.sqlite3"))).unwrap();
     let e = conn.execute("DELETE FROM meta", ()).unwrap_err();
     assert!(e.to_string().contains("readonly"), "{e}");
 }

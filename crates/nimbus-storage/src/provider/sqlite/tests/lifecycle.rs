@@ -9,7 +9,7 @@ async fn an_interrupted_creation_is_undone() {
     let complete = |home: &Home| {
         let path = home.path("t.sqlite3");
         drop(files::create_new(&path).unwrap());
-        connection::create(&path).unwrap();
+        connection::create(&TenantFile::plain(path.clone())).unwrap();
     };
     type Step<'a> = (&'a str, &'a dyn Fn(&Home));
     let steps: [Step<'_>; 6] = [

@@ -1,0 +1,142 @@
+//! A tenant file, and the key that every connection to it is given first.
+//!
+//! Must not know what the file holds. Whether a file has to be encrypted follows from the keyring: with
+//! one, every file has a manifest; without one, none has.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use nimbus_core::TenantId;
+use nimbus_crypto::{Dek, Subject, manifest_path};
+use rusqlite::Connection;
+use zeroize::Zeroizing;
+
+use super::connection;
+use super::error::classify;
+use crate::encryption::{FileKey, Keyring};
+use crate::provider::{ProviderError, ProviderResult, files};
+
+/// Where a tenant's data is, and what unlocks it. Dereferences to its path.
+#[derive(Clone)]
+pub(super) struct TenantFile {
+    path: PathBuf,
+    key: Option<Arc<Dek>>,
+}
+
+impl Deref for TenantFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What a tenant's file is called by keys and manifests.
+pub(super) fn subject(tenant: &TenantId) -> ProviderResult<Subject> {
+    // Ids obey the same rule in both crates.
+    Subject::sqlite_tenant(tenant.as_str()).map_err(|e| ProviderError::io("naming a key", e))
+}
+
+impl TenantFile {
+    /// A file in plain text.
+    #[cfg(test)]
+    pub(super) fn plain(path: PathBuf) -> TenantFile {
+        TenantFile { path, key: None }
+    }
+
+    /// The file with a key that is known to be the right one.
+    pub(super) fn with_key(path: PathBuf, key: Option<Arc<Dek>>) -> TenantFile {
+        TenantFile { path, key }
+    }
+
+    /// A file that is about to be created; with a keyring its manifest is written first. Blocks.
+    pub(super) fn create(
+        path: PathBuf,
+        tenant: &TenantId,
+        keyring: Option<&Keyring>,
+    ) -> ProviderResult<TenantFile> {
+        let key = match keyring {
+            Some(keyring) => Some(keyring.create(&path, &subject(tenant)?)?),
+            None => None,
+        };
+        let key = key.map(|key| Arc::clone(key.current()));
+        Ok(TenantFile { path, key })
+    }
+
+    /// A file that is there, unlocked. Blocks.
+    pub(super) fn locate(
+        path: PathBuf,
+        tenant: &TenantId,
+        keyring: Option<&Keyring>,
+    ) -> ProviderResult<TenantFile> {
+        let Some(keyring) = keyring else {
+            refuse_manifest(&path)?;
+            return Ok(TenantFile { path, key: None });
+        };
+        let keys = keyring.unlock(&path, &subject(tenant)?)?;
+        let key = Some(fitting(&path, &keys)?);
+        Ok(TenantFile { path, key })
+    }
+
+    /// Gives a new connection its key. Nothing may have been read through it before.
+    pub(super) fn unlock(&self, conn: &Connection) -> ProviderResult<()> {
+        match &self.key {
+            Some(key) => give_key(conn, key).map_err(|e| classify("unlocking", &self.path, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a file that SQLite takes for no database is: with a key, often one in plain text.
+    pub(super) fn explain(&self, e: ProviderError) -> ProviderError {
+        let ProviderError::Corrupt { what, reason } = e else {
+            return e;
+        };
+        let reason = match (&self.key, files::starts_with(&self.path, HEADER)) {
+            (Some(_), Ok(true)) => "it is in plain text although it has a manifest; restore file and manifest from one backup, or move the manifest away and encrypt the file with `nimbus encryption migrate`".to_owned(),
+            (Some(_), _) => format!("{reason}; it was damaged or changed, or file and manifest do not belong together: restore both from one backup"),
+            (None, _) => reason,
+        };
+        ProviderError::Corrupt { what, reason }
+    }
+}
+
+/// How every SQLite file in plain text begins.
+pub(super) const HEADER: &[u8] = b"SQLite format 3\0";
+
+/// SQLCipher's raw key. The statement is wiped; what SQLite copies of it while it is parsed is not.
+pub(super) fn give_key(conn: &Connection, key: &Dek) -> rusqlite::Result<()> {
+    let hex = Zeroizing::new(HEXLOWER.encode(key.expose_secret()));
+    let sql = Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", *hex));
+    conn.execute_batch(&sql)
+}
+
+/// The one of a file's keys that opens it: after an interrupted rotation it may be the pending one.
+fn fitting(path: &Path, keys: &FileKey) -> ProviderResult<Arc<Dek>> {
+    let current = Arc::clone(keys.current());
+    let Some(pending) = keys.pending() else {
+        return Ok(current);
+    };
+    let with = |key: &Arc<Dek>| TenantFile::with_key(path.to_owned(), Some(Arc::clone(key)));
+    match connection::inspector(&with(&current)).and_then(|conn| connection::touch(&conn, path)) {
+        Err(ProviderError::Corrupt { .. }) => {
+            let conn = connection::inspector(&with(pending))?;
+            connection::touch(&conn, path)?;
+            Ok(Arc::clone(pending))
+        }
+        outcome => outcome.map(|()| current),
+    }
+}
+
+/// Without a keyring a manifest says that the file cannot be read.
+fn refuse_manifest(path: &Path) -> ProviderResult<()> {
+    let manifest = manifest_path(path);
+    match files::inspect(&manifest).map_err(|e| files::error("looking at", &manifest, e))? {
+        files::Entry::Absent => Ok(()),
+        _ => Err(ProviderError::Encrypted {
+            what: path.display().to_string(),
+            manifest: manifest.display().to_string(),
+        }),
+    }
+}
