@@ -8,6 +8,8 @@ use clap_complete::Shell;
 use jiff::Timestamp;
 use nimbus_core::{TableName, TenantId};
 
+use crate::encryption::cli::EncryptionCommand;
+
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
 #[command(
@@ -34,6 +36,9 @@ pub(crate) enum Command {
     Auth(AuthCommand),
     /// Check everything that `start` relies on, changing nothing; exit code 1 if a check fails.
     Doctor(Box<DoctorArgs>),
+    /// Encryption at rest: status, migration, rotation of keys.
+    #[command(subcommand)]
+    Encryption(EncryptionCommand),
     /// Write a table's documents as JSON lines or CSV.
     Export(ExportArgs),
     /// Insert documents from JSON lines or CSV; goes on where an earlier run ended.
@@ -120,6 +125,9 @@ pub(crate) struct StartArgs {
     pub(crate) max_open_tenants: Option<String>,
 
     #[command(flatten)]
+    pub(crate) encryption: EncryptionArgs,
+
+    #[command(flatten)]
     pub(crate) external: ExternalArgs,
 
     /// Bytes of audit log to keep; beyond, the oldest segments are deleted; 0 keeps all [env: NIMBUS_AUDIT_KEEP_BYTES] [default: 4294967296]
@@ -138,6 +146,46 @@ pub(crate) struct DoctorArgs {
     pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) start: StartArgs,
+}
+
+/// Encryption at rest. Settings of a key provider that is not selected are refused.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Encryption at rest")]
+pub(crate) struct EncryptionArgs {
+    /// Encrypt local files with keys of: master-key-file, key-dir or aws-kms [env: NIMBUS_ENCRYPTION_KEY_PROVIDER] [default: no encryption]
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) encryption_key_provider: Option<String>,
+    /// File of exactly 32 raw bytes, mode 0400 [env: NIMBUS_ENCRYPTION_MASTER_KEY_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_master_key_file: Option<String>,
+    /// Directory with one such file for each protected file [env: NIMBUS_ENCRYPTION_KEY_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) encryption_key_dir: Option<String>,
+    /// Id, ARN or alias of the key in AWS KMS [env: NIMBUS_ENCRYPTION_AWS_KMS_KEY_ID]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) encryption_aws_kms_key_id: Option<String>,
+    /// Region of AWS KMS [env: NIMBUS_ENCRYPTION_AWS_REGION] [default: as the AWS tools find it]
+    #[arg(long, value_name = "REGION")]
+    pub(crate) encryption_aws_region: Option<String>,
+    /// Another endpoint of AWS KMS, such as one inside a VPC [env: NIMBUS_ENCRYPTION_AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) encryption_aws_endpoint_url: Option<String>,
+}
+
+impl EncryptionArgs {
+    /// A flag's value, by the name of its setting without `encryption_`.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+        let value = match name {
+            "key_provider" => &self.encryption_key_provider,
+            "master_key_file" => &self.encryption_master_key_file,
+            "key_dir" => &self.encryption_key_dir,
+            "aws_kms_key_id" => &self.encryption_aws_kms_key_id,
+            "aws_region" => &self.encryption_aws_region,
+            "aws_endpoint_url" => &self.encryption_aws_endpoint_url,
+            _ => &None,
+        };
+        value.as_deref()
+    }
 }
 
 /// Settings of providers outside the process. Refused unless their provider is selected.

@@ -24,6 +24,12 @@ pub(crate) struct Persistence {
     pub(crate) tenant_provider: Option<String>,
     pub(crate) durability: Option<String>,
     pub(crate) max_open_tenants: Option<u64>,
+    encryption_key_provider: Option<String>,
+    encryption_master_key_file: Option<String>,
+    encryption_key_dir: Option<String>,
+    encryption_aws_kms_key_id: Option<String>,
+    encryption_aws_region: Option<String>,
+    encryption_aws_endpoint_url: Option<String>,
     postgres_url: Option<String>,
     postgres_metadata_schema: Option<String>,
     postgres_tenant_schema_prefix: Option<String>,
@@ -44,6 +50,20 @@ pub(crate) struct Persistence {
 }
 
 impl Persistence {
+    /// A setting of encryption, by its name without `encryption_`.
+    pub(crate) fn encryption(&self, name: &str) -> Option<&str> {
+        let value = match name {
+            "key_provider" => &self.encryption_key_provider,
+            "master_key_file" => &self.encryption_master_key_file,
+            "key_dir" => &self.encryption_key_dir,
+            "aws_kms_key_id" => &self.encryption_aws_kms_key_id,
+            "aws_region" => &self.encryption_aws_region,
+            "aws_endpoint_url" => &self.encryption_aws_endpoint_url,
+            _ => &None,
+        };
+        value.as_deref()
+    }
+
     /// Names of the settings of external providers that the file gives.
     pub(crate) fn external(&self) -> Vec<&'static str> {
         let texts = [

@@ -10,6 +10,7 @@ mod bulk;
 mod cli;
 mod config;
 mod doctor;
+mod encryption;
 mod memory;
 mod output;
 mod place;
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(command) => audit::run(command),
         Command::Auth(command) => auth::run(command),
         Command::Doctor(args) => doctor::run(*args),
+        Command::Encryption(command) => encryption::run(command),
         Command::Export(args) => bulk::export(args),
         Command::Import(args) => bulk::import(args),
         Command::Tenants(command) => tenants::run(command),

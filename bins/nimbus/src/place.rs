@@ -10,11 +10,13 @@ use anyhow::{Context as _, bail};
 use nimbus_auth::{Authenticated, Environment, TokenFile};
 use nimbus_http::Store;
 use nimbus_storage::control::ControlDb;
+use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::{DataDirLock, LockError};
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;
+use crate::encryption;
 use crate::remote::Remote;
 use crate::settings;
 
@@ -55,7 +57,12 @@ impl Backend {
             );
         }
         match DataDirLock::acquire(&data) {
-            Ok(lock) => Ok(Backend::Offline(Offline::open(&data, &control, lock)?)),
+            Ok(lock) => {
+                let keyring = encryption::keyring(&file)?;
+                Ok(Backend::Offline(Offline::open(
+                    &data, &control, keyring, lock,
+                )?))
+            }
             Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
                 Some(address) => Ok(Backend::Server(Remote::new(&format!("http://{address}"))?)),
                 None => bail!(
@@ -77,7 +84,12 @@ impl Backend {
 }
 
 impl Offline {
-    fn open(data: &Path, control: &Path, lock: DataDirLock) -> anyhow::Result<Offline> {
+    fn open(
+        data: &Path,
+        control: &Path,
+        keyring: Option<Arc<Keyring>>,
+        lock: DataDirLock,
+    ) -> anyhow::Result<Offline> {
         let apart = !settings::same_directory(control, data);
         let control_lock = apart.then(|| DataDirLock::acquire(control)).transpose()?;
         let token = TokenFile::load_or_create(&Environment::system().token_path()?)?;
@@ -86,7 +98,9 @@ impl Offline {
             .build()?;
         let entered = runtime.enter();
         let control = Arc::new(ControlDb::open(control)?);
-        let provider = SqliteProvider::open(SqliteOptions::new(data), control)
+        let mut options = SqliteOptions::new(data);
+        options.keyring = keyring;
+        let provider = SqliteProvider::open(options, control)
             .with_context(|| format!("opening the tenants in {}", data.display()))?;
         let engine = Engine::new(Arc::new(provider), EngineOptions::default());
         drop(entered);

@@ -15,6 +15,7 @@ use nimbus_storage::provider::sqlite::Durability;
 
 use crate::cli::StartArgs;
 use crate::config::{self, Persistence};
+use crate::encryption::source::{self, KeySource};
 
 /// A setting that contradicts a rule; exit code 2.
 #[derive(Debug)]
@@ -102,6 +103,8 @@ pub(crate) struct Settings {
     pub(crate) provider: ProviderName,
     pub(crate) durability: Durability,
     pub(crate) max_open_tenants: Option<usize>,
+    /// `None` keeps files in plain text.
+    pub(crate) encryption: Option<KeySource>,
     pub(crate) log_format: LogFormat,
     /// `None` keeps every segment.
     pub(crate) audit_keep_bytes: Option<u64>,
@@ -142,6 +145,15 @@ pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Res
     }
 }
 
+/// The tenant provider, for commands that work without flags of the server.
+pub(crate) fn tenant_provider(file: &Persistence, env: Lookup<'_>) -> anyhow::Result<ProviderName> {
+    let named = Pick { env }.text(None, "tenant-provider", file.tenant_provider.clone());
+    match named {
+        Some((text, source)) => text.parse().map_err(|e| usage(format!("{source}: {e}"))),
+        None => Ok(ProviderName::Sqlite),
+    }
+}
+
 /// Resolves every setting of `nimbus start`.
 ///
 /// # Errors
@@ -160,6 +172,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         None => ProviderName::Sqlite,
     };
     refuse_other_providers(&args, env, &file, provider)?;
+    let encryption = source::resolve(&args.encryption, env, &file)?;
     let durability = pick.text(
         args.durability.clone(),
         "durability",
@@ -219,6 +232,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         control_data_dir,
         provider,
         durability,
+        encryption,
         max_open_tenants: max_open.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         log_format,
         audit_keep_bytes: match keep {

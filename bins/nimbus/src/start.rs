@@ -10,6 +10,7 @@ use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
 use nimbus_storage::control::ControlDb;
+use nimbus_storage::encryption::{self, Keyring};
 use nimbus_storage::provider::lock::DataDirLock;
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions};
@@ -19,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::anchors::{self, ControlAnchors};
 use crate::cli::StartArgs;
+use crate::encryption::source::{self, KeySource};
 use crate::memory;
 use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
 
@@ -39,10 +41,15 @@ pub(crate) fn run(args: StartArgs) -> anyhow::Result<()> {
             settings.provider.name()
         );
     }
+    let keyring = settings
+        .encryption
+        .as_ref()
+        .map(KeySource::keyring)
+        .transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve(settings));
+    let outcome = runtime.block_on(serve(settings, keyring));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     let held = outcome?;
     // Last: what was cut off leaves its line when it ends.
@@ -109,7 +116,7 @@ fn check_token(
         })
 }
 
-async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
+async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow::Result<Held> {
     let host = settings.host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, settings.port))
         .await
@@ -132,9 +139,10 @@ async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
     let control_lock = control_apart
         .then(|| DataDirLock::acquire(&settings.control_data_dir))
         .transpose()?;
+    check_files(&settings, keyring.as_deref())?;
     let control = Arc::new(ControlDb::open(&settings.control_data_dir)?);
     let audit = Arc::new(open_audit_log(&settings, &paths, &control)?);
-    let engine = open_engine(&settings, control, files)?;
+    let engine = open_engine(&settings, control, keyring, files)?;
     for tenant in engine.unregistered().await? {
         tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
     }
@@ -144,6 +152,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
         audit: Arc::clone(&audit),
+        encryption: source::report(settings.encryption.as_ref(), settings.provider),
     };
     drop(token);
     let server = Server::bind(&addresses, settings.server, services).await?;
@@ -168,6 +177,33 @@ async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
     })
 }
 
+/// Before anything is served or opened: what an interrupted rotation left is finished or undone, and
+/// every local file is encrypted, or none is (seed 003).
+fn check_files(settings: &Settings, keyring: Option<&Keyring>) -> anyhow::Result<()> {
+    let (data, control) = (&settings.data_dir, &settings.control_data_dir);
+    if let Some(keyring) = keyring {
+        for recovered in encryption::recover(data, control, keyring)? {
+            tracing::warn!(
+                ?recovered,
+                "an interrupted change of encryption was put in order"
+            );
+        }
+    }
+    let faults = encryption::scan(data, control, keyring)?;
+    if faults.is_empty() {
+        return Ok(());
+    }
+    const SHOWN: usize = 20;
+    let mut text = format!("{} local files cannot be served:", faults.len());
+    for fault in faults.iter().take(SHOWN) {
+        text.push_str(&format!("\n  {fault}"));
+    }
+    if faults.len() > SHOWN {
+        text.push_str("\n  ...");
+    }
+    bail!(text)
+}
+
 fn open_audit_log(
     settings: &Settings,
     paths: &Environment<'_>,
@@ -186,9 +222,15 @@ fn open_audit_log(
     Ok(log)
 }
 
-fn open_engine(settings: &Settings, control: Arc<ControlDb>, files: u64) -> anyhow::Result<Engine> {
+fn open_engine(
+    settings: &Settings,
+    control: Arc<ControlDb>,
+    keyring: Option<Arc<Keyring>>,
+    files: u64,
+) -> anyhow::Result<Engine> {
     let mut sqlite = SqliteOptions::new(&settings.data_dir);
     sqlite.durability = settings.durability;
+    sqlite.keyring = keyring;
     sqlite.readers = std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2);
     let per_tenant = FILES_PER_TENANT + 2 * sqlite.readers as u64;
     let mut options = EngineOptions::default();

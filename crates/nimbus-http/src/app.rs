@@ -13,6 +13,7 @@ use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
+use crate::encryption::EncryptionReport;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -23,6 +24,7 @@ pub(crate) struct App {
     pub verifier: Arc<AdminVerifier>,
     pub token_path: PathBuf,
     pub trail: Arc<AuditTrail>,
+    pub encryption: EncryptionReport,
     pub config: ServerConfig,
     pub attempts: FailedTokens,
     pub proxies: TrustedProxies,

@@ -14,6 +14,7 @@ mod app;
 pub mod cells;
 mod config;
 mod edge;
+mod encryption;
 mod error;
 mod extract;
 #[cfg(feature = "fuzzing")]
@@ -36,6 +37,7 @@ pub use config::{ServerConfig, ServerError};
 pub use edge::attempts::FailedTokenLimits;
 pub use edge::client::ProxyError;
 pub use edge::origin::OriginError;
+pub use encryption::{EncryptionReport, KeyDescriptor};
 pub use route::RouteClass;
 pub use routes::{RouteInfo, route_table};
 pub use server::{Server, Services, Stopped};

@@ -29,6 +29,7 @@ use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
+use crate::encryption::EncryptionReport;
 use crate::io::{Kept, Stalling};
 use crate::metrics::Metrics;
 use crate::routes::router;
@@ -55,6 +56,8 @@ pub struct Services {
     pub token_path: PathBuf,
     /// Where decisions are recorded.
     pub audit: Arc<AuditLog>,
+    /// What is encrypted at rest, for operators.
+    pub encryption: EncryptionReport,
 }
 
 /// A server that listens and does not serve yet.
@@ -106,6 +109,7 @@ impl Server {
             verifier: services.verifier,
             token_path: services.token_path,
             trail: Arc::new(AuditTrail::new(services.audit)),
+            encryption: services.encryption,
             attempts: FailedTokens::new(config.failed_tokens),
             config,
             proxies,

@@ -4,14 +4,32 @@
 //! service is a network call away, so a thread of its own runs the provider; callers block until it
 //! answers and must not be asynchronous tasks.
 
+mod admin;
+mod pages;
+mod rotate;
+mod scan;
+
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nimbus_crypto::{Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject};
+use nimbus_crypto::{
+    Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject, manifest_path,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::provider::{ProviderError, ProviderResult};
+use crate::provider::{ProviderError, ProviderResult, files};
+
+pub use admin::{
+    AdminError, AdminResult, ENCRYPTED_ENDING, Migration, PlainExport, check_family,
+    default_target, export, migrate,
+};
+pub use rotate::{Recovered, recover, rotate_dek};
+pub(crate) use scan::{is_plain, plain_with_manifest};
+pub use scan::{protected, scan};
+
+/// Is told how many bytes of a copy are written.
+pub type Progress<'a> = &'a mut (dyn FnMut(u64) + Send);
 
 /// How long a provider may take to answer; an open that waits longer fails (reliability row 24).
 const PATIENCE: Duration = Duration::from_millis(1_900);
@@ -169,6 +187,18 @@ async fn run(provider: Arc<dyn KeyProvider>, mut queue: UnboundedReceiver<Task>)
     }
 }
 
+/// Without a keyring a manifest says that the file cannot be read.
+pub(crate) fn refuse_manifest(path: &Path) -> ProviderResult<()> {
+    let manifest = manifest_path(path);
+    match files::inspect(&manifest).map_err(|e| files::error("looking at", &manifest, e))? {
+        files::Entry::Absent => Ok(()),
+        _ => Err(ProviderError::Encrypted {
+            what: path.display().to_string(),
+            manifest: manifest.display().to_string(),
+        }),
+    }
+}
+
 fn unavailable(file: &Path, reason: &str) -> ProviderError {
     ProviderError::KeyUnavailable {
         what: file.display().to_string(),
@@ -185,11 +215,9 @@ impl ProviderError {
                 what,
                 source: Box::new(e),
             },
-            ManifestError::Io { ref source, .. } if crate::provider::files::is_full(source) => {
-                ProviderError::Full {
-                    what: e.to_string(),
-                }
-            }
+            ManifestError::Io { ref source, .. } if files::is_full(source) => ProviderError::Full {
+                what: e.to_string(),
+            },
             source => ProviderError::Locked {
                 what,
                 source: Box::new(source),
@@ -203,3 +231,7 @@ impl std::fmt::Debug for Keyring {
         write!(f, "Keyring({})", self.provider.name())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

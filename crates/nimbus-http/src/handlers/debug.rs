@@ -1,6 +1,6 @@
 //! Reports for operators (nimbus.md 2.10), those of later features in their disabled form.
 //!
-//! It must never show key material, paths of keys or data of documents.
+//! It must never show key material or data of documents.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::answer::Found;
+use crate::encryption::EncryptionReport;
 use crate::error::{ApiError, ApiResult};
 use crate::route::Call;
 
@@ -61,28 +62,11 @@ pub(crate) async fn engine_metrics(
     }))
 }
 
-/// Encryption at rest: not there yet.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct EncryptionStatus {
-    enabled: bool,
-    encrypted_families: Vec<String>,
-    descriptor: EncryptionDescriptor,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct EncryptionDescriptor {
-    status: &'static str,
-}
-
 pub(crate) async fn encryption(
-    _: Call<ServerContext>,
+    call: Call<ServerContext>,
     _: (),
-) -> ApiResult<Found<EncryptionStatus>> {
-    Ok(Found(EncryptionStatus {
-        enabled: false,
-        encrypted_families: Vec::new(),
-        descriptor: EncryptionDescriptor { status: "disabled" },
-    }))
+) -> ApiResult<Found<EncryptionReport>> {
+    Ok(Found(call.app.encryption.clone()))
 }
 
 /// Licence: the community one, on which nothing here depends.

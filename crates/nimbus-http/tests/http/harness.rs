@@ -71,6 +71,7 @@ impl Fixture {
             verifier: Arc::new(AdminVerifier::new(&token_file)),
             token_path: token_path.clone(),
             audit: Arc::new(audit),
+            encryption: nimbus_http::EncryptionReport::disabled(),
         };
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&[loopback], config, services).await.unwrap();

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod connection;
+pub(crate) mod convert;
 mod error;
 mod file;
 mod readers;

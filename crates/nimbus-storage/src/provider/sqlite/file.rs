@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use nimbus_core::TenantId;
-use nimbus_crypto::{Dek, Subject, manifest_path};
+use nimbus_crypto::{Dek, Subject};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::connection;
 use super::error::classify;
-use crate::encryption::{FileKey, Keyring};
-use crate::provider::{ProviderError, ProviderResult, files};
+use crate::encryption::{FileKey, Keyring, is_plain, plain_with_manifest, refuse_manifest};
+use crate::provider::{ProviderError, ProviderResult};
 
 /// Where a tenant's data is, and what unlocks it. Dereferences to its path.
 #[derive(Clone)]
@@ -90,20 +90,26 @@ impl TenantFile {
 
     /// What a file that SQLite takes for no database is: with a key, often one in plain text.
     pub(super) fn explain(&self, e: ProviderError) -> ProviderError {
-        let ProviderError::Corrupt { what, reason } = e else {
-            return e;
-        };
-        let reason = match (&self.key, files::starts_with(&self.path, HEADER)) {
-            (Some(_), Ok(true)) => "it is in plain text although it has a manifest; restore file and manifest from one backup, or move the manifest away and encrypt the file with `nimbus encryption migrate`".to_owned(),
-            (Some(_), _) => format!("{reason}; it was damaged or changed, or file and manifest do not belong together: restore both from one backup"),
-            (None, _) => reason,
-        };
-        ProviderError::Corrupt { what, reason }
+        explain(&self.path, self.key.is_some(), e)
     }
 }
 
-/// How every SQLite file in plain text begins.
-pub(super) const HEADER: &[u8] = b"SQLite format 3\0";
+/// The same for a file that was opened with a key or without one.
+pub(super) fn explain(path: &Path, keyed: bool, e: ProviderError) -> ProviderError {
+    let ProviderError::Corrupt { what, reason } = e else {
+        return e;
+    };
+    if !keyed {
+        return ProviderError::Corrupt { what, reason };
+    }
+    if is_plain(path).unwrap_or(false) {
+        return plain_with_manifest(path);
+    }
+    let reason = format!(
+        "{reason}; it was damaged or changed, or file and manifest do not belong together: restore both from one backup"
+    );
+    ProviderError::Corrupt { what, reason }
+}
 
 /// SQLCipher's raw key. The statement is wiped; what SQLite copies of it while it is parsed is not.
 pub(super) fn give_key(conn: &Connection, key: &Dek) -> rusqlite::Result<()> {
@@ -126,17 +132,5 @@ fn fitting(path: &Path, keys: &FileKey) -> ProviderResult<Arc<Dek>> {
             Ok(Arc::clone(pending))
         }
         outcome => outcome.map(|()| current),
-    }
-}
-
-/// Without a keyring a manifest says that the file cannot be read.
-fn refuse_manifest(path: &Path) -> ProviderResult<()> {
-    let manifest = manifest_path(path);
-    match files::inspect(&manifest).map_err(|e| files::error("looking at", &manifest, e))? {
-        files::Entry::Absent => Ok(()),
-        _ => Err(ProviderError::Encrypted {
-            what: path.display().to_string(),
-            manifest: manifest.display().to_string(),
-        }),
     }
 }

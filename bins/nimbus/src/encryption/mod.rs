@@ -1,0 +1,100 @@
+//! Encryption at rest on the command line: where keys come from, and `nimbus encryption`.
+//!
+//! It must not know ciphers or formats: `nimbus-crypto` and `nimbus-storage` do.
+
+pub(crate) mod cli;
+mod convert;
+mod kek;
+pub(crate) mod source;
+mod status;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use nimbus_core::TenantId;
+use nimbus_crypto::{CONTROL_FILE, Subject};
+use nimbus_storage::encryption::Keyring;
+use nimbus_storage::provider::lock::{DataDirLock, LockError};
+
+use crate::cli::EncryptionArgs;
+use crate::config::Persistence;
+use crate::settings::{self, UsageError};
+use cli::{EncryptionCommand, FileFamily};
+use source::KeySource;
+
+/// Runs one of the commands.
+pub(crate) fn run(command: EncryptionCommand) -> anyhow::Result<()> {
+    let env = &settings::process_environment;
+    let file = settings::persistence(None, env)?;
+    let source = configured(&file)?;
+    match command {
+        EncryptionCommand::Status { format } => status::run(&source, &file, format),
+        EncryptionCommand::Migrate(args) => convert::migrate(args, &source),
+        EncryptionCommand::Export(args) => convert::export(args, &source),
+        EncryptionCommand::RotateDek(args) => convert::rotate_dek(args, &source),
+        EncryptionCommand::RotateKek(args) => kek::run(args, &source),
+    }
+}
+
+/// The key source of the environment and the configuration file, without which these commands refuse.
+fn configured(file: &Persistence) -> anyhow::Result<KeySource> {
+    let env = &settings::process_environment;
+    let source = source::resolve(&EncryptionArgs::default(), env, file)?;
+    source.ok_or_else(|| {
+        UsageError(
+            "encryption is not configured: set NIMBUS_ENCRYPTION_KEY_PROVIDER and the variable of its keys, or name a configuration file in NIMBUS_CONFIG".to_owned(),
+        )
+        .into()
+    })
+}
+
+/// The keyring that commands without flags of their own use; `None` while encryption is off.
+pub(crate) fn keyring(file: &Persistence) -> anyhow::Result<Option<Arc<Keyring>>> {
+    let env = &settings::process_environment;
+    let source = source::resolve(&EncryptionArgs::default(), env, file)?;
+    source.map(|source| source.keyring()).transpose()
+}
+
+/// Keeps servers out of the directory of a file while it is changed.
+fn lock_beside(path: &Path) -> anyhow::Result<DataDirLock> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    lock_directory(dir)
+}
+
+fn lock_directory(dir: &Path) -> anyhow::Result<DataDirLock> {
+    if !dir.is_dir() {
+        bail!("{} is not a directory", dir.display());
+    }
+    DataDirLock::acquire(dir).map_err(|error| match error {
+        LockError::Held { .. } => anyhow::Error::from(error)
+            .context("the files must not be in use: stop the server first"),
+        other => other.into(),
+    })
+}
+
+/// Which file that is in its place.
+fn subject(path: &Path, family: FileFamily, tenant: Option<&TenantId>) -> anyhow::Result<Subject> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_control = name == Some(CONTROL_FILE);
+    let subject = match (family, tenant) {
+        (FileFamily::Redb, None) if is_control => return Ok(Subject::control()),
+        (FileFamily::Redb, Some(_)) if is_control => {
+            bail!(UsageError(format!(
+                "{CONTROL_FILE} belongs to no tenant: leave --tenant-id out"
+            )))
+        }
+        (_, None) => bail!(UsageError(format!(
+            "--tenant-id is needed: it may be left out for {CONTROL_FILE} alone"
+        ))),
+        (FileFamily::Sqlite, Some(tenant)) => Subject::sqlite_tenant(tenant.as_str()),
+        (FileFamily::Redb, Some(tenant)) => Subject::redb_tenant(tenant.as_str()),
+        (FileFamily::LibsqlCache, Some(tenant)) => {
+            Subject::libsql_cache(tenant.as_str(), name.unwrap_or_default())
+        }
+    };
+    subject.with_context(|| format!("naming the key of {}", path.display()))
+}

@@ -1,0 +1,313 @@
+//! What `nimbus encryption migrate`, `export` and `rotate-dek` do to one file: the order in which
+//! copies, manifests and names change, so that a crash at any point loses nothing.
+//!
+//! The caller holds the lock of the directory. Must not know how a file is converted: SQLite and redb
+//! have rooms of their own.
+
+use std::path::{Path, PathBuf};
+
+use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
+
+use super::{FileKey, Keyring, Progress, is_plain, pages};
+use crate::provider::files::{self, Entry};
+use crate::provider::sqlite::convert as sqlite;
+use crate::provider::{ProviderError, ProviderResult};
+
+/// What is appended to the name of a source by default (seed 003).
+pub const ENCRYPTED_ENDING: &str = ".encrypted";
+/// What is appended to a target that is being made.
+const PARTIAL_ENDING: &str = ".partial";
+
+/// Why a file was not converted. Nothing was changed then, unless it is said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// There is something at the target's name, or at its manifest's.
+    #[error("{} exists already; name another target, or move it away", .path.display())]
+    Exists {
+        /// What exists.
+        path: PathBuf,
+    },
+    /// There is no source.
+    #[error("there is no file {}", .path.display())]
+    NoSource {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The source is encrypted already.
+    #[error("{} is not in plain text{}", .path.display(), if *.manifest { ": it has a manifest" } else { " and has no manifest; is it a file of the provider that was named?" })]
+    NotPlain {
+        /// The source.
+        path: PathBuf,
+        /// Whether there is a manifest.
+        manifest: bool,
+    },
+    /// Source and target are one file.
+    #[error("source and target are one file: {}", .path.display())]
+    SameFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A libSQL cache is neither migrated nor exported (seed 003).
+    #[error(
+        "a libSQL replica cache is not {action}: it is rebuilt from the remote primary when the server starts with the new settings"
+    )]
+    Cache {
+        /// `migrated` or `exported`.
+        action: &'static str,
+    },
+    /// Storage or the key failed.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+/// Result of a conversion.
+pub type AdminResult<T> = Result<T, AdminError>;
+
+/// What [`migrate`] is to do.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// The file in plain text.
+    pub source: PathBuf,
+    /// Where the encrypted one goes; [`default_target`] unless given.
+    pub target: Option<PathBuf>,
+    /// Which file it is, in its place.
+    pub subject: Subject,
+    /// Compare both when the copy is made.
+    pub validate: bool,
+    /// Delete the source and what SQLite keeps beside it, at the end.
+    pub retire_source: bool,
+    /// Put the encrypted file into the place of the source.
+    pub replace: bool,
+}
+
+/// The source's name and [`ENCRYPTED_ENDING`].
+pub fn default_target(source: &Path) -> PathBuf {
+    appended(source, ENCRYPTED_ENDING)
+}
+
+fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Converts a file in plain text into an encrypted one with a manifest. Blocks. `progress` is given
+/// bytes written.
+///
+/// # Errors
+/// [`AdminError`]; the source is as it was, but for its write-ahead log, which was moved into it.
+pub fn migrate(job: &Migration, keyring: &Keyring, progress: Progress<'_>) -> AdminResult<PathBuf> {
+    check_family(&job.subject, "migrated")?;
+    let target = job
+        .target
+        .clone()
+        .unwrap_or_else(|| default_target(&job.source));
+    check_source(&job.source)?;
+    if !is_plain(&job.source)? {
+        let manifest = present(&manifest_path(&job.source))?;
+        let path = job.source.clone();
+        return Err(AdminError::NotPlain { path, manifest });
+    }
+    check_target(&job.source, &target)?;
+    let partial = appended(&target, PARTIAL_ENDING);
+    clear(&partial)?;
+    let made = make_encrypted(job, keyring, &partial, progress);
+    let key = made.inspect_err(|_| discard(&partial))?;
+    // The manifest first: a file without one would be taken for lost.
+    rename(&manifest_path(&partial), &manifest_path(&target))?;
+    rename(&partial, &target)?;
+    drop(key);
+    if job.replace {
+        take_place(&target, &job.source)?;
+        return Ok(job.source.clone());
+    }
+    if job.retire_source {
+        retire(&job.source, &job.subject)?;
+    }
+    Ok(target)
+}
+
+fn make_encrypted(
+    job: &Migration,
+    keyring: &Keyring,
+    partial: &Path,
+    progress: Progress<'_>,
+) -> AdminResult<FileKey> {
+    let key = keyring.create(partial, &job.subject)?;
+    let dek = key.current();
+    match job.subject.cipher() {
+        Cipher::SqlCipher4 => {
+            sqlite::copy(&job.source, None, partial, Some(dek), progress)?;
+            if job.validate {
+                sqlite::compare((&job.source, None), (partial, Some(dek)))?;
+            }
+        }
+        _ => {
+            pages::encrypt(&job.source, partial, &key, progress)?;
+            if job.validate {
+                pages::compare(&job.source, partial, &key)?;
+            }
+        }
+    }
+    Ok(key)
+}
+
+/// Puts an encrypted file and its manifest into the place of one in plain text. The manifest goes
+/// first: a start that finds the file in plain text beside it, and the encrypted file without one,
+/// knows that only the last step is missing (see [`super::recover`]).
+fn take_place(encrypted: &Path, place: &Path) -> AdminResult<()> {
+    rename(&manifest_path(encrypted), &manifest_path(place))?;
+    Ok(finish_take_place(encrypted, place)?)
+}
+
+/// The last step of it.
+pub(super) fn finish_take_place(encrypted: &Path, place: &Path) -> ProviderResult<()> {
+    // What lies in a log of the file in plain text was moved into it before it was copied.
+    remove_sidecars(place)?;
+    rename(encrypted, place)
+}
+
+/// Deletes a file in plain text that was migrated, with what SQLite keeps beside it.
+fn retire(source: &Path, subject: &Subject) -> AdminResult<()> {
+    remove(source)?;
+    if subject.cipher() == Cipher::SqlCipher4 {
+        remove_sidecars(source)?;
+    }
+    Ok(sync_dir_of(source)?)
+}
+
+/// What [`export`] is to do.
+#[derive(Clone, Debug)]
+pub struct PlainExport {
+    /// The encrypted file.
+    pub source: PathBuf,
+    /// Where the one in plain text goes.
+    pub target: PathBuf,
+    /// Which file it is.
+    pub subject: Subject,
+}
+
+/// Converts an encrypted file into one in plain text. Blocks. `progress` is given bytes written.
+///
+/// # Errors
+/// [`AdminError`]; the source is as it was, but for its write-ahead log, which was moved into it.
+pub fn export(job: &PlainExport, keyring: &Keyring, progress: Progress<'_>) -> AdminResult<()> {
+    check_family(&job.subject, "exported")?;
+    check_source(&job.source)?;
+    let key = keyring.unlock(&job.source, &job.subject)?;
+    check_target(&job.source, &job.target)?;
+    let partial = appended(&job.target, PARTIAL_ENDING);
+    clear(&partial)?;
+    let made = match job.subject.cipher() {
+        Cipher::SqlCipher4 => fitting(&job.source, &key).and_then(|dek| {
+            sqlite::copy(&job.source, Some(dek), &partial, None, progress)?;
+            sqlite::compare((&job.source, Some(dek)), (&partial, None))
+        }),
+        _ => pages::decrypt(&job.source, &partial, &key, progress),
+    };
+    made.inspect_err(|_| discard(&partial))?;
+    Ok(rename(&partial, &job.target)?)
+}
+
+/// The one of the two keys that opens a SQLite file.
+pub(super) fn fitting<'k>(path: &Path, key: &'k FileKey) -> ProviderResult<&'k Dek> {
+    match (sqlite::fits(path, key.current()), key.pending()) {
+        (Err(ProviderError::Corrupt { .. }), Some(pending)) => {
+            sqlite::fits(path, pending).map(|()| &**pending)
+        }
+        (outcome, _) => outcome.map(|()| &**key.current()),
+    }
+}
+
+/// Whether files of this kind are converted at all; `action` is `migrated` or `exported`.
+///
+/// # Errors
+/// [`AdminError::Cache`].
+pub fn check_family(subject: &Subject, action: &'static str) -> AdminResult<()> {
+    match subject.kind() {
+        SubjectKind::LibsqlCache => Err(AdminError::Cache { action }),
+        _ => Ok(()),
+    }
+}
+
+fn check_source(source: &Path) -> AdminResult<()> {
+    match look(source)? {
+        Entry::Regular { .. } => Ok(()),
+        Entry::Absent => Err(AdminError::NoSource {
+            path: source.to_owned(),
+        }),
+        Entry::Other => Err(AdminError::Provider(ProviderError::Corrupt {
+            what: source.display().to_string(),
+            reason: "it is not a regular file; links are not followed".to_owned(),
+        })),
+    }
+}
+
+/// Neither the target nor anything that would be taken for a part of it is there.
+fn check_target(source: &Path, target: &Path) -> AdminResult<()> {
+    if source == target {
+        return Err(AdminError::SameFile {
+            path: source.to_owned(),
+        });
+    }
+    // A manifest whose file was still being made is that of an interrupted run.
+    let partial = appended(target, PARTIAL_ENDING);
+    if !present(target)? && present(&partial)? && !present(&manifest_path(&partial))? {
+        remove(&manifest_path(target))?;
+    }
+    let beside = sqlite::sidecars(target);
+    let all = [target.to_owned(), manifest_path(target)];
+    for path in all.into_iter().chain(beside) {
+        if present(&path)? {
+            return Err(AdminError::Exists { path });
+        }
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted run left.
+fn clear(partial: &Path) -> ProviderResult<()> {
+    remove(partial)?;
+    remove_sidecars(partial)?;
+    remove(&manifest_path(partial))
+}
+
+fn discard(partial: &Path) {
+    if let Err(error) = clear(partial) {
+        tracing::warn!(path = %partial.display(), %error, "an unfinished copy was left; the next run removes it");
+    }
+}
+
+fn remove_sidecars(path: &Path) -> ProviderResult<()> {
+    sqlite::sidecars(path)
+        .iter()
+        .try_for_each(|path| remove(path))
+}
+
+pub(super) fn look(path: &Path) -> ProviderResult<Entry> {
+    files::inspect(path).map_err(|e| files::error("looking at", path, e))
+}
+
+pub(super) fn present(path: &Path) -> ProviderResult<bool> {
+    Ok(look(path)? != Entry::Absent)
+}
+
+pub(super) fn remove(path: &Path) -> ProviderResult<()> {
+    let removed = files::remove_if_exists(path).map(drop);
+    removed.map_err(|e| files::error("removing", path, e))
+}
+
+/// Renames and makes that durable.
+pub(super) fn rename(from: &Path, to: &Path) -> ProviderResult<()> {
+    std::fs::rename(from, to).map_err(|e| files::error("renaming to", to, e))?;
+    sync_dir_of(to)
+}
+
+pub(super) fn sync_dir_of(path: &Path) -> ProviderResult<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
+}
