@@ -4,6 +4,7 @@
 //! It must not take locks, nor open a store.
 
 mod audit;
+mod encryption;
 mod host;
 mod listen;
 mod report;
@@ -63,6 +64,7 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     checks.push(listen::gate(settings, &addresses, token.as_ref(), now));
     checks.push(listen::port(settings, &addresses, store.address()));
     checks.push(storage::provider(settings.provider));
+    checks.push(encryption::check(settings));
     checks.extend(store.checks(settings));
     checks.push(audit_log(&audit_path));
     checks.extend(disks(settings, &token_path, &audit_path));
