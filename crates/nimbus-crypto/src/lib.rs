@@ -42,6 +42,8 @@
 //! keys, so if the file changes over in one step (as with SQLCipher's rekey, or a rename), a crash at
 //! any time leaves one that the current or the pending key opens.
 //!
+//! **Keep keys in AWS KMS.** `AwsKms`, with the feature `aws-kms`.
+//!
 //! **Keep keys in a service of yours.** Implement [`KeyProvider`]; its calls are asynchronous.
 //!
 //! # What is not detected
@@ -50,7 +52,7 @@
 //! its own place, are authentic. Whoever can read this process's memory can read its keys.
 //!
 //! Unix only: modes and links are part of the promises. This crate knows no other crate of Nimbus,
-//! no database and no network.
+//! no database, and no network without the feature `aws-kms`.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -74,9 +76,11 @@ pub use manifest::{
 };
 pub use page::{PAGE_BYTES, PAGE_FORMAT_VERSION, PageCipher, PageError, SLOT_BYTES};
 pub use provider::{
-    AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, MasterKeyFile,
-    WRAPPED_BYTES, WrappedKey,
+    AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, KmsFault,
+    MasterKeyFile, WRAPPED_BYTES, WrappedKey,
 };
+#[cfg(feature = "aws-kms")]
+pub use provider::{AwsKms, AwsKmsOptions};
 pub use stream::{
     CHUNK_BYTES, STREAM_HEADER_BYTES, STREAM_VERSION, SealedReader, SealedWriter, StreamError,
     sealed_length,
