@@ -42,6 +42,9 @@
 //! keys, so if the file changes over in one step (as with SQLCipher's rekey, or a rename), a crash at
 //! any time leaves one that the current or the pending key opens.
 //!
+//! **Put files under another wrapping key.** [`KekRotation`] for one file or a directory,
+//! [`Manifest::rewrap`] for one manifest. **See who wrapped a file's key.** [`Manifest::find`].
+//!
 //! **Keep keys in AWS KMS.** `AwsKms`, with the feature `aws-kms`.
 //!
 //! **Keep keys in a service of yours.** Implement [`KeyProvider`]; its calls are asynchronous.
@@ -63,6 +66,7 @@ mod key_file;
 mod manifest;
 mod page;
 mod provider;
+mod rotation;
 mod seal;
 mod stream;
 mod subject;
@@ -81,6 +85,10 @@ pub use provider::{
 };
 #[cfg(feature = "aws-kms")]
 pub use provider::{AwsKms, AwsKmsOptions};
+pub use rotation::{
+    KekRotation, OnProgress, RotationError, RotationFailure, RotationPlan, RotationProgress,
+    RotationReport,
+};
 pub use stream::{
     CHUNK_BYTES, STREAM_HEADER_BYTES, STREAM_VERSION, SealedReader, SealedWriter, StreamError,
     sealed_length,

@@ -18,6 +18,7 @@ mod file;
 mod format;
 
 pub use file::manifest_path;
+pub(crate) use file::{ENDING, Replacement, TEMP_ENDING};
 pub use format::{MAX_MANIFEST_BYTES, ManifestFault};
 
 /// Length of a manifest's tag in bytes.

@@ -3,6 +3,7 @@
 //! Must not know keys or disks: a subject is a name, checked once, that everything else is bound to.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
@@ -267,19 +268,27 @@ impl Subject {
         Some(room.saturating_sub(fixed) / 2)
     }
 
-    /// What an operator runs when the file is there in plain text and encryption is on.
+    /// The command that an operator runs when the file at `file` is there in plain text and
+    /// encryption is on; its path is quoted for a shell where that is needed.
     #[must_use]
-    pub fn remedy(&self, file: &str) -> String {
+    pub fn remedy(&self, file: &Path) -> String {
+        let shown = file.to_string_lossy();
+        let quoted = |ending: &str| shell_words::quote(&format!("{shown}{ending}")).into_owned();
         let migrate = |provider: &str, tenant: &str| {
-            format!("nimbus encryption migrate --source {file} --provider {provider}{tenant}")
+            let source = quoted("");
+            format!("nimbus encryption migrate --source {source} --provider {provider}{tenant}")
         };
         let tenant = format!(" --tenant-id {}", self.tenant);
         match self.kind {
             SubjectKind::SqliteTenant => migrate("sqlite", &tenant),
             SubjectKind::RedbTenant => migrate("redb", &tenant),
             SubjectKind::Control => migrate("redb", ""),
-            // A cache is not migrated; it is rebuilt from its primary (seed 003).
-            SubjectKind::LibsqlCache => format!("rm {file}"),
+            // A cache is not migrated; it is rebuilt from its primary (seed 003). What SQLite
+            // keeps beside it is in plain text too.
+            SubjectKind::LibsqlCache => {
+                let [file, wal, shm] = ["", "-wal", "-shm"].map(quoted);
+                format!("rm -f -- {file} {wal} {shm}")
+            }
             // Nor is a backup: a new one is sealed.
             SubjectKind::Backup => "nimbus backup create".to_owned(),
         }
