@@ -11,18 +11,23 @@
     reason = "this crate is run by tests only, and a panic is how a test fails"
 )]
 
+pub mod faults;
 pub mod files;
 pub mod home;
 pub mod http;
+pub mod moto;
 pub mod mount;
 pub mod power;
 pub mod process;
+pub mod python;
 pub mod raw;
 pub mod rng;
 pub mod server;
 pub mod transcript;
 
+pub use faults::{Fault, FaultProxy};
 pub use home::{Finished, Home};
 pub use http::{Client, Reply};
+pub use moto::Moto;
 pub use rng::Rng;
 pub use server::{Options, Server};

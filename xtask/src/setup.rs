@@ -39,7 +39,7 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 17] = [
+const NEEDS: [Need; 18] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -76,6 +76,11 @@ const NEEDS: [Need; 17] = [
     need("npm", Scope::Test, "command -v npm"),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("openssl", Scope::Test, "command -v openssl"),
+    need(
+        "python3-venv",
+        Scope::Test,
+        "python3 -c 'import ensurepip, venv'",
+    ),
     need("sqlite3", Scope::Test, "command -v sqlite3"),
     need("strace", Scope::Test, "command -v strace"),
     need("systemd", Scope::Test, "command -v systemd-analyze"),
@@ -106,6 +111,7 @@ pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
     }
     if scope == Scope::Test {
         install_nextest(checkout)?;
+        install_python(checkout)?;
     }
     println!("setup: everything is there");
     Ok(())
@@ -209,6 +215,36 @@ fn install_nextest(checkout: &Checkout) -> Result<()> {
     // Cargo's own temporary directory: the build directory has no use for what this leaves.
     shell::run(command.env_remove("CARGO_TARGET_DIR"))
         .context("cargo-nextest is missing; https://nexte.st tells of other ways to install it")
+}
+
+/// A virtual environment in the build directory with what `tests/requirements.txt` lists. A copy of
+/// that file, written last, says what is there.
+fn install_python(checkout: &Checkout) -> Result<()> {
+    let listed = checkout.root.join("tests/requirements.txt");
+    let wanted = fs::read(&listed).with_context(|| format!("reading {}", listed.display()))?;
+    let environment = checkout.target.join("python");
+    let done = environment.join("nimbus-requirements.txt");
+    if fs::read(&done).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    println!("setup: installing the Python packages of the tests, which takes a minute");
+    let mut make = checkout.command("python3");
+    shell::run(make.args(["-m", "venv", "--clear"]).arg(&environment))?;
+    let mut install = checkout.command(environment.join("bin/python"));
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--requirement",
+    ]);
+    shell::run(
+        install
+            .arg(&listed)
+            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+    )?;
+    fs::write(&done, wanted).with_context(|| format!("writing {}", done.display()))
 }
 
 /// Reads the first line of `cargo nextest --version`: `cargo-nextest 0.9.143 (…)`.

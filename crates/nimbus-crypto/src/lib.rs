@@ -34,10 +34,18 @@
 //! **Encrypt the pages of a file yourself.** [`PageCipher`] with the [`Dek`] and
 //! [`Manifest::file_id`]; SQLCipher takes the key raw instead ([`Dek::expose_secret`]).
 //!
+//! **Encrypt a stream of any length**, such as a backup. [`SealedWriter`] and [`SealedReader`], with
+//! a manifest of [`Subject::backup`] that the stream's own header carries ([`Manifest::encode`]).
+//!
 //! **Give a file a new key.** [`Manifest::begin_rotation`] and [`Manifest::replace`], re-encrypt the
 //! file, [`Manifest::finish_rotation`] and [`Manifest::replace`]. In between the manifest has both
 //! keys, so if the file changes over in one step (as with SQLCipher's rekey, or a rename), a crash at
 //! any time leaves one that the current or the pending key opens.
+//!
+//! **Put files under another wrapping key.** [`KekRotation`] for one file or a directory,
+//! [`Manifest::rewrap`] for one manifest. **See who wrapped a file's key.** [`Manifest::find`].
+//!
+//! **Keep keys in AWS KMS.** `AwsKms`, with the feature `aws-kms`.
 //!
 //! **Keep keys in a service of yours.** Implement [`KeyProvider`]; its calls are asynchronous.
 //!
@@ -47,7 +55,7 @@
 //! its own place, are authentic. Whoever can read this process's memory can read its keys.
 //!
 //! Unix only: modes and links are part of the promises. This crate knows no other crate of Nimbus,
-//! no database and no network.
+//! no database, and no network without the feature `aws-kms`.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -58,7 +66,9 @@ mod key_file;
 mod manifest;
 mod page;
 mod provider;
+mod rotation;
 mod seal;
+mod stream;
 mod subject;
 
 pub use cipher::Cipher;
@@ -70,8 +80,18 @@ pub use manifest::{
 };
 pub use page::{PAGE_BYTES, PAGE_FORMAT_VERSION, PageCipher, PageError, SLOT_BYTES};
 pub use provider::{
-    AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, MasterKeyFile,
-    WRAPPED_BYTES, WrappedKey,
+    AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, KmsFault,
+    MasterKeyFile, WRAPPED_BYTES, WrappedKey,
+};
+#[cfg(feature = "aws-kms")]
+pub use provider::{AwsKms, AwsKmsOptions};
+pub use rotation::{
+    KekRotation, OnProgress, RotationError, RotationFailure, RotationPlan, RotationProgress,
+    RotationReport,
+};
+pub use stream::{
+    CHUNK_BYTES, STREAM_HEADER_BYTES, STREAM_VERSION, SealedReader, SealedWriter, StreamError,
+    sealed_length,
 };
 pub use subject::{
     CONTROL_FILE, KEY_FILE_ENDING, MAX_FILE_NAME, MAX_TENANT_ID, Subject, SubjectError, SubjectKind,

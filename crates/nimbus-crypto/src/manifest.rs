@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use futures_util::future::join;
 use hmac::Mac;
 
 use crate::context::{FileId, KeyContext, KeyRole};
@@ -17,6 +18,7 @@ mod file;
 mod format;
 
 pub use file::manifest_path;
+pub(crate) use file::{ENDING, Replacement, TEMP_ENDING};
 pub use format::{MAX_MANIFEST_BYTES, ManifestFault};
 
 /// Length of a manifest's tag in bytes.
@@ -83,6 +85,12 @@ pub enum ManifestError {
     /// There is no rotation to finish.
     #[error("no rotation of the key of {subject} is in progress")]
     NoRotation {
+        /// The subject of the file.
+        subject: String,
+    },
+    /// A provider gave another key back than it was given.
+    #[error("the new key provider does not give the key of {subject} back; nothing was changed")]
+    NotRewrapped {
         /// The subject of the file.
         subject: String,
     },
@@ -173,20 +181,34 @@ impl Manifest {
                 found: self.subject.to_string(),
             });
         }
-        let context = self.context(KeyRole::Current);
-        let current = provider.unwrap_key(&context, &self.current).await?;
+        let (current, pending) = self.unwrapped(provider).await;
+        let current = current?;
         let tag = current.manifest_mac(&self.authenticated());
         if tag.verify(&self.tag.into()).is_err() {
             return Err(ManifestError::Tampered {
                 subject: self.subject.to_string(),
             });
         }
-        let context = self.context(KeyRole::Pending);
-        let pending = match &self.pending {
-            Some(wrapped) => Some(provider.unwrap_key(&context, wrapped).await?),
-            None => None,
-        };
+        let pending = pending.transpose()?;
         Ok(Unlocked { current, pending })
+    }
+
+    /// Both keys at the same time, so that a key service that is slow is waited for once.
+    async fn unwrapped(
+        &self,
+        provider: &dyn KeyProvider,
+    ) -> (Result<Dek, KeyError>, Option<Result<Dek, KeyError>>) {
+        let context = self.context(KeyRole::Current);
+        let current = provider.unwrap_key(&context, &self.current);
+        let context = self.context(KeyRole::Pending);
+        match &self.pending {
+            Some(wrapped) => {
+                let (current, pending) =
+                    join(current, provider.unwrap_key(&context, wrapped)).await;
+                (current, Some(pending))
+            }
+            None => (current.await, None),
+        }
     }
 
     /// A manifest with a pending key beside the current one, and both keys: the first step of
@@ -228,8 +250,8 @@ impl Manifest {
         let dek = keys.pending.ok_or_else(|| self.no_rotation())?;
         let context = self.context(KeyRole::Current);
         let mut next = self.clone();
-        next.current = provider.wrap_key(&context, &dek).await?;
-        next.pending = None;
+        let pending = next.pending.take().ok_or_else(|| self.no_rotation())?;
+        next.current = provider.change_role(&context, &pending, &dek).await?;
         Ok(next.tagged(&dek))
     }
 
@@ -247,6 +269,57 @@ impl Manifest {
         keys.pending.ok_or_else(|| self.no_rotation())?;
         let mut next = self.clone();
         next.pending = None;
+        Ok(next.tagged(&keys.current))
+    }
+
+    /// A manifest whose keys are under the key of `new` in place of that of `old`; the data-encryption
+    /// keys stay, a pending one too. Within one key service this is done there
+    /// ([`KeyProvider::rewrap_key`]).
+    ///
+    /// Before it is given back, the new provider has unwrapped what it wrapped: a key that encrypts
+    /// and does not decrypt would otherwise lose the file.
+    ///
+    /// # Errors
+    /// As [`Manifest::unlock`] for `old`, [`ManifestError::Key`] for `new`, and
+    /// [`ManifestError::NotRewrapped`].
+    pub async fn rewrap(
+        &self,
+        old: &dyn KeyProvider,
+        new: &dyn KeyProvider,
+        subject: &Subject,
+    ) -> Result<Self, ManifestError> {
+        let keys = self.unlock(old, subject).await?;
+        let within =
+            old.name() == new.name() && old.service().is_some() && old.service() == new.service();
+        let mut next = self.clone();
+        let places = [
+            (
+                KeyRole::Current,
+                Some(&mut next.current),
+                Some(&keys.current),
+            ),
+            (
+                KeyRole::Pending,
+                next.pending.as_mut(),
+                keys.pending.as_ref(),
+            ),
+        ];
+        for (role, place, dek) in places {
+            let (Some(place), Some(dek)) = (place, dek) else {
+                continue;
+            };
+            let context = self.context(role);
+            *place = if within {
+                new.rewrap_key(&context, place, dek).await?
+            } else {
+                new.wrap_key(&context, dek).await?
+            };
+            if new.unwrap_key(&context, place).await? != *dek {
+                return Err(ManifestError::NotRewrapped {
+                    subject: self.subject.to_string(),
+                });
+            }
+        }
         Ok(next.tagged(&keys.current))
     }
 

@@ -1,21 +1,29 @@
 //! Key providers: who wraps and unwraps data-encryption keys.
 //!
-//! The trait is asynchronous because a key service is a network call away; the providers here
+//! The trait is asynchronous because a key service is a network call away; the local providers
 //! answer at once. A provider must not know where manifests lie or what a file holds.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use crate::context::KeyContext;
-use crate::key::{Dek, Entropy, WrappingKey};
-use crate::key_file::{KeyFileError, read_key_file};
-use crate::subject::SubjectError;
+use crate::key::Dek;
+use crate::subject::Subject;
 
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
+mod error;
 mod key_dir;
+mod kms_fault;
+mod master_key_file;
 mod wrap;
 
+#[cfg(feature = "aws-kms")]
+pub use aws_kms::{AwsKms, AwsKmsOptions};
+pub use error::{DirectoryFault, KeyError};
 pub use key_dir::KeyDir;
+pub use kms_fault::KmsFault;
+pub use master_key_file::MasterKeyFile;
 pub use wrap::{AES_256_GCM_SIV, WRAPPED_BYTES};
 
 /// What a provider's call gives, later.
@@ -44,6 +52,10 @@ pub trait KeyProvider: Send + Sync + fmt::Debug {
     /// as are the other names in a [`WrappedKey`].
     fn name(&self) -> &str;
 
+    /// The [`WrappedKey::key_id`] that keys of this subject are wrapped under now. An error says
+    /// that none could be wrapped, so this is also how to check a key before relying on it.
+    fn key_id<'a>(&'a self, subject: &'a Subject) -> KeyFuture<'a, String>;
+
     /// Makes a new data-encryption key and wraps it.
     fn generate_key<'a>(&'a self, context: &'a KeyContext) -> KeyFuture<'a, (Dek, WrappedKey)> {
         Box::pin(async move {
@@ -53,7 +65,7 @@ pub trait KeyProvider: Send + Sync + fmt::Debug {
         })
     }
 
-    /// Wraps a data-encryption key, bound to all of `context`.
+    /// Wraps a data-encryption key, bound to `context` as [`KeyContext`] says.
     fn wrap_key<'a>(&'a self, context: &'a KeyContext, dek: &'a Dek) -> KeyFuture<'a, WrappedKey>;
 
     /// Unwraps a key that was wrapped for exactly this context.
@@ -62,162 +74,37 @@ pub trait KeyProvider: Send + Sync + fmt::Debug {
         context: &'a KeyContext,
         wrapped: &'a WrappedKey,
     ) -> KeyFuture<'a, Dek>;
-}
 
-/// Why a provider did not wrap or unwrap a key.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyError {
-    /// The key file cannot be used.
-    #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
-    /// The subject cannot have a key file.
-    #[error(transparent)]
-    Subject(#[from] SubjectError),
-    /// No random bytes.
-    #[error(transparent)]
-    Entropy(#[from] Entropy),
-    /// The key directory cannot be used.
-    #[error("the key directory {} {fault}", .path.display())]
-    Directory {
-        /// The path.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: DirectoryFault,
-    },
-    /// Another provider wrapped the key.
-    #[error(
-        "the key of {subject} was wrapped by the provider {found}, and {expected} is configured"
-    )]
-    OtherProvider {
-        /// The subject of the file.
-        subject: String,
-        /// The provider that is configured.
-        expected: String,
-        /// The provider that the manifest names.
-        found: String,
-    },
-    /// Another key of this provider wrapped the key.
-    #[error(
-        "wrong key for {subject}: it was wrapped under {found}, and the configured one is {expected}"
-    )]
-    WrongKey {
-        /// The subject of the file.
-        subject: String,
-        /// Fingerprint of the configured key.
-        expected: String,
-        /// The key that the manifest names.
-        found: String,
-    },
-    /// A provider beyond this crate, such as a key service, failed in a way of its own.
-    #[error("the key provider {provider} failed for {subject}: {source}")]
-    Service {
-        /// The provider's name.
-        provider: String,
-        /// The subject of the file.
-        subject: String,
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Wrapped in a way that this provider does not know.
-    #[error("the key of {subject} is wrapped with {found:?}, and this provider knows {expected:?}")]
-    Algorithm {
-        /// The subject of the file.
-        subject: String,
-        /// The algorithm known.
-        expected: &'static str,
-        /// The algorithm that the manifest names.
-        found: String,
-    },
-    /// The wrapped key has a length that none can have.
-    #[error("the wrapped key of {subject} has {found} bytes in place of {expected}")]
-    WrappedSize {
-        /// The subject of the file.
-        subject: String,
-        /// Bytes expected.
-        expected: usize,
-        /// Bytes found.
-        found: usize,
-    },
-    /// The key is the right one by its fingerprint, and the wrapped key or a field that it is bound
-    /// to was changed.
-    #[error(
-        "the manifest of {subject} was changed: its wrapped key does not authenticate. Restore file and manifest from one backup"
-    )]
-    Tampered {
-        /// The subject of the file.
-        subject: String,
-    },
-}
-
-/// What is wrong with a key directory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DirectoryFault {
-    /// Nothing there.
-    #[error("does not exist")]
-    Missing,
-    /// Not a directory.
-    #[error("is not a directory")]
-    NotDirectory,
-    /// Others could put key files of theirs into it.
-    #[error("may be changed by others (mode {mode:04o}): run `chmod go-w` on it")]
-    Loose {
-        /// The mode found.
-        mode: u32,
-    },
-    /// The system refused.
-    #[error("cannot be read: {0}")]
-    Io(std::io::Error),
-}
-
-/// The provider `master-key-file`: one key of the operator, from which each subject's wrapping key
-/// is derived with HKDF-SHA256.
-#[derive(Debug)]
-pub struct MasterKeyFile {
-    key: WrappingKey,
-}
-
-impl MasterKeyFile {
-    /// The provider's name.
-    pub const NAME: &'static str = "master-key-file";
-
-    /// Reads the key file, once.
-    ///
-    /// # Errors
-    /// As [`read_key_file`].
-    pub fn open(path: &Path) -> Result<Self, KeyFileError> {
-        read_key_file(path).map(Self::new)
+    /// The same key, which this provider unwrapped just now, for the other place of its manifest:
+    /// `to` differs from its context in the role alone. A provider that does not bind the role
+    /// gives `wrapped` back.
+    fn change_role<'a>(
+        &'a self,
+        to: &'a KeyContext,
+        wrapped: &'a WrappedKey,
+        dek: &'a Dek,
+    ) -> KeyFuture<'a, WrappedKey> {
+        let _ = wrapped;
+        self.wrap_key(to, dek)
     }
 
-    /// The provider with this master key.
-    #[must_use]
-    pub fn new(key: WrappingKey) -> Self {
-        Self { key }
-    }
-}
-
-impl KeyProvider for MasterKeyFile {
-    fn name(&self) -> &str {
-        Self::NAME
+    /// Which service the keys are in, such as a region and an endpoint; `None` for keys that are
+    /// here. Between two providers of one name and one service, [`KeyProvider::rewrap_key`] is
+    /// given keys that the other one wrapped.
+    fn service(&self) -> Option<&str> {
+        None
     }
 
-    fn wrap_key<'a>(&'a self, context: &'a KeyContext, dek: &'a Dek) -> KeyFuture<'a, WrappedKey> {
-        Box::pin(async move {
-            let key = self.key.for_subject(&context.subject);
-            wrap::wrap(&key, Self::NAME, &self.key.fingerprint(), context, dek)
-        })
-    }
-
-    fn unwrap_key<'a>(
+    /// Brings a key under this provider's own key. Another provider of the same name and
+    /// [`KeyProvider::service`] wrapped it as `wrapped`, and unwrapped it to `dek` just now.
+    fn rewrap_key<'a>(
         &'a self,
         context: &'a KeyContext,
         wrapped: &'a WrappedKey,
-    ) -> KeyFuture<'a, Dek> {
-        Box::pin(async move {
-            let key = self.key.for_subject(&context.subject);
-            wrap::unwrap(&key, Self::NAME, &self.key.fingerprint(), context, wrapped)
-        })
+        dek: &'a Dek,
+    ) -> KeyFuture<'a, WrappedKey> {
+        let _ = wrapped;
+        self.wrap_key(context, dek)
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::*;
 use crate::cipher::Cipher;
 use crate::context::{FileId, KeyRole};
-use crate::subject::Subject;
+use crate::key::WrappingKey;
+use crate::key_file::KeyFileError;
+use crate::subject::SubjectError;
 
 fn context() -> KeyContext {
     KeyContext {

@@ -3,6 +3,7 @@
 //! Must not know keys or disks: a subject is a name, checked once, that everything else is bound to.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
@@ -24,6 +25,9 @@ const REDB_ENDING: &str = ".redb";
 const SQLITE_PREFIX: &str = "db:sqlite:tenant:";
 const REDB_PREFIX: &str = "db:redb:tenant:";
 const CONTROL_DESCRIPTOR: &str = "db:redb:control:nimbus-control.db";
+/// Stands where others have a file name.
+const BACKUP_FILE: &str = "backup";
+const BACKUP_DESCRIPTOR: &str = "artifact:backup";
 const LIBSQL_PREFIX: &str = "db:libsql:cache:";
 
 /// What is wrong with a subject, a descriptor or the key-file name that would follow from it.
@@ -49,7 +53,7 @@ pub enum SubjectError {
     },
     /// A descriptor of no known form.
     #[error(
-        "not a subject descriptor; one looks like db:sqlite:tenant:demo:demo.sqlite3, db:redb:tenant:demo:demo.redb, {CONTROL_DESCRIPTOR} or db:libsql:cache:demo:tenant.sqlite3"
+        "not a subject descriptor; one looks like db:sqlite:tenant:demo:demo.sqlite3, db:redb:tenant:demo:demo.redb, {CONTROL_DESCRIPTOR}, db:libsql:cache:demo:tenant.sqlite3 or {BACKUP_DESCRIPTOR}"
     )]
     Form,
     /// The file named in the descriptor is not the canonical one of its tenant.
@@ -107,6 +111,8 @@ pub enum SubjectKind {
     Control,
     /// A local cache of a tenant whose primary is a libSQL server.
     LibsqlCache,
+    /// A backup, which is one sealed stream.
+    Backup,
 }
 
 impl Subject {
@@ -136,6 +142,18 @@ impl Subject {
             tenant: String::new(),
             file: CONTROL_FILE.to_owned(),
             descriptor: CONTROL_DESCRIPTOR.to_owned(),
+        }
+    }
+
+    /// A backup. All have this one subject, since a backup may be called anything and lie anywhere;
+    /// their file ids tell them apart. In a key directory they share a key file.
+    #[must_use]
+    pub fn backup() -> Self {
+        Self {
+            kind: SubjectKind::Backup,
+            tenant: String::new(),
+            file: BACKUP_FILE.to_owned(),
+            descriptor: BACKUP_DESCRIPTOR.to_owned(),
         }
     }
 
@@ -187,13 +205,13 @@ impl Subject {
         self.kind
     }
 
-    /// The tenant that owns the file; `None` for the control database.
+    /// The tenant that owns the file; `None` for the control database and for backups.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
         (!self.tenant.is_empty()).then_some(&*self.tenant)
     }
 
-    /// The canonical name of the file, without a directory.
+    /// The canonical name of the file, without a directory; a backup has none and says `backup`.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
@@ -211,6 +229,7 @@ impl Subject {
         match self.kind {
             SubjectKind::SqliteTenant | SubjectKind::LibsqlCache => Cipher::SqlCipher4,
             SubjectKind::RedbTenant | SubjectKind::Control => Cipher::Aes256GcmSivPages,
+            SubjectKind::Backup => Cipher::XChaCha20Poly1305Stream,
         }
     }
 
@@ -249,19 +268,29 @@ impl Subject {
         Some(room.saturating_sub(fixed) / 2)
     }
 
-    /// What an operator runs when the file is there in plain text and encryption is on.
+    /// The command that an operator runs when the file at `file` is there in plain text and
+    /// encryption is on; its path is quoted for a shell where that is needed.
     #[must_use]
-    pub fn remedy(&self, file: &str) -> String {
+    pub fn remedy(&self, file: &Path) -> String {
+        let shown = file.to_string_lossy();
+        let quoted = |ending: &str| shell_words::quote(&format!("{shown}{ending}")).into_owned();
         let migrate = |provider: &str, tenant: &str| {
-            format!("nimbus encryption migrate --source {file} --provider {provider}{tenant}")
+            let source = quoted("");
+            format!("nimbus encryption migrate --source {source} --provider {provider}{tenant}")
         };
         let tenant = format!(" --tenant-id {}", self.tenant);
         match self.kind {
             SubjectKind::SqliteTenant => migrate("sqlite", &tenant),
             SubjectKind::RedbTenant => migrate("redb", &tenant),
             SubjectKind::Control => migrate("redb", ""),
-            // A cache is not migrated; it is rebuilt from its primary (seed 003).
-            SubjectKind::LibsqlCache => format!("rm {file}"),
+            // A cache is not migrated; it is rebuilt from its primary (seed 003). What SQLite
+            // keeps beside it is in plain text too.
+            SubjectKind::LibsqlCache => {
+                let [file, wal, shm] = ["", "-wal", "-shm"].map(quoted);
+                format!("rm -f -- {file} {wal} {shm}")
+            }
+            // Nor is a backup: a new one is sealed.
+            SubjectKind::Backup => "nimbus backup create".to_owned(),
         }
     }
 }
@@ -277,6 +306,9 @@ impl FromStr for Subject {
     fn from_str(text: &str) -> Result<Self, SubjectError> {
         if text == CONTROL_DESCRIPTOR {
             return Ok(Self::control());
+        }
+        if text == BACKUP_DESCRIPTOR {
+            return Ok(Self::backup());
         }
         let parts = |prefix| text.strip_prefix(prefix).and_then(|s| s.split_once(':'));
         let (subject, file) = if let Some((tenant, file)) = parts(SQLITE_PREFIX) {

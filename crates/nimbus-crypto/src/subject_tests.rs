@@ -23,7 +23,7 @@ fn failure(error: &SubjectError) -> &'static str {
 fn valid_vectors_parse_to_what_they_say() {
     let vectors = vectors();
     let valid = vectors["valid"].as_array().unwrap();
-    assert_eq!(valid.len(), 4);
+    assert_eq!(valid.len(), 5);
     for vector in valid {
         let text = vector["descriptor"].as_str().unwrap();
         let subject: Subject = text.parse().unwrap();
@@ -40,7 +40,7 @@ fn valid_vectors_parse_to_what_they_say() {
 fn invalid_vectors_are_refused_for_their_reason() {
     let vectors = vectors();
     let invalid = vectors["invalid"].as_array().unwrap();
-    assert_eq!(invalid.len(), 24);
+    assert_eq!(invalid.len(), 32);
     for vector in invalid {
         let text = vector["descriptor"].as_str().unwrap();
         let error = text.parse::<Subject>().unwrap_err();
@@ -55,6 +55,7 @@ fn constructors_and_parser_agree() {
         Subject::redb_tenant("demo").unwrap(),
         Subject::control(),
         Subject::libsql_cache("demo", "tenant.sqlite3").unwrap(),
+        Subject::backup(),
     ] {
         assert_eq!(subject.descriptor().parse::<Subject>().unwrap(), subject);
         assert_eq!(
@@ -130,7 +131,7 @@ fn a_long_cache_name_is_refused_without_a_tenant_limit() {
 
 #[test]
 fn the_remedy_is_a_command_for_each_kind() {
-    let remedy = |subject: Subject| subject.remedy("/data/x");
+    let remedy = |subject: Subject| subject.remedy(Path::new("/data/x"));
     assert_eq!(
         remedy(Subject::sqlite_tenant("demo").unwrap()),
         "nimbus encryption migrate --source /data/x --provider sqlite --tenant-id demo"
@@ -145,8 +146,38 @@ fn the_remedy_is_a_command_for_each_kind() {
     );
     assert_eq!(
         remedy(Subject::libsql_cache("demo", "tenant.sqlite3").unwrap()),
-        "rm /data/x"
+        "rm -f -- /data/x /data/x-wal /data/x-shm"
     );
+    assert_eq!(remedy(Subject::backup()), "nimbus backup create");
+}
+
+/// A shell takes the quoted path for one word, and runs nothing in it.
+#[test]
+fn the_remedy_quotes_what_a_shell_would_take_apart() {
+    for path in [
+        "/data/with space/x",
+        "/data/$(touch pwned)/x",
+        "/data/it's/x",
+        "/data/a;b&c|d/x",
+        "/data/\"*?[]{}~#!\\/x",
+        "/data/new\nline/x",
+        "-rf",
+    ] {
+        let subject = Subject::sqlite_tenant("demo").unwrap();
+        let words = shell_words::split(&subject.remedy(Path::new(path))).unwrap();
+        assert_eq!((words.len(), words[4].as_str()), (9, path), "{words:?}");
+        let script = format!("printf '%s\\0' {}", subject.remedy(Path::new(path)));
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output();
+        let printed = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert_eq!(printed.split('\0').nth(4), Some(path));
+        let cache = Subject::libsql_cache("demo", "x.sqlite3").unwrap();
+        let words = shell_words::split(&cache.remedy(Path::new(path))).unwrap();
+        let expected = ["", "-wal", "-shm"].map(|ending| format!("{path}{ending}"));
+        assert_eq!(words[..3], ["rm", "-f", "--"]);
+        assert_eq!(words[3..], expected);
+    }
 }
 
 proptest! {

@@ -16,9 +16,9 @@ use super::{Manifest, ManifestError};
 use crate::subject::Subject;
 
 /// What is appended to the name of the protected file (seed 003).
-const ENDING: &str = ".nimbus-enc";
+pub(crate) const ENDING: &str = ".nimbus-enc";
 /// What is appended to that while a manifest is being written.
-const TEMP_ENDING: &str = ".tmp";
+pub(crate) const TEMP_ENDING: &str = ".tmp";
 /// Owner alone: read and write.
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -42,18 +42,27 @@ impl Manifest {
     /// [`ManifestError::Missing`], [`ManifestError::NotRegular`], [`ManifestError::Invalid`],
     /// [`ManifestError::Io`].
     pub fn read(file: &Path, subject: &Subject) -> Result<Self, ManifestError> {
+        Self::find(file)?.ok_or_else(|| ManifestError::Missing {
+            path: manifest_path(file),
+            file: file.to_path_buf(),
+            remedy: subject.remedy(file),
+        })
+    }
+
+    /// Reads the manifest of `file` if there is one, whatever file it says it is for: to see who
+    /// wrapped its keys ([`Manifest::current`], [`Manifest::pending`]). It is not authenticated.
+    ///
+    /// # Errors
+    /// [`ManifestError::NotRegular`], [`ManifestError::Invalid`], [`ManifestError::Io`].
+    pub fn find(file: &Path) -> Result<Option<Self>, ManifestError> {
         let path = manifest_path(file);
         // NONBLOCK: opening a pipe that was put there must not wait for its other end.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let opened = fs::open(&path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => ManifestError::Missing {
-                path: path.clone(),
-                file: file.to_path_buf(),
-                remedy: subject.remedy(&file.display().to_string()),
-            },
-            errno => refusal(errno, "open", &path),
-        })?;
-        let opened = File::from(opened);
+        let opened = match fs::open(&path, flags, Mode::empty()) {
+            Ok(opened) => File::from(opened),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(refusal(errno, "open", &path)),
+        };
         let found = opened.metadata().map_err(io_error("inspect", &path))?;
         if !found.is_file() {
             return Err(ManifestError::NotRegular { path });
@@ -64,7 +73,9 @@ impl Manifest {
         limited
             .read_to_end(&mut bytes)
             .map_err(io_error("read", &path))?;
-        Self::decode(&bytes).map_err(|fault: ManifestFault| ManifestError::Invalid { path, fault })
+        let decoded = Self::decode(&bytes);
+        let invalid = |fault: ManifestFault| ManifestError::Invalid { path, fault };
+        decoded.map(Some).map_err(invalid)
     }
 
     /// Writes the manifest of a new file. An existing one is never overwritten.
@@ -143,7 +154,9 @@ impl Place {
     ) -> Result<(), ManifestError> {
         self.remove_temp()
             .map_err(self.error("remove the leftover beside"))?;
-        let published = self.write_temp(bytes).and_then(|()| {
+        let written = self.write_temp(bytes);
+        let synced = written.and_then(|temp| self.sync_temp(&temp));
+        let published = synced.and_then(|()| {
             publish(self).map_err(|errno| match errno {
                 Errno::EXIST => ManifestError::Exists {
                     path: self.path.clone(),
@@ -156,11 +169,20 @@ impl Place {
             let _ = self.remove_temp();
         }
         published?;
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> Result<(), ManifestError> {
         let synced = self.directory.sync_all();
         synced.map_err(io_error("sync the directory of", &self.path))
     }
 
-    fn write_temp(&self, bytes: &[u8]) -> Result<(), ManifestError> {
+    fn sync_temp(&self, temp: &File) -> Result<(), ManifestError> {
+        temp.sync_all().map_err(io_error("write", &self.path))
+    }
+
+    /// The temporary file, which is not durable yet.
+    fn write_temp(&self, bytes: &[u8]) -> Result<File, ManifestError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let created = fs::openat(&self.directory, &self.temp, flags, FILE_MODE)
@@ -168,9 +190,9 @@ impl Place {
         // The umask may have taken bits of the owner away.
         fs::fchmod(&created, FILE_MODE).map_err(self.error("set the mode of"))?;
         let mut file = File::from(created);
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(io_error("write", &self.path))
+        let written = file.write_all(bytes);
+        written.map_err(io_error("write", &self.path))?;
+        Ok(file)
     }
 
     fn remove_temp(&self) -> Result<(), Errno> {
@@ -205,6 +227,59 @@ impl Place {
     fn error(&self, action: &'static str) -> impl Fn(Errno) -> ManifestError {
         let path = self.path.clone();
         move |errno| refusal(errno, action, &path)
+    }
+}
+
+/// One of many manifests that take the place of the present ones: the steps of [`Manifest::replace`] one
+/// by one, so that the slow ones can be done for many at once.
+pub(crate) struct Replacement {
+    place: Place,
+    temp: File,
+}
+
+impl Replacement {
+    /// Writes the temporary file beside the manifest of `file`.
+    pub(crate) fn begin(file: &Path, manifest: &Manifest) -> Result<Self, ManifestError> {
+        let place = Place::of(file)?;
+        match place.present()? {
+            Some(FileType::RegularFile) => {}
+            Some(_) => return Err(ManifestError::NotRegular { path: place.path }),
+            None => return Err(place.error("replace")(Errno::NOENT)),
+        }
+        let cleared = place.remove_temp();
+        cleared.map_err(place.error("remove the leftover beside"))?;
+        let written = place.write_temp(&manifest.bytes()?);
+        if written.is_err() {
+            // The first error is the one to report; the next attempt removes a leftover.
+            let _ = place.remove_temp();
+        }
+        Ok(Self {
+            temp: written?,
+            place,
+        })
+    }
+
+    /// Makes the temporary file durable.
+    pub(crate) fn sync(&self) -> Result<(), ManifestError> {
+        let synced = self.place.sync_temp(&self.temp);
+        if synced.is_err() {
+            let _ = self.place.remove_temp();
+        }
+        synced
+    }
+
+    /// Renames it over the manifest, which [`Replacement::sync_directory`] makes durable.
+    pub(crate) fn publish(&self) -> Result<(), ManifestError> {
+        let taken = self.place.take_over();
+        if taken.is_err() {
+            let _ = self.place.remove_temp();
+        }
+        taken.map_err(self.place.error("give its name to"))
+    }
+
+    /// Makes all renames in its directory durable.
+    pub(crate) fn sync_directory(&self) -> Result<(), ManifestError> {
+        self.place.sync_directory()
     }
 }
 

@@ -390,6 +390,10 @@ impl KeyProvider for Service {
         "service"
     }
 
+    fn key_id<'a>(&'a self, _subject: &'a Subject) -> KeyFuture<'a, String> {
+        Box::pin(async { Ok("arn:aws:kms:us-east-1:1:key/1".to_owned()) })
+    }
+
     fn wrap_key<'a>(&'a self, context: &'a KeyContext, dek: &'a Dek) -> KeyFuture<'a, WrappedKey> {
         Box::pin(async move {
             tokio::task::yield_now().await;

@@ -67,6 +67,11 @@ impl KeyProvider for KeyDir {
         Self::NAME
     }
 
+    /// The fingerprint of the subject's key file, which is read.
+    fn key_id<'a>(&'a self, subject: &'a Subject) -> KeyFuture<'a, String> {
+        Box::pin(async move { Ok(self.key(subject)?.fingerprint().to_string()) })
+    }
+
     fn wrap_key<'a>(&'a self, context: &'a KeyContext, dek: &'a Dek) -> KeyFuture<'a, WrappedKey> {
         Box::pin(async move {
             let key = self.key(&context.subject)?;

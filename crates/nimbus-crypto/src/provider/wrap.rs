@@ -23,13 +23,32 @@ pub(super) fn wrap(
     dek: &Dek,
 ) -> Result<WrappedKey, KeyError> {
     let aad = context.aad(provider, id.as_str(), AES_256_GCM_SIV);
-    let bytes = sealed(&key.aead(), random()?, &aad, dek).ok_or_else(|| tampered(context))?;
     Ok(WrappedKey {
         provider: provider.to_owned(),
         key_id: id.as_str().to_owned(),
         algorithm: AES_256_GCM_SIV.to_owned(),
-        bytes,
+        bytes: seal_under(key, &aad, context, dek)?,
     })
+}
+
+/// Nonce, ciphertext and tag of a key under another one.
+pub(super) fn seal_under(
+    key: &WrappingKey,
+    aad: &[u8],
+    context: &KeyContext,
+    dek: &Dek,
+) -> Result<Vec<u8>, KeyError> {
+    sealed(&key.aead(), random()?, aad, dek).ok_or_else(|| tampered(context))
+}
+
+/// What [`seal_under`] sealed.
+pub(super) fn open_under(
+    key: &WrappingKey,
+    aad: &[u8],
+    context: &KeyContext,
+    wrapped: &[u8],
+) -> Result<Dek, KeyError> {
+    opened(&key.aead(), aad, wrapped).ok_or_else(|| tampered(context))
 }
 
 /// `None` only for lengths that do not occur here.
@@ -70,7 +89,7 @@ pub(super) fn unwrap(
         });
     }
     let aad = context.aad(provider, id.as_str(), AES_256_GCM_SIV);
-    opened(&key.aead(), &aad, &wrapped.bytes).ok_or_else(|| tampered(context))
+    open_under(key, &aad, context, &wrapped.bytes)
 }
 
 pub(super) fn check_provider(
