@@ -4,6 +4,8 @@
 //! service is a network call away, so a thread of its own runs the provider; callers block until it
 //! answers and must not be asynchronous tasks.
 
+mod lookup;
+
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +14,7 @@ use nimbus_crypto::{Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError,
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::provider::{ProviderError, ProviderResult};
+pub(crate) use lookup::{key_of, refuse_manifest};
 
 /// How long a provider may take to answer; an open that waits longer fails (reliability row 24).
 const PATIENCE: Duration = Duration::from_millis(1_900);

@@ -5,6 +5,8 @@
 //! a sector of 512 bytes that is being written when the power fails holding its old or its new bytes,
 //! since slots share sectors.
 
+pub(crate) mod error;
+mod file;
 mod scratch;
 mod zero;
 
@@ -18,6 +20,7 @@ use nimbus_crypto::{COPY_BYTES, PAGE_BYTES, PageCipher, PageError, SLOT_BYTES};
 use redb::{BackendError, StorageBackend};
 
 use crate::encryption::FileKey;
+pub(crate) use file::{Pages, Stop, Stoppable, open_file, open_file_to_read, pages_of};
 pub(crate) use scratch::Scratch;
 use zero::Zero;
 
@@ -66,7 +69,7 @@ impl<B: StorageBackend> EncryptedPages<B> {
 
     /// Which of the ciphers fits the file: 0 for the current key, 1 for the pending one.
     pub(crate) fn fits(&self) -> io::Result<usize> {
-        self.loaded()?;
+        drop(self.loaded()?);
         self.chosen.get().copied().ok_or_else(no_cipher)
     }
 

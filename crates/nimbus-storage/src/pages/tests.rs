@@ -249,13 +249,14 @@ fn value_of(tape: &Tape, round: usize) -> u8 {
 /// Writes to what a power loss left, and loses power again.
 fn goes_on(tape: &Tape, found: u8, random: &mut Random) {
     let pages = over(tape);
+    let began = tape.steps();
     // Another page comes first: from now on nothing but `found` or newer may come back.
     pages.write(PAGE, &[1; PAGE_BYTES]).unwrap();
     let settled = tape.steps();
     pages.write(0, &[200; 320]).unwrap();
     pages.sync_data().unwrap();
     let synced = tape.steps();
-    for steps in 0..=synced {
+    for steps in began..=synced {
         let image = Tape::holding(tape.image(steps, random, 1));
         let value = value_of(&image, 0);
         if steps == synced {

@@ -7,7 +7,9 @@
 
 mod error;
 pub(crate) mod files;
+mod local;
 pub mod lock;
+pub mod redb;
 pub mod sqlite;
 
 use std::collections::BTreeMap;

@@ -26,6 +26,7 @@ use super::{Provider, ProviderError, ProviderResult, TenantStore, files};
 use crate::control::{ControlDb, Distinct, TenantState};
 use checkpoint::Wal;
 use error::corrupt;
+pub(super) use recovery::ignores_case;
 use store::SqliteStore;
 pub use survey::survey;
 
