@@ -340,7 +340,7 @@ impl<B: fmt::Debug> fmt::Debug for EncryptedPages<B> {
 
 /// Where the slot of a page other than page 0 begins; also how long a file of so many pages is.
 fn slot_at(page: u64) -> u64 {
-    SLOTS_BEGIN + page.saturating_sub(1).saturating_mul(SLOT)
+    SLOTS_BEGIN.saturating_add(page.saturating_sub(1).saturating_mul(SLOT))
 }
 
 fn logical_len(physical: u64) -> io::Result<u64> {

@@ -128,13 +128,13 @@ fn survives<B: StorageBackend>(seed: u64, wrap: fn(&Tape) -> B) -> usize {
 
 #[test]
 fn encrypted_redb_survives_power_loss() {
-    let images: usize = (0..2).map(|seed| survives(seed, over)).sum();
+    let images = survives(1, over);
     assert!(images >= 1000, "{images}");
 }
 
 #[test]
 fn plain_redb_survives_power_loss() {
-    let images: usize = (0..2).map(|seed| survives(seed, Tape::clone)).sum();
+    let images = survives(1, Tape::clone);
     assert!(images >= 1000, "{images}");
 }
 

@@ -46,6 +46,8 @@ struct Inner {
     fail: Option<usize>,
     /// The write after so many more fails.
     fail_write: Option<usize>,
+    /// The disk after so many steps, to go on from for a later image.
+    replayed: Option<(usize, Disk)>,
 }
 
 /// The disk; clones are the same one.
@@ -102,9 +104,14 @@ impl Tape {
     /// What is on disk when the power fails after so many steps. `keep` of 0 drops what was not synced,
     /// 2 keeps it all, 1 leaves it to chance.
     pub(crate) fn image(&self, steps: usize, random: &mut Random, keep: usize) -> Vec<u8> {
-        let inner = self.0.lock().unwrap();
-        let mut disk = Disk::new(inner.begin.clone());
-        for step in &inner.steps[..steps] {
+        let mut inner = self.0.lock().unwrap();
+        let failed = inner.fail.is_some();
+        let (done, mut disk) = match inner.replayed.take() {
+            // What a failed sync left is drawn anew for each image.
+            Some((done, disk)) if done <= steps && !failed => (done, disk),
+            _ => (0, Disk::new(inner.begin.clone())),
+        };
+        for step in &inner.steps[done..steps] {
             match step {
                 Step::Write { at, bytes } => disk.write(*at, bytes),
                 Step::SetLen(len) => disk.set_len(*len),
@@ -112,6 +119,7 @@ impl Tape {
                 Step::FailedSync => disk.flush(random, 1),
             }
         }
+        inner.replayed = Some((steps, disk.clone()));
         disk.flush(random, keep);
         disk.durable.resize(disk.durable_len, 0);
         disk.durable
@@ -119,6 +127,7 @@ impl Tape {
 }
 
 /// What is on disk and what is in the system's cache.
+#[derive(Clone)]
 struct Disk {
     durable: Vec<u8>,
     durable_len: usize,
