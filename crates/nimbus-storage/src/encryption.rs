@@ -5,6 +5,7 @@
 //! answers and must not be asynchronous tasks.
 
 mod lookup;
+mod redb;
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -13,6 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nimbus_crypto::{Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+pub use self::redb::{
+    Progress, Step, check_redb, decrypt_redb, encrypt_redb, recover_redb, rotate_dek_redb,
+    verify_redb,
+};
 use crate::provider::{ProviderError, ProviderResult};
 pub(crate) use lookup::{key_of, refuse_manifest};
 

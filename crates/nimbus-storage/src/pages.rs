@@ -31,7 +31,7 @@ const SLOTS_BEGIN: u64 = 2 * COPY_BYTES as u64;
 /// Most pages that are encrypted or decrypted with one call of the system (4 MiB).
 const MAX_RUN: usize = 1024;
 /// How a file of redb in plain text begins.
-const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
+pub(crate) const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The encrypted pages of one file.
 pub(crate) struct EncryptedPages<B> {
