@@ -107,7 +107,7 @@ fn find_anchor(
 ) -> anyhow::Result<(Option<Anchor>, &'static str)> {
     let free = control.is_dir() && !matches!(lock::look(control)?, Holding::Held(_));
     let kept = match free {
-        true => control::look_anchor(control, &anchors::name(key.id()))?,
+        true => control::look_anchor(control, &anchors::name(key.id()), None)?,
         false => None,
     };
     let copied = AnchorCopy::beside(token).load(key.id())?;

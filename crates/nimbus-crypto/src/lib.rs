@@ -78,7 +78,7 @@ pub use key_file::{KeyFileError, read_key_file};
 pub use manifest::{
     MAX_MANIFEST_BYTES, Manifest, ManifestError, ManifestFault, Unlocked, manifest_path,
 };
-pub use page::{PAGE_BYTES, PAGE_FORMAT_VERSION, PageCipher, PageError, SLOT_BYTES};
+pub use page::{COPY_BYTES, PAGE_BYTES, PAGE_FORMAT_VERSION, PageCipher, PageError, SLOT_BYTES};
 pub use provider::{
     AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, KmsFault,
     MasterKeyFile, WRAPPED_BYTES, WrappedKey,

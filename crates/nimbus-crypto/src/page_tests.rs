@@ -100,6 +100,102 @@ fn invalid_vectors_are_refused() {
     }
 }
 
+/// The copy of a vector, and what opens it.
+fn copy_of(vector: &Value) -> (PageCipher, u8, [u8; COPY_BYTES]) {
+    let dek = Dek::from_bytes(&bytes(vector, "key"));
+    let cipher = PageCipher::new(&dek, FileId::from_bytes(bytes(vector, "file_id")));
+    let (copy, nonce) = (copy_number(vector), bytes(vector, "nonce"));
+    let mut out = [0; COPY_BYTES];
+    let sealed = cipher.seal_copy_with(nonce, copy, counter(vector), &plain(), &mut out);
+    sealed.unwrap();
+    (cipher, copy, out)
+}
+
+fn copy_number(vector: &Value) -> u8 {
+    u8::try_from(vector["copy"].as_u64().unwrap()).unwrap()
+}
+
+fn counter(vector: &Value) -> u64 {
+    vector["counter"].as_str().unwrap().parse().unwrap()
+}
+
+fn copy_refused(cipher: &PageCipher, copy: u8, bytes: &[u8; COPY_BYTES]) {
+    let mut buffer = [0xee; PAGE_BYTES];
+    let error = cipher.open_copy(copy, bytes, &mut buffer).unwrap_err();
+    assert!(matches!(error, PageError::Unauthentic { page: 0 }));
+    assert!(buffer.iter().all(|byte| *byte == 0));
+}
+
+/// Made by another implementation (OpenSSL through Python's `cryptography`).
+#[test]
+fn copies_match_the_vectors() {
+    let vectors = vectors();
+    let valid = vectors["copies"].as_array().unwrap();
+    assert_eq!(valid.len(), 3);
+    for vector in valid {
+        let (cipher, copy, bytes) = copy_of(vector);
+        assert_eq!(HEXLOWER.encode(&bytes[..52]), vector["first_52_bytes"]);
+        assert_eq!(HEXLOWER.encode(&bytes[COPY_BYTES - 16..]), vector["tag"]);
+        let hash = HEXLOWER.encode(&Sha256::digest(bytes));
+        assert_eq!(hash, vector["copy_sha256"]);
+        let mut buffer = [0; PAGE_BYTES];
+        let found = cipher.open_copy(copy, &bytes, &mut buffer).unwrap();
+        assert_eq!((found, buffer), (counter(vector), plain()));
+    }
+}
+
+/// Each changes the first vector of a copy.
+#[test]
+fn invalid_copies_are_refused() {
+    let vectors = vectors();
+    let invalid = vectors["invalid_copies"].as_array().unwrap();
+    assert_eq!(invalid.len(), 12);
+    for vector in invalid {
+        assert_eq!(vector["failure"], "unauthentic");
+        let mut opener = vectors["copies"][0].clone();
+        let (_, _, mut bytes) = copy_of(&opener);
+        for (name, value) in vector.as_object().unwrap() {
+            match name.as_str() {
+                "key" | "file_id" | "copy" => opener[name] = value.clone(),
+                "counter" => bytes[..8].copy_from_slice(&counter(vector).to_be_bytes()),
+                "at" => {
+                    let at = usize::try_from(value.as_u64().unwrap()).unwrap();
+                    bytes[at] ^= u8::try_from(vector["xor"].as_u64().unwrap()).unwrap();
+                }
+                "slot" => bytes[8..].copy_from_slice(&slot_of(&vectors["valid"][0])),
+                "zero" => bytes.fill(0),
+                "name" | "failure" | "xor" => {}
+                other => panic!("{other}"),
+            }
+        }
+        let (cipher, copy, _) = copy_of(&opener);
+        copy_refused(&cipher, copy, &bytes);
+    }
+}
+
+#[test]
+fn every_byte_of_a_copy_counts() {
+    let cipher = cipher(1, 1);
+    let mut copy = [0; COPY_BYTES];
+    cipher.seal_copy(1, 9, &plain(), &mut copy).unwrap();
+    let opened = cipher.open_copy(1, &copy, &mut [0; PAGE_BYTES]);
+    assert_eq!(opened.unwrap(), 9);
+    for at in 0..COPY_BYTES {
+        let mut changed = copy;
+        changed[at] ^= 1 << (at % 8);
+        copy_refused(&cipher, 1, &changed);
+    }
+}
+
+/// Nor is a copy a slot of page 0.
+#[test]
+fn a_copy_is_no_slot() {
+    let cipher = cipher(1, 1);
+    let mut copy = [0; COPY_BYTES];
+    cipher.seal_copy(0, 0, &plain(), &mut copy).unwrap();
+    refused(&cipher, 0, &copy[8..].try_into().unwrap());
+}
+
 #[test]
 fn every_bit_of_a_slot_counts() {
     let cipher = cipher(1, 1);

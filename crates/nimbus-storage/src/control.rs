@@ -1,8 +1,8 @@
 //! The control database: what is local to this server and belongs to no tenant.
 //!
 //! It holds the registry of embedded tenants, the time at which each tenant next wants to be
-//! woken, and anchors of logs that are kept elsewhere, in `nimbus-control.db` (redb, plain, 0600). It
-//! must not know tenant data, nor what a wake or an anchor is for. Everything is mirrored in memory, so reading never touches the disk;
+//! woken, and anchors of logs that are kept elsewhere, in `nimbus-control.db` (redb, 0600, encrypted if
+//! there is a key). It must not know tenant data, nor what a wake or an anchor is for. Everything is mirrored in memory, so reading never touches the disk;
 //! writing blocks for a sync, so async callers go through `spawn_blocking`.
 
 mod file;
@@ -10,13 +10,15 @@ mod file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nimbus_core::TenantId;
 use redb::{Database, Durability, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use crate::encryption::{FileKey, Keyring};
+use crate::pages::error::error;
 use crate::provider::{ProviderError, ProviderResult};
 
 pub use file::CONTROL_FILE;
@@ -128,6 +130,8 @@ pub enum Distinct {
 /// The open control database.
 pub struct ControlDb {
     path: PathBuf,
+    /// Kept, so that the file can be opened again whatever the key provider does.
+    key: Option<FileKey>,
     installation: RandomId,
     /// `None` after an I/O error, until the next writer has opened the file again.
     writer: Mutex<Writer>,
@@ -179,37 +183,51 @@ pub enum ControlLook {
 }
 
 /// Reads the registry in `dir` with every check of [`ControlDb::open`], changing nothing. Only while
-/// no server holds the directory, which could be writing.
+/// no server holds the directory, which could be writing. `keyring` is as for [`ControlDb::open_with`].
 ///
 /// # Errors
-/// `Corrupt`, `Io`.
-pub fn look(dir: &Path) -> ProviderResult<ControlLook> {
-    file::look(&dir.join(CONTROL_FILE))
+/// `Corrupt`, `Locked`, `KeyUnavailable`, `Io`.
+pub fn look(dir: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<ControlLook> {
+    file::look(&dir.join(CONTROL_FILE), keyring)
 }
 
 /// Reads the anchor of a log from the database in `dir` as [`look`] reads the registry; `None` when
 /// there is no database, or no anchor in it.
 ///
 /// # Errors
-/// `Corrupt`, `Io`.
-pub fn look_anchor(dir: &Path, log: &str) -> ProviderResult<Option<String>> {
-    file::look_anchor(&dir.join(CONTROL_FILE), log)
+/// `Corrupt`, `Locked`, `KeyUnavailable`, `Io`.
+pub fn look_anchor(
+    dir: &Path,
+    log: &str,
+    keyring: Option<&Arc<Keyring>>,
+) -> ProviderResult<Option<String>> {
+    file::look_anchor(&dir.join(CONTROL_FILE), log, keyring)
 }
 
 impl ControlDb {
-    /// Opens `dir/nimbus-control.db`, creating it with mode 0600 if absent. The caller holds
-    /// the lock of `dir`.
+    /// [`ControlDb::open_with`] without encryption.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(dir: &Path) -> ProviderResult<ControlDb> {
+        ControlDb::open_with(dir, None)
+    }
+
+    /// Opens `dir/nimbus-control.db`, creating it with mode 0600 if absent, encrypted if there is a
+    /// keyring. The caller holds the lock of `dir`. Blocks.
     ///
     /// # Errors
     /// `Corrupt`, naming the file and leaving every byte of it as it was, if it is damaged, cut
-    /// short, a symbolic link or of an unknown format version; `Busy` if another process has
-    /// it open; `Full`; `Io`.
-    pub fn open(dir: &Path) -> ProviderResult<ControlDb> {
+    /// short, a symbolic link, of an unknown format version, or encrypted while there is no keyring;
+    /// `Locked` or `KeyUnavailable` if there is a keyring and the file has no manifest, or one that
+    /// cannot be unlocked; `Busy` if another process has the file open; `Full`; `Io`.
+    pub fn open_with(dir: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<ControlDb> {
         let path = dir.join(CONTROL_FILE);
-        file::create_if_absent(dir, &path)?;
-        let (db, contents) = file::open(&path)?;
+        let key = file::prepare(dir, &path, keyring)?;
+        let (db, contents) = file::open(&path, key.as_ref())?;
         Ok(ControlDb {
             path,
+            key,
             installation: contents.installation,
             writer: Mutex::new(Writer {
                 db: Some(db),
@@ -492,7 +510,7 @@ impl ControlDb {
         write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> ProviderResult<()> {
         let db = self.reopened(writer)?;
-        match run(db, sync, write) {
+        match run(db, sync, self.key.is_some(), write) {
             Ok(()) => {
                 writer.lazy = if sync == Sync::Lazy {
                     writer.lazy + 1
@@ -510,7 +528,7 @@ impl ControlDb {
         let db = match writer.db.take() {
             Some(db) => db,
             None => {
-                let (db, contents) = file::open(&self.path)?;
+                let (db, contents) = file::open(&self.path, self.key.as_ref())?;
                 *self.mirror() = contents.mirror;
                 tracing::info!(path = %self.path.display(), "control database opened again");
                 db
@@ -524,7 +542,7 @@ impl ControlDb {
     fn failed(&self, writer: &mut Writer, e: redb::Error) -> ProviderError {
         writer.db = None;
         writer.lazy = 0;
-        file::error("writing", &self.path, e)
+        error("writing", &self.path, e)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -554,7 +572,8 @@ enum Sync {
     /// Two syncs: the commit slot is proven good before it counts, so damage found later is an
     /// error and never a silent step back to the commit before.
     Registry,
-    /// One sync.
+    /// One sync. On encrypted pages two as well: falling back from a torn commit means reading its
+    /// pages, which there is an error.
     Wake,
     /// None.
     Lazy,
@@ -563,12 +582,13 @@ enum Sync {
 fn run(
     db: &Database,
     sync: Sync,
+    encrypted: bool,
     write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
 ) -> Result<(), redb::Error> {
     let mut txn = db.begin_write()?;
     match sync {
         Sync::Registry => txn.set_two_phase_commit(true),
-        Sync::Wake => {}
+        Sync::Wake => txn.set_two_phase_commit(encrypted),
         Sync::Lazy => txn.set_durability(Durability::None)?,
     }
     write(&txn)?;

@@ -5,7 +5,8 @@
 //! answers and must not be asynchronous tasks.
 
 mod admin;
-mod pages;
+mod lookup;
+mod redb;
 mod rotate;
 mod scan;
 
@@ -13,9 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nimbus_crypto::{
-    Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject, manifest_path,
-};
+use nimbus_crypto::{Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::provider::{ProviderError, ProviderResult, files};
@@ -24,6 +23,7 @@ pub use admin::{
     AdminError, AdminResult, ENCRYPTED_ENDING, Migration, PlainExport, check_family,
     default_target, export, migrate,
 };
+pub(crate) use lookup::{key_of, refuse_manifest};
 pub use rotate::{Recovered, recover, rotate_dek};
 pub(crate) use scan::{is_plain, plain_with_manifest};
 pub use scan::{protected, scan};
@@ -184,18 +184,6 @@ pub type Answer<T> =
 async fn run(provider: Arc<dyn KeyProvider>, mut queue: UnboundedReceiver<Task>) {
     while let Some(Task(work)) = queue.recv().await {
         tokio::spawn(work(Arc::clone(&provider)));
-    }
-}
-
-/// Without a keyring a manifest says that the file cannot be read.
-pub(crate) fn refuse_manifest(path: &Path) -> ProviderResult<()> {
-    let manifest = manifest_path(path);
-    match files::inspect(&manifest).map_err(|e| files::error("looking at", &manifest, e))? {
-        files::Entry::Absent => Ok(()),
-        _ => Err(ProviderError::Encrypted {
-            what: path.display().to_string(),
-            manifest: manifest.display().to_string(),
-        }),
     }
 }
 

@@ -40,6 +40,7 @@ pub mod control;
 pub mod encryption;
 mod engine;
 mod error;
+mod pages;
 pub mod provider;
 pub mod survey;
 

@@ -85,7 +85,7 @@ impl Store {
         let held = lock::look(&settings.data_dir);
         let free = matches!(held, Ok(Holding::Free))
             && matches!(lock::look(&settings.control_data_dir), Ok(Holding::Free));
-        let control = free.then(|| control::look(&settings.control_data_dir));
+        let control = free.then(|| control::look(&settings.control_data_dir, None));
         let files = storage::entries(control.as_ref())
             .filter(|_| settings.data_dir.is_dir())
             .map(|entries| sqlite::survey(&settings.data_dir, entries));

@@ -1,21 +1,23 @@
-//! The control database as a file: made whole or not at all, and checked in memory before the
-//! file itself is opened for writing, so that a damaged one is refused untouched.
+//! The control database as a file, in plain text or encrypted: made whole or not at all, and checked in
+//! memory before the file itself is opened for writing, so that a damaged one is refused untouched.
 //!
 //! Must not know what the tables mean beyond reading them into the mirror.
 
-use std::io::{self, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use nimbus_core::TenantId;
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
+use nimbus_crypto::{Subject, manifest_path};
+use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::{
     ANCHORS, ControlLook as Look, META, Mirror, RandomId, TENANTS, TenantEntry, WAKES,
     WAKES_BY_TIME,
 };
-use crate::provider::{ProviderError, ProviderResult, files};
+use crate::encryption::{FileKey, Keyring, key_of, refuse_manifest};
+use crate::pages::error::{corrupt, error, guarded};
+use crate::pages::{Scratch, open_file, open_file_to_read, pages_of};
+use crate::provider::{ProviderResult, files};
 
 /// Name of the control database inside the data directory.
 pub const CONTROL_FILE: &str = "nimbus-control.db";
@@ -25,7 +27,7 @@ pub(crate) const NEW_FILE: &str = "nimbus-control.db.new";
 const FORMAT: &str = "1";
 /// Page cache, bytes. redb's default is 1 GiB.
 const CACHE: usize = 8 << 20;
-/// A larger file is not checked in memory first, bytes.
+/// A larger file is not checked first, bytes.
 const MAX_REHEARSAL: u64 = 256 << 20;
 
 /// What an opened file holds.
@@ -34,19 +36,25 @@ pub(super) struct Contents {
     pub(super) mirror: Mirror,
 }
 
-/// Makes the file under another name and renames it, so that a crash leaves none or a whole one.
-pub(super) fn create_if_absent(dir: &Path, path: &Path) -> ProviderResult<()> {
+/// Finds the key of the file, and makes the file if it is absent: under another name that is then changed, so
+/// that a crash leaves none or a whole one. Its manifest comes first; one that a crash left is used.
+pub(super) fn prepare(
+    dir: &Path,
+    path: &Path,
+    keyring: Option<&Arc<Keyring>>,
+) -> ProviderResult<Option<FileKey>> {
     let new = dir.join(NEW_FILE);
     let left_over = files::remove_if_exists(&new).map_err(|e| files::error("removing", &new, e))?;
     match files::inspect(path).map_err(|e| files::error("looking at", path, e))? {
         files::Entry::Absent => {}
-        files::Entry::Regular { .. } => return Ok(()),
+        files::Entry::Regular { .. } => return key_of(keyring, path, &Subject::control()),
         files::Entry::Other => return Err(corrupt(path, "it is not a regular file")),
     }
     if left_over {
         tracing::info!(path = %new.display(), "removed a control database that was not finished");
     }
-    let made = create(&new)
+    let key = new_key(path, keyring)?;
+    let made = create(&new, key.as_ref())
         .and_then(|()| {
             std::fs::rename(&new, path).map_err(|e| files::error("renaming to", path, e))
         })
@@ -54,17 +62,31 @@ pub(super) fn create_if_absent(dir: &Path, path: &Path) -> ProviderResult<()> {
     if made.is_err() {
         let _ = files::remove_if_exists(&new);
     }
-    made
+    made.map(|()| key)
 }
 
-fn create(new: &Path) -> ProviderResult<()> {
+fn new_key(path: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<Option<FileKey>> {
+    let Some(keyring) = keyring else {
+        return refuse_manifest(path).map(|()| None);
+    };
+    let manifest = manifest_path(path);
+    let there = files::inspect(&manifest).map_err(|e| files::error("looking at", &manifest, e))?;
+    let key = match there {
+        files::Entry::Absent => keyring.create(path, &Subject::control()),
+        _ => keyring.unlock(path, &Subject::control()),
+    };
+    key.map(Some)
+}
+
+fn create(new: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
     let file = files::create_new(new).map_err(|e| files::error("creating", new, e))?;
     let kept = file
         .try_clone()
         .map_err(|e| files::error("creating", new, e))?;
     let installation = RandomId::generate()?.to_string();
+    let pages = pages_of(new, file, key)?;
     (|| -> Result<(), redb::Error> {
-        let db = builder().create_with_backend(FileBackend::new(file)?)?;
+        let db = builder().create_with_backend(pages)?;
         let mut txn = db.begin_write()?;
         txn.set_two_phase_commit(true);
         {
@@ -85,36 +107,26 @@ fn create(new: &Path) -> ProviderResult<()> {
 }
 
 /// Opens the file and reads all of it.
-pub(super) fn open(path: &Path) -> ProviderResult<(Database, Contents)> {
-    let mut file = files::open_existing(path).map_err(|e| match e {
-        e if files::is_symlink_refusal(&e) => corrupt(path, "it is a symbolic link"),
-        e => files::error("opening", path, e),
-    })?;
-    let len = file
+pub(super) fn open(path: &Path, key: Option<&FileKey>) -> ProviderResult<(Database, Contents)> {
+    let file = open_file(path)?;
+    let metadata = file
         .metadata()
-        .map_err(|e| files::error("opening", path, e))?
-        .len();
-    if len == 0 {
-        return Err(corrupt(path, "it is empty"));
-    }
-    if len <= MAX_REHEARSAL {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| files::error("reading", path, e))?;
-        rehearse(path, &bytes)?;
+        .map_err(|e| files::error("opening", path, e))?;
+    if metadata.len() <= MAX_REHEARSAL {
+        rehearse(path, key)?;
     }
     files::make_private(&file).map_err(|e| files::error("opening", path, e))?;
-    let opened = (|| -> Result<Database, redb::Error> {
-        Ok(builder().create_with_backend(FileBackend::new(file)?)?)
-    })();
-    let db = opened.map_err(|e| error("opening", path, e))?;
+    let pages = pages_of(path, file, key)?;
+    let db = builder()
+        .create_with_backend(pages)
+        .map_err(|e| error("opening", path, e.into()))?;
     let contents = read(path, &db)?;
     Ok((db, contents))
 }
 
-/// Reads the file as it is, through a copy in memory; it is neither opened for writing nor locked.
-pub(super) fn look(path: &Path) -> ProviderResult<Look> {
-    Ok(match look_at(path)? {
+/// Reads the file as it is; it is neither opened for writing nor locked.
+pub(super) fn look(path: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<Look> {
+    Ok(match look_at(path, keyring)? {
         Looked::Absent => Look::Absent,
         Looked::TooLarge { len } => Look::TooLarge { len },
         Looked::Contents(contents) => Look::Entries(contents.mirror.tenants.into_iter().collect()),
@@ -122,10 +134,14 @@ pub(super) fn look(path: &Path) -> ProviderResult<Look> {
 }
 
 /// Reads one anchor in the same way.
-pub(super) fn look_anchor(path: &Path, log: &str) -> ProviderResult<Option<String>> {
-    match look_at(path)? {
+pub(super) fn look_anchor(
+    path: &Path,
+    log: &str,
+    keyring: Option<&Arc<Keyring>>,
+) -> ProviderResult<Option<String>> {
+    match look_at(path, keyring)? {
         Looked::Absent => Ok(None),
-        Looked::TooLarge { len } => Err(corrupt(path, &format!("{len} bytes is no size for it"))),
+        Looked::TooLarge { len } => Err(corrupt(path, format!("{len} bytes is no size for it"))),
         Looked::Contents(contents) => Ok(contents.mirror.anchors.get(log).cloned()),
     }
 }
@@ -137,7 +153,7 @@ enum Looked {
     Contents(Box<Contents>),
 }
 
-fn look_at(path: &Path) -> ProviderResult<Looked> {
+fn look_at(path: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<Looked> {
     match files::inspect(path).map_err(|e| files::error("looking at", path, e))? {
         files::Entry::Absent => return Ok(Looked::Absent),
         files::Entry::Other => return Err(corrupt(path, "it is not a regular file")),
@@ -147,30 +163,20 @@ fn look_at(path: &Path) -> ProviderResult<Looked> {
         }
         files::Entry::Regular { .. } => {}
     }
-    let mut bytes = Vec::new();
-    files::open_read_only(path)
-        .and_then(|file| file.take(MAX_REHEARSAL).read_to_end(&mut bytes))
-        .map_err(|e| files::error("reading", path, e))?;
-    Ok(Looked::Contents(Box::new(rehearse(path, &bytes)?)))
+    let key = key_of(keyring, path, &Subject::control())?;
+    Ok(Looked::Contents(Box::new(rehearse(path, key.as_ref())?)))
 }
 
-/// Opens a copy in memory with every check redb has. Opening writes: doing it on a copy first
-/// leaves a damaged file exactly as it was found.
-fn rehearse(path: &Path, bytes: &[u8]) -> ProviderResult<Contents> {
-    let checked = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
-        let backend = InMemoryBackend::new();
-        backend.set_len(bytes.len() as u64)?;
-        backend.write(0, bytes)?;
-        Ok(builder().create_with_backend(backend)?)
-    }));
-    match checked {
-        Ok(Ok(db)) => read(path, &db),
-        // Memory has no I/O errors of its own: the file points outside itself.
-        Ok(Err(redb::Error::Io(e))) => Err(corrupt(path, &e.to_string())),
-        Ok(Err(e)) => Err(error("checking", path, e)),
-        // redb panics on some damage instead of reporting it.
-        Err(_) => Err(corrupt(path, "reading it failed; the log has the cause")),
-    }
+/// Opens the file with every check redb has, without changing it. Opening writes: doing it in memory
+/// first leaves a damaged file exactly as it was found.
+fn rehearse(path: &Path, key: Option<&FileKey>) -> ProviderResult<Contents> {
+    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
+    guarded(path, || {
+        let db = builder()
+            .create_with_backend(scratch)
+            .map_err(|e| error("checking", path, e.into()))?;
+        read(path, &db)
+    })
 }
 
 fn builder() -> redb::Builder {
@@ -251,38 +257,4 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         installation,
         mirror,
     })
-}
-
-fn corrupt(path: &Path, reason: &str) -> ProviderError {
-    ProviderError::Corrupt {
-        what: path.display().to_string(),
-        reason: reason.to_owned(),
-    }
-}
-
-/// redb's errors, told apart as far as anyone acts on them.
-pub(super) fn error(doing: &str, path: &Path, e: redb::Error) -> ProviderError {
-    let what = || format!("{doing} {}", path.display());
-    match e {
-        redb::Error::Io(e) => match e.kind() {
-            // Wrong magic number, or shorter than its header says.
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                corrupt(path, &e.to_string())
-            }
-            _ => files::error(doing, path, e),
-        },
-        redb::Error::Corrupted(reason) => corrupt(path, &reason),
-        redb::Error::UpgradeRequired(version) => corrupt(
-            path,
-            &format!("it has redb's file format {version}, which is too old"),
-        ),
-        e @ (redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TableIsMultimap(_)
-        | redb::Error::TableDoesNotExist(_)
-        | redb::Error::TypeDefinitionChanged { .. }) => corrupt(path, &e.to_string()),
-        redb::Error::DatabaseAlreadyOpen => ProviderError::Busy {
-            what: format!("another process has {} open", path.display()),
-        },
-        e => ProviderError::io(what(), e),
-    }
 }

@@ -234,7 +234,7 @@ fn lazy_raises_do_not_grow_the_file() {
 #[test]
 fn anchors_survive_a_restart_and_are_read_without_opening() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(look_anchor(dir.path(), "log").unwrap(), None);
+    assert_eq!(look_anchor(dir.path(), "log", None).unwrap(), None);
     let db = ControlDb::open(dir.path()).unwrap();
     assert_eq!(db.anchor("log"), None);
     for text in ["1", "2"] {
@@ -250,16 +250,16 @@ fn anchors_survive_a_restart_and_are_read_without_opening() {
     drop(db);
     let before = std::fs::read(dir.path().join(CONTROL_FILE)).unwrap();
     assert_eq!(
-        look_anchor(dir.path(), "log").unwrap().as_deref(),
+        look_anchor(dir.path(), "log", None).unwrap().as_deref(),
         Some("2")
     );
-    assert_eq!(look_anchor(dir.path(), "none").unwrap(), None);
+    assert_eq!(look_anchor(dir.path(), "none", None).unwrap(), None);
     assert_eq!(
         std::fs::read(dir.path().join(CONTROL_FILE)).unwrap(),
         before
     );
     std::fs::write(dir.path().join(CONTROL_FILE), &before[..100]).unwrap();
-    assert!(look_anchor(dir.path(), "log").is_err());
+    assert!(look_anchor(dir.path(), "log", None).is_err());
 }
 
 #[test]
@@ -470,4 +470,155 @@ fn a_full_disk_is_reported_and_survived() {
         ControlDb::open(&path).unwrap().list("sqlite").len(),
         made + 1
     );
+}
+
+fn keyring() -> Arc<Keyring> {
+    let key = nimbus_crypto::WrappingKey::generate().unwrap();
+    Keyring::new(Arc::new(nimbus_crypto::MasterKeyFile::new(key))).unwrap()
+}
+
+/// What the file says, before and after it was closed or killed.
+#[test]
+fn an_encrypted_database_is_one_like_any_other() {
+    let (dir, keyring) = (tempfile::tempdir().unwrap(), keyring());
+    let keyring = Some(&keyring);
+    let db = ControlDb::open_with(dir.path(), keyring).unwrap();
+    let installation = db.installation();
+    for n in 0..20_u64 {
+        let tenant: TenantId = format!("canary-{n}").parse().unwrap();
+        db.register(&tenant, "redb", Distinct::Exactly, TenantState::Ready)
+            .unwrap();
+        db.lower_wake(&tenant, 1000 - n).unwrap();
+        db.set_wake(&tenant, Some(5000)).unwrap();
+    }
+    db.set_anchor("log", "text").unwrap();
+    db.check().unwrap();
+    let killed = tempfile::tempdir().unwrap();
+    for name in [CONTROL_FILE, "nimbus-control.db.nimbus-enc"] {
+        std::fs::copy(dir.path().join(name), killed.path().join(name)).unwrap();
+    }
+    drop(db);
+    for dir in [dir.path(), killed.path()] {
+        let bytes = std::fs::read(dir.join(CONTROL_FILE)).unwrap();
+        assert!(!bytes.windows(6).any(|w| w == b"canary"));
+        let ControlLook::Entries(entries) = look(dir, keyring).unwrap() else {
+            panic!("no entries");
+        };
+        assert_eq!(entries.len(), 20);
+        let anchor = look_anchor(dir, "log", keyring).unwrap();
+        assert_eq!(anchor.as_deref(), Some("text"));
+        assert_eq!(std::fs::read(dir.join(CONTROL_FILE)).unwrap(), bytes);
+        let db = ControlDb::open_with(dir, keyring).unwrap();
+        assert_eq!(db.installation(), installation);
+        assert_eq!(db.list("redb").len(), 20);
+        assert_eq!(db.due(u64::MAX, 100).len(), 20);
+    }
+}
+
+#[test]
+fn encryption_and_the_file_must_agree() {
+    // In plain text, and now there is a key.
+    let (plain, keyring) = (tempfile::tempdir().unwrap(), keyring());
+    drop(ControlDb::open(plain.path()).unwrap());
+    let before = std::fs::read(plain.path().join(CONTROL_FILE)).unwrap();
+    let refused = [
+        ControlDb::open_with(plain.path(), Some(&keyring)).map(drop),
+        look(plain.path(), Some(&keyring)).map(drop),
+        look_anchor(plain.path(), "log", Some(&keyring)).map(drop),
+    ];
+    for e in refused {
+        let e = e.unwrap_err();
+        assert!(matches!(e, ProviderError::Locked { .. }), "{e:?}");
+        assert!(e.to_string().contains("sidecar manifest is missing"), "{e}");
+        assert!(e.to_string().contains("nimbus encryption migrate"), "{e}");
+    }
+    assert_eq!(
+        std::fs::read(plain.path().join(CONTROL_FILE)).unwrap(),
+        before
+    );
+
+    // Encrypted, and there is none, or another one.
+    let dir = tempfile::tempdir().unwrap();
+    drop(ControlDb::open_with(dir.path(), Some(&keyring)).unwrap());
+    for e in [
+        ControlDb::open(dir.path()).map(drop),
+        look(dir.path(), None).map(drop),
+    ] {
+        let e = e.unwrap_err();
+        assert!(
+            e.to_string().contains("encryption is not configured"),
+            "{e}"
+        );
+    }
+    let e = ControlDb::open_with(dir.path(), Some(&self::keyring())).unwrap_err();
+    assert!(matches!(e, ProviderError::Locked { .. }), "{e:?}");
+
+    // A file in plain text under a manifest, and one of another manifest.
+    let path = dir.path().join(CONTROL_FILE);
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &before).unwrap();
+    let e = ControlDb::open_with(dir.path(), Some(&keyring)).unwrap_err();
+    assert!(matches!(e, ProviderError::Corrupt { .. }), "{e:?}");
+    let other = tempfile::tempdir().unwrap();
+    drop(ControlDb::open_with(other.path(), Some(&keyring)).unwrap());
+    std::fs::copy(other.path().join(CONTROL_FILE), &path).unwrap();
+    let e = ControlDb::open_with(dir.path(), Some(&keyring)).unwrap_err();
+    assert!(
+        e.to_string().contains("page 0 does not authenticate"),
+        "{e}"
+    );
+    std::fs::write(&path, good).unwrap();
+    ControlDb::open_with(dir.path(), Some(&keyring)).unwrap();
+}
+
+/// The manifest comes first, so that is what a crash can leave alone.
+#[test]
+fn a_manifest_without_a_file_is_used() {
+    let (dir, keyring) = (tempfile::tempdir().unwrap(), keyring());
+    let path = dir.path().join(CONTROL_FILE);
+    let subject = nimbus_crypto::Subject::control();
+    let key = keyring.create(&path, &subject).unwrap();
+    std::fs::write(dir.path().join(NEW_FILE), "half").unwrap();
+    let e = ControlDb::open(dir.path()).unwrap_err();
+    assert!(
+        e.to_string().contains("encryption is not configured"),
+        "{e}"
+    );
+    drop(ControlDb::open_with(dir.path(), Some(&keyring)).unwrap());
+    assert_eq!(
+        keyring.unlock(&path, &subject).unwrap().file_id(),
+        key.file_id()
+    );
+}
+
+#[test]
+fn damage_to_an_encrypted_file_is_found_or_heals() {
+    let (dir, keyring) = (tempfile::tempdir().unwrap(), keyring());
+    let db = ControlDb::open_with(dir.path(), Some(&keyring)).unwrap();
+    for n in 0..20 {
+        let tenant: TenantId = format!("t{n}").parse().unwrap();
+        db.register(&tenant, "redb", Distinct::Exactly, TenantState::Ready)
+            .unwrap();
+    }
+    drop(db);
+    let path = dir.path().join(CONTROL_FILE);
+    let good = std::fs::read(&path).unwrap();
+    let mut found = [0, 0];
+    for at in (0..good.len()).step_by(good.len() / 97) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bad).unwrap();
+        match ControlDb::open_with(dir.path(), Some(&keyring)) {
+            Ok(db) => {
+                assert_eq!(db.list("redb").len(), 20, "{at}");
+                found[0] += 1;
+            }
+            Err(e) => {
+                assert!(matches!(e, ProviderError::Corrupt { .. }), "{at}: {e:?}");
+                assert!(std::fs::read(&path).unwrap() == bad, "{at}");
+                found[1] += 1;
+            }
+        }
+    }
+    assert!(found[0] > 0 && found[1] > 0, "{found:?}");
 }

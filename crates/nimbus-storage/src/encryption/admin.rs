@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
 
-use super::{FileKey, Keyring, Progress, is_plain, pages};
+use super::{FileKey, Keyring, Progress, is_plain, redb};
 use crate::provider::files::{self, Entry};
 use crate::provider::sqlite::convert as sqlite;
 use crate::provider::{ProviderError, ProviderResult};
@@ -144,13 +144,22 @@ fn make_encrypted(
             }
         }
         _ => {
-            pages::encrypt(&job.source, partial, &key, progress)?;
+            redb::encrypt_redb(&job.source, partial, &key, &mut summed(progress))?;
             if job.validate {
-                pages::compare(&job.source, partial, &key)?;
+                redb::verify_redb(&job.source, partial, &key, &mut |_| ())?;
             }
         }
     }
     Ok(key)
+}
+
+/// From what was done since the last call to what is done in all.
+pub(super) fn summed(progress: Progress<'_>) -> impl FnMut(u64) {
+    let mut done = 0;
+    move |more| {
+        done += more;
+        progress(done);
+    }
 }
 
 /// Puts an encrypted file and its manifest into the place of one in plain text. The manifest goes
@@ -204,7 +213,7 @@ pub fn export(job: &PlainExport, keyring: &Keyring, progress: Progress<'_>) -> A
             sqlite::copy(&job.source, Some(dek), &partial, None, progress)?;
             sqlite::compare((&job.source, Some(dek)), (&partial, None))
         }),
-        _ => pages::decrypt(&job.source, &partial, &key, progress),
+        _ => redb::decrypt_redb(&job.source, &key, &partial, &mut summed(progress)),
     };
     made.inspect_err(|_| discard(&partial))?;
     Ok(rename(&partial, &job.target)?)

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use nimbus_crypto::{Cipher, Dek, Manifest, Subject, SubjectKind, manifest_path};
 
 use super::admin::{
-    AdminError, AdminResult, default_target, finish_take_place, present, remove, rename,
+    AdminError, AdminResult, default_target, finish_take_place, present, remove, rename, summed,
     sync_dir_of,
 };
-use super::{Keyring, Progress, is_plain, pages, protected};
+use super::{Keyring, Progress, is_plain, protected, redb};
 use crate::provider::sqlite::convert as sqlite;
 use crate::provider::{ProviderError, ProviderResult, files};
 
@@ -41,23 +41,28 @@ pub fn rotate_dek(
         let path = path.to_owned();
         return Err(AdminError::NoSource { path });
     }
+    if subject.cipher() != Cipher::SqlCipher4 {
+        let mut progress = summed(progress);
+        return Ok(redb::rotate_dek_redb(
+            path,
+            subject,
+            keyring,
+            !backup,
+            &mut progress,
+            &mut |_| Ok(()),
+        )?);
+    }
     recover_one(path, subject, keyring)?;
     let copies = Copies::of(path);
     let manifest = read(path, subject)?;
     copies.refuse_foreign(&manifest, subject)?;
     let keys = keyring.unlock(path, subject)?;
     if backup {
-        if subject.cipher() == Cipher::SqlCipher4 {
-            sqlite::settle_file(path, keys.current())?;
-        }
+        sqlite::settle_file(path, keys.current())?;
         copies.make(path)?;
     }
     let (old, new) = begin(path, subject, keyring)?;
-    let changed = match subject.cipher() {
-        Cipher::SqlCipher4 => sqlite::rekey(path, &old, &new),
-        _ => pages::reencrypt(path, &keyring.unlock(path, subject)?, progress),
-    };
-    match changed {
+    match sqlite::rekey(path, &old, &new) {
         Ok(()) => settle(path, subject, keyring, &copies)?,
         Err(error) => {
             // The file's own state decides, as after a crash.
@@ -146,6 +151,8 @@ pub enum Recovered {
     Finished(PathBuf),
     /// A rotation had not changed the file: it was undone.
     Undone(PathBuf),
+    /// A rotation of a redb file was finished or undone, or what it left was removed.
+    Settled(PathBuf),
     /// Neither key opened the file: it and its manifest were restored from the copies.
     Restored(PathBuf),
     /// An encrypted file took the place of the one in plain text.
@@ -183,9 +190,12 @@ fn recover_one(
     if is_plain(path)? {
         return replacement(path, subject, keyring);
     }
+    if subject.cipher() != Cipher::SqlCipher4 {
+        let found = redb::recover_redb(path, subject, keyring)?;
+        return Ok(found.then(|| Recovered::Settled(path.to_owned())));
+    }
     let copies = Copies::of(path);
     if manifest.pending().is_none() {
-        pages::remove_staged(path)?;
         if copies.present()? && copies.ours(&manifest, subject) {
             keyring.unlock(path, subject)?;
             copies.remove()?;
@@ -196,14 +206,12 @@ fn recover_one(
     let Some(pending) = keys.pending() else {
         return Ok(None);
     };
-    let fits = |key: &Dek| match subject.cipher() {
-        Cipher::SqlCipher4 => sqlite::fits(path, key),
-        _ => pages::fits(path, key, keys.file_id()),
-    };
     let place = path.to_owned();
-    match (fits(keys.current()), fits(pending)) {
+    match (
+        sqlite::fits(path, keys.current()),
+        sqlite::fits(path, pending),
+    ) {
         (Ok(()), _) => {
-            pages::remove_staged(path)?;
             undo(path, subject, keyring, &copies)?;
             Ok(Some(Recovered::Undone(place)))
         }
@@ -235,7 +243,7 @@ fn replacement(
     let keys = keyring.unlock(path, subject)?;
     match subject.cipher() {
         Cipher::SqlCipher4 => sqlite::fits(&encrypted, keys.current())?,
-        _ => pages::fits(&encrypted, keys.current(), keys.file_id())?,
+        _ => redb::check_redb(&encrypted, Some(&keys))?,
     }
     finish_take_place(&encrypted, path)?;
     Ok(Some(Recovered::Replaced(path.to_owned())))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nimbus_core::TenantId;
-use nimbus_crypto::{MasterKeyFile, WrappingKey};
+use nimbus_crypto::{MasterKeyFile, WrappingKey, manifest_path};
 
 use super::*;
 use crate::control::ControlDb;

@@ -7,7 +7,9 @@
 
 mod error;
 pub(crate) mod files;
+mod local;
 pub mod lock;
+pub mod redb;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -305,7 +307,8 @@ pub trait Snapshot: Send {
 pub struct StoreStats {
     /// Batches committed.
     pub commits: u64,
-    /// Syncs that commits waited for. With full durability one per batch.
+    /// Syncs that commits waited for. With full durability one per batch, or two where the backend
+    /// commits in two phases.
     pub commit_syncs: u64,
     /// Bytes in the write-ahead log now; 0 where there is none.
     pub wal_bytes: u64,

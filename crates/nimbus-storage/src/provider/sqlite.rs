@@ -31,6 +31,7 @@ use crate::encryption::Keyring;
 use checkpoint::Wal;
 use error::corrupt;
 use file::TenantFile;
+pub(super) use recovery::ignores_case;
 use store::SqliteStore;
 pub use survey::survey;
 

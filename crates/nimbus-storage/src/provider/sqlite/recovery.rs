@@ -21,7 +21,7 @@ pub(super) const PROBE: &str = ".Nimbus-Case-Probe-";
 const MAX_UNBORN: u64 = 256 << 10;
 
 /// Whether names in `dir` that differ by case are one file.
-pub(super) fn ignores_case(dir: &Path) -> ProviderResult<bool> {
+pub(in crate::provider) fn ignores_case(dir: &Path) -> ProviderResult<bool> {
     remove_probes(dir).map_err(|e| files::error("cleaning up", dir, e))?;
     let mut unique = [0; 8];
     getrandom::fill(&mut unique)

@@ -138,7 +138,7 @@ mod tests {
         symlink(dir.join("here.sqlite3"), dir.join("linked.sqlite3")).unwrap();
 
         let before = std::fs::read(dir.join("nimbus-control.db")).unwrap();
-        let ControlLook::Entries(entries) = look_at_control(dir).unwrap() else {
+        let ControlLook::Entries(entries) = look_at_control(dir, None).unwrap() else {
             panic!("no entries");
         };
         let found = survey(dir, &entries).unwrap();

@@ -1,0 +1,524 @@
+//! Files of redb changed as a whole, while nobody has them open: encrypted, decrypted, compared,
+//! and given a new key.
+//!
+//! Page by page, below redb, so tenants and the control database are the same here. Must not know what the
+//! pages say: redb checks the result. Everything is written under another name, synced, and
+//! renamed.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked, manifest_path};
+use redb::backends::FileBackend;
+use redb::{Database, StorageBackend};
+
+use super::{FileKey, Keyring, Keys};
+use crate::pages::error::{corrupt, error, guarded};
+use crate::pages::{Pages, REDB_MAGIC, Scratch, open_file_to_read, pages_of};
+use crate::provider::{ProviderError, ProviderResult, files};
+
+/// Told how many bytes of the database were done since the last call.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
+/// Told each step of a rotation before it is made; an error stops there, as a crash would.
+pub type Step<'a> = &'a mut dyn FnMut(&str) -> io::Result<()>;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+/// Pages that are copied or compared at once (1 MiB).
+const RUN: u64 = 256;
+/// Page cache of a check, bytes.
+const CACHE: usize = 8 << 20;
+/// What is appended to a target until it is whole.
+const PARTIAL: &str = ".partial";
+/// What is appended to a file for its re-encrypted version (seed 003: the staged file).
+const ROTATING: &str = ".rotating";
+const BACKUP: &str = ".bak";
+
+/// Writes an encrypted copy of a file in plain text. `target` must not exist; its manifest, from which
+/// `key` comes, does already. Blocks; durable when it returns.
+///
+/// # Errors
+/// `Corrupt` if the source is no file of redb in plain text, `Busy` if it is open, `Full`, `Io`. There is
+/// no target then.
+pub fn encrypt_redb(
+    source: &Path,
+    target: &Path,
+    key: &FileKey,
+    progress: Progress<'_>,
+) -> ProviderResult<()> {
+    let from = Source::plain(source)?;
+    publish_new(target, |file, partial| {
+        let to = pages_of(partial, file, Some(key))?;
+        copy(&from, &to, (source, partial), progress)
+    })
+}
+
+/// Writes a copy in plain text of an encrypted file. `target` must not exist. The copy is checked
+/// as redb checks a database, every page that it uses. Blocks; durable when it returns.
+///
+/// # Errors
+/// As [`encrypt_redb`]; `Corrupt` too if a page does not authenticate.
+pub fn decrypt_redb(
+    source: &Path,
+    key: &FileKey,
+    target: &Path,
+    progress: Progress<'_>,
+) -> ProviderResult<()> {
+    let from = Source::encrypted(source, key)?;
+    publish_new(target, |file, partial| {
+        let to = pages_of(partial, file, None)?;
+        copy(&from, &to, (source, partial), progress)?;
+        // A page that was never written is zeros here, and no longer an error: so redb looks.
+        check_redb(partial, None)
+    })
+}
+
+/// Compares a file in plain text with its encrypted copy, every page, and checks the copy as redb
+/// checks a database. Neither is changed. Blocks.
+///
+/// # Errors
+/// `Corrupt`, naming the copy, if they differ or the copy is damaged; `Busy`, `Io`.
+pub fn verify_redb(
+    plain: &Path,
+    encrypted: &Path,
+    key: &FileKey,
+    progress: Progress<'_>,
+) -> ProviderResult<()> {
+    let one = Source::plain(plain)?;
+    let two = Source::encrypted(encrypted, key)?;
+    if one.len != two.len {
+        let text = format!("it has {} bytes, and the source has {}", two.len, one.len);
+        return Err(corrupt(encrypted, text));
+    }
+    let (mut expected, mut found) = (Vec::new(), Vec::new());
+    for first in (0..one.pages()).step_by(256) {
+        one.read_run(first, &mut expected)
+            .map_err(|e| failed("reading", plain, e))?;
+        two.read_run(first, &mut found)
+            .map_err(|e| failed("reading", encrypted, e))?;
+        if let Some(at) = expected.iter().zip(&found).position(|(a, b)| a != b) {
+            let text = format!("byte {} differs from the source", first * PAGE + at as u64);
+            return Err(corrupt(encrypted, text));
+        }
+        progress(expected.len() as u64);
+    }
+    check_redb(encrypted, Some(key))
+}
+
+/// Opens a database with every check that redb has, without changing it. Blocks.
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
+    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
+    guarded(path, || {
+        let mut builder = Database::builder();
+        builder
+            .set_cache_size(CACHE)
+            .set_check_integrity_on_open(true);
+        let opened = builder.create_with_backend(scratch);
+        opened
+            .map(drop)
+            .map_err(|e| error("checking", path, e.into()))
+    })
+}
+
+/// Gives a file a new data-encryption key: every page is written anew, under fresh nonces, into a
+/// staged file `<file>.rotating` that then takes the place of the database. Unless `skip_backup`, the
+/// database and its manifest are kept as `<file>.bak` and `<file>.nimbus-enc.bak` until that succeeded.
+/// Interrupted anywhere, the file opens under the old or the new key, and [`recover_redb`] or the next rotation
+/// cleans up. An earlier one that was interrupted is recovered first. Blocks.
+///
+/// # Errors
+/// `Locked`, `KeyUnavailable`, `Corrupt`, `Busy` if the file is open, `Full`, `Io`; the file then has its
+/// old key, unless the error says otherwise.
+pub fn rotate_dek_redb(
+    file: &Path,
+    subject: &Subject,
+    keyring: &Keyring,
+    skip_backup: bool,
+    progress: Progress<'_>,
+    step: Step<'_>,
+) -> ProviderResult<()> {
+    recover_redb(file, subject, keyring)?;
+    let rotation = Rotation {
+        file,
+        subject,
+        keyring,
+    };
+    match rotation.run(skip_backup, progress, step) {
+        Ok(()) => Ok(()),
+        Err(Halt::Stopped(e)) => Err(e),
+        Err(Halt::Failed(e)) => {
+            if let Err(second) = recover_redb(file, subject, keyring) {
+                let path = file.display();
+                tracing::warn!(%path, error = %second, "undoing a failed rotation is left to the next one, or to the next start");
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Finishes or undoes a rotation that was interrupted; true if there was one. Blocks.
+///
+/// # Errors
+/// As [`rotate_dek_redb`].
+pub fn recover_redb(file: &Path, subject: &Subject, keyring: &Keyring) -> ProviderResult<bool> {
+    let rotation = Rotation {
+        file,
+        subject,
+        keyring,
+    };
+    let manifest = rotation.manifest()?;
+    let pending = manifest.pending().is_some();
+    if pending {
+        rotation.settle(manifest)?;
+    }
+    let mut found = pending | remove(&appended(file, ROTATING))?;
+    for name in [file.to_owned(), manifest_path(file)] {
+        found |= remove(&appended(&appended(&name, BACKUP), PARTIAL))?;
+    }
+    Ok(found | rotation.remove_backup()?)
+}
+
+/// A rotation of one file.
+struct Rotation<'a> {
+    file: &'a Path,
+    subject: &'a Subject,
+    keyring: &'a Keyring,
+}
+
+/// Why a rotation ended early.
+enum Halt {
+    /// By whoever watches the steps.
+    Stopped(ProviderError),
+    Failed(ProviderError),
+}
+
+impl From<ProviderError> for Halt {
+    fn from(e: ProviderError) -> Halt {
+        Halt::Failed(e)
+    }
+}
+
+impl Rotation<'_> {
+    fn run(&self, skip_backup: bool, progress: Progress<'_>, step: Step<'_>) -> Result<(), Halt> {
+        let mut step = |name: &str| {
+            let what = || format!("rotation of {} stopped before {name}", self.file.display());
+            step(name).map_err(|e| Halt::Stopped(ProviderError::io(what(), e)))
+        };
+        let key = self.keyring.unlock(self.file, self.subject)?;
+        let from = Source::encrypted(self.file, &key)?;
+        if !skip_backup {
+            step("the backup of the manifest")?;
+            self.refuse_foreign_backup(&key)?;
+            // By which the backups are known as ours.
+            let manifest = manifest_path(self.file);
+            backup(&manifest, &appended(&manifest, BACKUP))?;
+            step("the backup of the database")?;
+            backup(self.file, &appended(self.file, BACKUP))?;
+        }
+        step("the pending key")?;
+        let new = self.begin()?;
+        step("the staged file")?;
+        let staged = appended(self.file, ROTATING);
+        let to = pages_of(&staged, created(&staged)?, Some(&new))?;
+        copy(&from, &to, (self.file, &staged), progress)?;
+        drop(to);
+        step("the check of the staged file")?;
+        check_redb(&staged, Some(&new))?;
+        step("the new database")?;
+        drop(from);
+        rename(&staged, self.file)?;
+        step("the end of the rotation")?;
+        self.settle(self.manifest()?)?;
+        step("the removal of the backup")?;
+        self.remove_backup()?;
+        Ok(())
+    }
+
+    fn manifest(&self) -> ProviderResult<Manifest> {
+        Manifest::read(self.file, self.subject).map_err(|e| self.locked(e))
+    }
+
+    fn locked(&self, e: ManifestError) -> ProviderError {
+        ProviderError::locked(self.file, e)
+    }
+
+    /// Puts a second key into the manifest, and gives it.
+    fn begin(&self) -> ProviderResult<FileKey> {
+        let (manifest, subject) = (self.manifest()?, self.subject.clone());
+        let file_id = manifest.file_id();
+        let (next, keys) = self.keyring.ask(self.file, move |provider| {
+            Box::pin(async move { manifest.begin_rotation(&*provider, &subject).await })
+        })?;
+        next.replace(self.file).map_err(|e| self.locked(e))?;
+        let Unlocked { current, pending } = keys;
+        Ok(FileKey(Arc::new(Keys {
+            subject: self.subject.clone(),
+            file_id,
+            current: Arc::new(pending.unwrap_or(current)),
+            pending: None,
+        })))
+    }
+
+    /// Leaves the manifest with the one key that the file has.
+    fn settle(&self, manifest: Manifest) -> ProviderResult<()> {
+        let key = self.keyring.unlock(self.file, self.subject)?;
+        let fits = Source::encrypted(self.file, &key)?.fits(self.file)?;
+        // The name must be durable before the manifest says so.
+        sync_dir_of(self.file)?;
+        let subject = self.subject.clone();
+        let next = self.keyring.ask(self.file, move |provider| {
+            Box::pin(async move {
+                match fits {
+                    0 => manifest.abandon_rotation(&*provider, &subject).await,
+                    _ => manifest.finish_rotation(&*provider, &subject).await,
+                }
+            })
+        })?;
+        next.replace(self.file).map_err(|e| self.locked(e))
+    }
+
+    /// Backups are ours when the manifest among them is one of this file.
+    fn backup_is_ours(&self, file_id: &str) -> ProviderResult<bool> {
+        let path = appended(&manifest_path(self.file), BACKUP);
+        let mut bytes = Vec::new();
+        match files::open_read_only(&path) {
+            Ok(file) => {
+                let read = file.take(1 << 20).read_to_end(&mut bytes);
+                read.map_err(|e| files::error("reading", &path, e))?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(files::error("reading", &path, e)),
+        }
+        let json: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
+        Ok(json.is_ok_and(|json| json["fileId"] == file_id))
+    }
+
+    fn refuse_foreign_backup(&self, key: &FileKey) -> ProviderResult<()> {
+        let manifest = manifest_path(self.file);
+        let names = [appended(self.file, BACKUP), appended(&manifest, BACKUP)];
+        for path in &names {
+            let there = files::inspect(path).map_err(|e| files::error("looking at", path, e))?;
+            if there != files::Entry::Absent && !self.backup_is_ours(&key.file_id().to_string())? {
+                let what = format!("keeping {} as {}", self.file.display(), path.display());
+                let why = "that name is taken: move it away, or pass --skip-backup";
+                return Err(ProviderError::io(what, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if there was one of ours. The manifest, by which it is known, goes last.
+    fn remove_backup(&self) -> ProviderResult<bool> {
+        let file_id = self.manifest()?.file_id().to_string();
+        if !self.backup_is_ours(&file_id)? {
+            return Ok(false);
+        }
+        remove(&appended(self.file, BACKUP))?;
+        sync_dir_of(self.file)?;
+        remove(&appended(&manifest_path(self.file), BACKUP))?;
+        sync_dir_of(self.file).map(|()| true)
+    }
+}
+
+/// A file to read all pages of. Locked against redb.
+struct Source {
+    pages: Pages<FileBackend>,
+    len: u64,
+}
+
+impl Source {
+    fn plain(path: &Path) -> ProviderResult<Source> {
+        let source = Source::open(path, None)?;
+        let mut magic = [0; REDB_MAGIC.len()];
+        source
+            .pages
+            .read(0, &mut magic)
+            .map_err(|e| failed("reading", path, e))?;
+        if magic != *REDB_MAGIC || !source.len.is_multiple_of(PAGE) {
+            return Err(corrupt(path, "it is no redb file in plain text"));
+        }
+        Ok(source)
+    }
+
+    fn encrypted(path: &Path, key: &FileKey) -> ProviderResult<Source> {
+        let source = Source::open(path, Some(key))?;
+        source.fits(path)?;
+        Ok(source)
+    }
+
+    fn open(path: &Path, key: Option<&FileKey>) -> ProviderResult<Source> {
+        let pages = pages_of(path, open_file_to_read(path)?, key)?;
+        if let Ok(false) = pages.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+            let what = format!("another process has {} open", path.display());
+            return Err(ProviderError::Busy { what });
+        }
+        let len = pages.len().map_err(|e| failed("reading", path, e))?;
+        Ok(Source { pages, len })
+    }
+
+    /// 0 for the current key, 1 for the pending one.
+    fn fits(&self, path: &Path) -> ProviderResult<usize> {
+        match &self.pages {
+            Pages::Plain(_) => Ok(0),
+            Pages::Encrypted(pages) => pages.fits().map_err(|e| failed("reading", path, e)),
+        }
+    }
+
+    fn pages(&self) -> u64 {
+        self.len / PAGE
+    }
+
+    /// Reads up to [`RUN`] pages; those never written are zeros.
+    fn read_run(&self, first: u64, out: &mut Vec<u8>) -> io::Result<()> {
+        let count = RUN.min(self.pages() - first);
+        out.clear();
+        out.resize(usize::try_from(count * PAGE).unwrap_or(0), 0);
+        if self.pages.read(first * PAGE, out).is_ok() {
+            return Ok(());
+        }
+        for (page, out) in (first..).zip(out.chunks_exact_mut(PAGE_BYTES)) {
+            if self.is_hole(page)? {
+                out.fill(0);
+            } else {
+                self.pages.read(page * PAGE, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_hole(&self, page: u64) -> io::Result<bool> {
+        match &self.pages {
+            Pages::Encrypted(pages) if page > 0 => pages.is_hole(page),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Copies every page, and makes them durable. Pages never written stay so.
+fn copy(
+    from: &Source,
+    to: &Pages<FileBackend>,
+    (source, target): (&Path, &Path),
+    progress: Progress<'_>,
+) -> ProviderResult<()> {
+    let writing = |e| failed("writing", target, e);
+    to.set_len(from.len).map_err(writing)?;
+    let mut run = Vec::new();
+    for first in (0..from.pages()).step_by(256) {
+        from.read_run(first, &mut run)
+            .map_err(|e| failed("reading", source, e))?;
+        if run.chunks_exact(PAGE_BYTES).all(is_written) {
+            to.write(first * PAGE, &run).map_err(writing)?;
+        } else {
+            for (page, plain) in (first..).zip(run.chunks_exact(PAGE_BYTES)) {
+                if is_written(plain)
+                    || !from
+                        .is_hole(page)
+                        .map_err(|e| failed("reading", source, e))?
+                {
+                    to.write(page * PAGE, plain).map_err(writing)?;
+                }
+            }
+        }
+        progress(run.len() as u64);
+    }
+    to.sync_data().and_then(|()| to.close()).map_err(writing)
+}
+
+/// That it is not all zeros, as a page never written is read.
+fn is_written(page: &[u8]) -> bool {
+    page.iter().any(|byte| *byte != 0)
+}
+
+/// Makes a file under another name, and gives it its own once it is whole and durable.
+fn publish_new(
+    target: &Path,
+    fill: impl FnOnce(File, &Path) -> ProviderResult<()>,
+) -> ProviderResult<()> {
+    let there = files::inspect(target).map_err(|e| files::error("looking at", target, e))?;
+    if there != files::Entry::Absent {
+        let what = format!("writing {}", target.display());
+        return Err(ProviderError::io(what, "it exists already"));
+    }
+    let partial = appended(target, PARTIAL);
+    let made = created(&partial)
+        .and_then(|file| {
+            let kept = file
+                .try_clone()
+                .map_err(|e| files::error("creating", &partial, e))?;
+            fill(file, &partial)?;
+            kept.sync_all()
+                .map_err(|e| files::error("syncing", &partial, e))
+        })
+        .and_then(|()| rename(&partial, target));
+    if made.is_err() {
+        let _ = files::remove_if_exists(&partial);
+    }
+    made
+}
+
+/// A new file, in the place of one that was left over.
+fn created(path: &Path) -> ProviderResult<File> {
+    remove(path)?;
+    files::create_new(path).map_err(|e| files::error("creating", path, e))
+}
+
+fn remove(path: &Path) -> ProviderResult<bool> {
+    files::remove_if_exists(path).map_err(|e| files::error("removing", path, e))
+}
+
+/// Copies a file as it is, durably, under another name first.
+fn backup(from: &Path, to: &Path) -> ProviderResult<()> {
+    let partial = appended(to, PARTIAL);
+    let copied = (|| {
+        let mut source = files::open_read_only(from)?;
+        files::remove_if_exists(&partial)?;
+        let mut target = files::create_new(&partial)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match source.read(&mut buffer)? {
+                0 => break target.sync_all(),
+                n => target.write_all(&buffer[..n])?,
+            }
+        }
+    })();
+    if let Err(e) = copied {
+        let _ = files::remove_if_exists(&partial);
+        return Err(files::error("copying to", to, e));
+    }
+    rename(&partial, to)
+}
+
+fn rename(from: &Path, to: &Path) -> ProviderResult<()> {
+    std::fs::rename(from, to).map_err(|e| files::error("renaming to", to, e))?;
+    sync_dir_of(to)
+}
+
+fn sync_dir_of(path: &Path) -> ProviderResult<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
+}
+
+fn failed(doing: &str, path: &Path, e: io::Error) -> ProviderError {
+    error(doing, path, redb::Error::Io(e))
+}
+
+/// A path with something appended to its last part.
+fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#[path = "redb_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! The life of tenants that are files in one directory: creating, opening, deleting and adopting,
+//! bracketed by registry states, so that a start after a crash undoes the one and finishes the other.
+//!
+//! Must not know what is in the files, nor touch one that the registry does not name. What differs
+//! between such providers is a [`Family`].
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nimbus_core::TenantId;
+
+use super::{ProviderError, ProviderResult, TenantStore, files};
+use crate::control::{ControlDb, Distinct, TenantState};
+use crate::pages::error::corrupt;
+
+/// Files of one kind.
+pub(super) trait Family: Send + Sync + 'static {
+    /// The provider's name, on the command line and in the registry.
+    const NAME: &'static str;
+    /// Ending of a tenant file.
+    const ENDING: &'static str;
+    /// What is appended to that for everything that may be beside it. Removed in this order, after the file.
+    const BESIDE: &'static [&'static str];
+
+    /// Makes the file of a new tenant, durably but for its name, and lists in `ours` each name
+    /// that it has made.
+    fn make(&self, tenant: &TenantId, path: &Path, ours: &mut Vec<PathBuf>) -> ProviderResult<()>;
+
+    /// Opens it.
+    fn open(&self, tenant: &TenantId, path: &Path) -> ProviderResult<Arc<dyn TenantStore>>;
+
+    /// Whether what an interrupted creation left may go: it has no commit. An error when that
+    /// cannot be found out now.
+    fn is_unborn(&self, tenant: &TenantId, path: &Path) -> ProviderResult<bool>;
+
+    /// Checks a regular file that is not registered, changing nothing.
+    fn check(&self, tenant: &TenantId, path: &Path) -> ProviderResult<()>;
+}
+
+/// The tenants in one directory.
+pub(super) struct Local<F> {
+    pub(super) dir: PathBuf,
+    pub(super) distinct: Distinct,
+    pub(super) control: Arc<ControlDb>,
+    pub(super) family: F,
+}
+
+impl<F: Family> Local<F> {
+    /// Undoes creations and finishes deletions that a crash interrupted. Blocks.
+    pub(super) fn recover(&self) -> ProviderResult<()> {
+        for (tenant, entry) in self.control.entries() {
+            if entry.provider != F::NAME {
+                continue;
+            }
+            match entry.state {
+                TenantState::Ready => {}
+                TenantState::Creating => self.undo_interrupted(&tenant)?,
+                TenantState::Deleting => {
+                    self.remove_files(&self.all_paths(&tenant))?;
+                    self.control.remove(&tenant)?;
+                    tracing::info!(%tenant, "finished an interrupted deletion");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A tenant that was never acknowledged has no commit. Anything else under its name was put
+    /// there by someone else since, and is left to be adopted.
+    fn undo_interrupted(&self, tenant: &TenantId) -> ProviderResult<()> {
+        let path = self.path(tenant);
+        match self.family.is_unborn(tenant, &path) {
+            Ok(true) => {
+                self.remove_files(&self.all_paths(tenant))?;
+                tracing::info!(%tenant, "undid an interrupted creation");
+            }
+            Ok(false) => {
+                let path = path.display();
+                tracing::warn!(%tenant, %path, "an interrupted creation left a file with data, which is kept");
+            }
+            Err(e @ (ProviderError::KeyUnavailable { .. } | ProviderError::Locked { .. })) => {
+                tracing::warn!(%tenant, error = %e, "undoing an interrupted creation is left to a later start");
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+        self.control.remove(tenant).map(drop)
+    }
+
+    pub(super) fn path(&self, tenant: &TenantId) -> PathBuf {
+        self.dir.join(format!("{tenant}{}", F::ENDING))
+    }
+
+    /// Every name that the tenant may have on disk.
+    pub(super) fn all_paths(&self, tenant: &TenantId) -> Vec<PathBuf> {
+        let path = self.path(tenant);
+        let beside = F::BESIDE.iter().map(|ending| appended(&path, ending));
+        let beside: Vec<_> = beside.collect();
+        std::iter::once(path).chain(beside).collect()
+    }
+
+    /// Those of them that exist.
+    pub(super) fn owned(&self, tenant: &TenantId) -> Vec<String> {
+        let there = |path: &PathBuf| !matches!(files::inspect(path), Ok(files::Entry::Absent));
+        let all = self.all_paths(tenant).into_iter().filter(there);
+        all.map(|path| path.display().to_string()).collect()
+    }
+
+    pub(super) fn create(&self, tenant: &TenantId) -> ProviderResult<()> {
+        // Before the registry knows the tenant: after a crash, whatever lies under a name that
+        // is being created counts as ours.
+        if let Err(e) = self.refuse_existing(tenant) {
+            // The entry comes before the file, so a file made by someone at the same time shows;
+            // and on a disk that ignores case the file may be that of another tenant.
+            self.control.check_free(tenant, F::NAME, self.distinct)?;
+            return Err(e);
+        }
+        self.control
+            .register(tenant, F::NAME, self.distinct, TenantState::Creating)?;
+        let mut ours = Vec::new();
+        if let Err(e) = self.make(tenant, &mut ours) {
+            let e = self.explain(e);
+            self.undo_create(tenant, &ours);
+            return Err(e);
+        }
+        self.control
+            .put_state(tenant, TenantState::Ready)
+            .map_err(|e| self.undo_ready(tenant, &ours, e))
+    }
+
+    fn make(&self, tenant: &TenantId, ours: &mut Vec<PathBuf>) -> ProviderResult<()> {
+        self.family.make(tenant, &self.path(tenant), ours)?;
+        files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
+    }
+
+    /// After a failure to call the tenant ready, which the disk may have taken in all the same:
+    /// its file must not go before the disk calls it unfinished again.
+    fn undo_ready(
+        &self,
+        tenant: &TenantId,
+        ours: &[PathBuf],
+        cause: ProviderError,
+    ) -> ProviderError {
+        match self.control.put_state(tenant, TenantState::Creating) {
+            Ok(()) => {
+                self.undo_create(tenant, ours);
+                cause
+            }
+            // Not `Full`, which would say that nothing was written.
+            Err(e) => {
+                tracing::warn!(%tenant, error = %e, "undoing a failed creation is left to the next start");
+                let what = format!("whether tenant {tenant} was created shows at the next start");
+                ProviderError::io(what, cause)
+            }
+        }
+    }
+
+    fn refuse_existing(&self, tenant: &TenantId) -> ProviderResult<()> {
+        for path in self.all_paths(tenant) {
+            match files::inspect(&path).map_err(|e| files::error("looking at", &path, e))? {
+                files::Entry::Absent => {}
+                _ => return Err(unregistered(tenant, &path)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves no entry and none of our files, the newest going first. What fails here is left to
+    /// the next start.
+    fn undo_create(&self, tenant: &TenantId, ours: &[PathBuf]) {
+        let newest_first: Vec<_> = ours.iter().rev().cloned().collect();
+        let undone = self.remove_files(&newest_first);
+        if let Err(e) = undone.and_then(|()| self.control.remove(tenant)) {
+            tracing::warn!(%tenant, error = %e, "undoing a failed creation is left to the next start");
+        }
+    }
+
+    pub(super) fn open(&self, tenant: &TenantId) -> ProviderResult<Arc<dyn TenantStore>> {
+        if !self.control.contains(tenant, F::NAME) {
+            return Err(not_found(tenant));
+        }
+        let opened = self.family.open(tenant, &self.path(tenant));
+        opened.map_err(|e| self.explain(e))
+    }
+
+    pub(super) fn delete(&self, tenant: &TenantId) -> ProviderResult<()> {
+        match self.control.get(tenant) {
+            Some(e) if e.provider == F::NAME && e.state == TenantState::Ready => {
+                self.control.put_state(tenant, TenantState::Deleting)?;
+            }
+            // A deletion that failed half-way can be tried again without a restart.
+            Some(e) if e.provider == F::NAME && e.state == TenantState::Deleting => {}
+            _ => return Err(not_found(tenant)),
+        }
+        self.remove_files(&self.all_paths(tenant))?;
+        self.control.remove(tenant).map(drop)
+    }
+
+    /// Removes names, durably.
+    fn remove_files(&self, paths: &[PathBuf]) -> ProviderResult<()> {
+        for path in paths {
+            files::remove_if_exists(path).map_err(|e| files::error("removing", path, e))?;
+        }
+        files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
+    }
+
+    pub(super) fn unregistered(&self) -> ProviderResult<Vec<TenantId>> {
+        let fail = |e| files::error("listing", &self.dir, e);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            if let Some(tenant) = tenant_of(&name, F::ENDING)
+                && self.control.get(&tenant).is_none()
+            {
+                found.push(tenant);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    pub(super) fn adopt(&self, tenant: &TenantId) -> ProviderResult<()> {
+        if self.control.get(tenant).is_some() {
+            return Err(ProviderError::AlreadyExists {
+                tenant: tenant.clone(),
+            });
+        }
+        let path = self.path(tenant);
+        match files::inspect(&path).map_err(|e| files::error("looking at", &path, e))? {
+            files::Entry::Absent => return Err(not_found(tenant)),
+            files::Entry::Other => return Err(corrupt(&path, "it is not a regular file")),
+            files::Entry::Regular { .. } => {}
+        }
+        self.family.check(tenant, &path)?;
+        files::open_existing(&path)
+            .and_then(|file| files::make_private(&file))
+            .map_err(|e| files::error("changing the mode of", &path, e))?;
+        self.control
+            .register(tenant, F::NAME, self.distinct, TenantState::Ready)
+            .map(drop)
+    }
+
+    pub(super) fn health(&self) -> ProviderResult<()> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| files::error("looking at", &self.dir, e.into()))?;
+        if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            let what = format!("writing to {}", self.dir.display());
+            return Err(ProviderError::io(what, "it is mounted read-only"));
+        }
+        if stat.f_bavail == 0 {
+            return Err(ProviderError::Full {
+                what: self.dir.display().to_string(),
+            });
+        }
+        self.control.check()
+    }
+
+    /// A lack of space is not always reported as one.
+    fn explain(&self, e: ProviderError) -> ProviderError {
+        match (&e, files::free_bytes(&self.dir)) {
+            (ProviderError::Io { .. }, Ok(0)) => ProviderError::Full {
+                what: e.to_string(),
+            },
+            _ => e,
+        }
+    }
+}
+
+fn unregistered(tenant: &TenantId, path: &Path) -> ProviderError {
+    ProviderError::Unregistered {
+        tenant: tenant.clone(),
+        path: path.display().to_string(),
+    }
+}
+
+fn not_found(tenant: &TenantId) -> ProviderError {
+    ProviderError::NotFound {
+        tenant: tenant.clone(),
+    }
+}
+
+/// A path with something appended to its last part.
+fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// The tenant whose file has this name.
+fn tenant_of(name: &OsStr, ending: &str) -> Option<TenantId> {
+    name.to_str()?.strip_suffix(ending)?.parse().ok()
+}
+
+/// Runs blocking work on tokio's threads for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> ProviderResult<T> + Send + 'static,
+) -> ProviderResult<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(ProviderError::io("blocking work", e)),
+    }
+}
