@@ -85,6 +85,8 @@ pub(crate) struct Start {
     pub(crate) cpu: Option<usize>,
     /// `--durability relaxed`.
     pub(crate) relaxed: bool,
+    /// File of the master key that everything is encrypted with; plain text when absent.
+    pub(crate) key: Option<PathBuf>,
     /// Syncs that take longer than the disk's.
     pub(crate) slow_sync: Option<SlowSync>,
 }
@@ -108,6 +110,12 @@ impl Nimbus {
             .arg(site.data());
         if start.relaxed {
             command.args(["--durability", "relaxed"]);
+        }
+        if let Some(key) = &start.key {
+            command
+                .args(["--encryption-key-provider", "master-key-file"])
+                .arg("--encryption-master-key-file")
+                .arg(key);
         }
         let process = Process::start(command, start.cpu)?;
         let token = site.token()?;

@@ -32,11 +32,11 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
 
 /// One measurement of our inserts.
 #[derive(Clone, Debug)]
-struct Inserts {
-    per_second: f64,
+pub(super) struct Inserts {
+    pub(super) per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
-    syncs_per_commit: f64,
+    pub(super) syncs_per_commit: f64,
     cpus: f64,
 }
 
@@ -124,13 +124,13 @@ fn flatten(rounds: Rounds<Option<Round>>) -> Rounds<Round> {
     rounds.filter_map(|round| round)
 }
 
-fn start(plan: &Plan, site: &Site, how: &Start) -> Result<Nimbus> {
+pub(super) fn start(plan: &Plan, site: &Site, how: &Start) -> Result<Nimbus> {
     let server = Nimbus::start(&plan.binary, site, how)?;
     server.call("POST", "/api/tenants", Some(&json!({ "id": TENANT })), 201)?;
     Ok(server)
 }
 
-fn inserts(plan: &Plan, server: &Nimbus, clients: usize, round: u64) -> Result<Inserts> {
+pub(super) fn inserts(plan: &Plan, server: &Nimbus, clients: usize, round: u64) -> Result<Inserts> {
     let load = Load {
         address: server.address(),
         clients,

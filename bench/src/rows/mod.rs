@@ -5,8 +5,10 @@
 pub(crate) mod contention;
 pub(crate) mod fanout;
 pub(crate) mod inserts;
+pub(crate) mod pages;
 pub(crate) mod reads;
 pub(crate) mod scan;
+pub(crate) mod sqlcipher;
 pub(crate) mod tenants;
 
 use std::path::Path;
@@ -24,9 +26,11 @@ use crate::report::Line;
 pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Vec<Line>>);
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Row; 6] = [
+pub(crate) const ALL: [Row; 8] = [
     ("inserts", inserts::run),
     ("reads", reads::run),
+    ("sqlcipher", sqlcipher::run),
+    ("encrypted files", pages::run),
     ("contention", contention::run),
     ("fanout", fanout::run),
     ("tenants", tenants::run),

@@ -26,7 +26,7 @@ const INDEXES: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
     let site = Site::new(&plan.dir)?;
-    let ids: Arc<[String]> = fill(plan, &site)?.into();
+    let ids: Arc<[String]> = fill(plan, &site, &Start::default())?.into();
     // Started again, so that the load is measured on a server of one CPU with cold caches of its
     // own; the warm-up fills them.
     let cpu = (machine::cpus() > 1).then_some(0);
@@ -101,8 +101,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
 }
 
 /// One measurement.
-struct Leg {
-    per_cpu_second: f64,
+pub(super) struct Leg {
+    pub(super) per_cpu_second: f64,
     per_second: f64,
     cpus: f64,
     user_us: f64,
@@ -126,7 +126,7 @@ impl From<Measured> for Leg {
     }
 }
 
-fn measure(
+pub(super) fn measure(
     plan: &Plan,
     address: std::net::SocketAddr,
     pid: u32,
@@ -151,8 +151,8 @@ fn measure(
 }
 
 /// Fills a table with three indexes and returns the ids of its documents.
-fn fill(plan: &Plan, site: &Site) -> Result<Vec<String>> {
-    let server = Nimbus::start(&plan.binary, site, &Start::default())?;
+pub(super) fn fill(plan: &Plan, site: &Site, start: &Start) -> Result<Vec<String>> {
+    let server = Nimbus::start(&plan.binary, site, start)?;
     server.call("POST", "/api/tenants", Some(&json!({ "id": TENANT })), 201)?;
     let schema = format!("/api/tenants/{TENANT}/schema/{TABLE}");
     server.call("PUT", &schema, Some(&documents::schema()), 204)?;
@@ -206,7 +206,7 @@ fn wait_for_indexes(server: &Nimbus, schema: &str) -> Result<()> {
     }
 }
 
-fn gets(token: &str, ids: &Arc<[String]>) -> impl Make {
+pub(super) fn gets(token: &str, ids: &Arc<[String]>) -> impl Make {
     let (token, ids) = (token.to_owned(), Arc::clone(ids));
     move |rng: &mut crate::random::Rng, _, out: &mut Vec<u8>| {
         let id = &ids[rng.below(ids.len() as u64) as usize];

@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod doctor;
 mod encryption;
+mod local;
 mod memory;
 mod output;
 mod place;

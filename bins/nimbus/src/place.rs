@@ -3,20 +3,16 @@
 //! Commands ask one `Backend`. Offline, too, the store is reached through its door: whoever can
 //! read the token file is the operator.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use nimbus_auth::{Authenticated, Environment, TokenFile};
 use nimbus_http::Store;
-use nimbus_storage::control::ControlDb;
-use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::{DataDirLock, LockError};
-use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
+use nimbus_storage::provider::sqlite::Durability;
 use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;
 use crate::encryption;
+use crate::local::Local;
 use crate::remote::Remote;
 use crate::settings;
 
@@ -84,25 +80,19 @@ impl Backend {
 }
 
 impl Offline {
-    fn open(
-        data: &Path,
-        control: &Path,
-        keyring: Option<Arc<Keyring>>,
-        lock: DataDirLock,
-    ) -> anyhow::Result<Offline> {
-        let apart = !settings::same_directory(control, data);
-        let control_lock = apart.then(|| DataDirLock::acquire(control)).transpose()?;
+    fn open(local: &Local<'_>, lock: DataDirLock) -> anyhow::Result<Offline> {
+        let apart = !settings::same_directory(local.control, local.data);
+        let control_lock = apart
+            .then(|| DataDirLock::acquire(local.control))
+            .transpose()?;
         let token = TokenFile::load_or_create(&Environment::system().token_path()?)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let entered = runtime.enter();
-        let control = Arc::new(ControlDb::open(control)?);
-        let mut options = SqliteOptions::new(data);
-        options.keyring = keyring;
-        let provider = SqliteProvider::open(options, control)
-            .with_context(|| format!("opening the tenants in {}", data.display()))?;
-        let engine = Engine::new(Arc::new(provider), EngineOptions::default());
+        local.recover()?;
+        let provider = local.open_provider(local.open_control()?)?;
+        let engine = Engine::new(provider, EngineOptions::default());
         drop(entered);
         Ok(Offline {
             store: Store::new(engine.clone()),

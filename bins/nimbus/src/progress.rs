@@ -14,6 +14,7 @@ pub(crate) fn bar(size: Option<u64>, unit: &str) -> ProgressBar {
     let template = match (size, unit) {
         (Some(_), _) => "{wide_bar} {bytes}/{total_bytes} {eta}",
         (None, "bytes") => "{spinner} {bytes} {elapsed}",
+        (None, "manifests") => "{spinner} {human_pos} manifests {elapsed}",
         (None, _) => "{spinner} {human_pos} documents {elapsed}",
     };
     let bar = size.map_or_else(ProgressBar::new_spinner, ProgressBar::new);

@@ -10,9 +10,8 @@ use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
 use nimbus_storage::control::ControlDb;
-use nimbus_storage::encryption::{self, Keyring};
+use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::DataDirLock;
-use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,12 +20,10 @@ use tracing_subscriber::EnvFilter;
 use crate::anchors::{self, ControlAnchors};
 use crate::cli::StartArgs;
 use crate::encryption::source::{self, KeySource};
+use crate::local::{self, Local};
 use crate::memory;
-use crate::settings::{self, LogFormat, ProviderName, Settings, UsageError};
+use crate::settings::{self, LogFormat, Settings, UsageError};
 
-/// Descriptors that an open tenant takes besides its readers: three files of the writer and
-/// two of the checkpointer.
-const FILES_PER_TENANT: u64 = 5;
 /// Descriptors of the process itself.
 const OTHER_FILES: u64 = 128;
 
@@ -35,12 +32,7 @@ pub(crate) fn run(args: StartArgs) -> anyhow::Result<()> {
     let settings = settings::resolve(args, &settings::process_environment)?;
     init_log(settings.log_format);
     check_network_flag(&settings)?;
-    if settings.provider != ProviderName::Sqlite {
-        bail!(
-            "the provider {} is not available in this build; use sqlite",
-            settings.provider.name()
-        );
-    }
+    local::check_available(settings.provider)?;
     let keyring = settings
         .encryption
         .as_ref()
@@ -139,10 +131,19 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     let control_lock = control_apart
         .then(|| DataDirLock::acquire(&settings.control_data_dir))
         .transpose()?;
-    check_files(&settings, keyring.as_deref())?;
-    let control = Arc::new(ControlDb::open(&settings.control_data_dir)?);
+    let local = Local {
+        data: &settings.data_dir,
+        control: &settings.control_data_dir,
+        provider: settings.provider,
+        durability: settings.durability,
+        readers: std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2),
+        keyring,
+    };
+    local.recover()?;
+    local.scan()?;
+    let control = local.open_control()?;
     let audit = Arc::new(open_audit_log(&settings, &paths, &control)?);
-    let engine = open_engine(&settings, control, keyring, files)?;
+    let engine = open_engine(&settings, &local, control, files)?;
     for tenant in engine.unregistered().await? {
         tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
     }
@@ -177,33 +178,6 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     })
 }
 
-/// Before anything is served or opened: what an interrupted rotation left is finished or undone, and
-/// every local file is encrypted, or none is (seed 003).
-fn check_files(settings: &Settings, keyring: Option<&Keyring>) -> anyhow::Result<()> {
-    let (data, control) = (&settings.data_dir, &settings.control_data_dir);
-    if let Some(keyring) = keyring {
-        for recovered in encryption::recover(data, control, keyring)? {
-            tracing::warn!(
-                ?recovered,
-                "an interrupted change of encryption was put in order"
-            );
-        }
-    }
-    let faults = encryption::scan(data, control, keyring)?;
-    if faults.is_empty() {
-        return Ok(());
-    }
-    const SHOWN: usize = 20;
-    let mut text = format!("{} local files cannot be served:", faults.len());
-    for fault in faults.iter().take(SHOWN) {
-        text.push_str(&format!("\n  {fault}"));
-    }
-    if faults.len() > SHOWN {
-        text.push_str("\n  ...");
-    }
-    bail!(text)
-}
-
 fn open_audit_log(
     settings: &Settings,
     paths: &Environment<'_>,
@@ -224,28 +198,22 @@ fn open_audit_log(
 
 fn open_engine(
     settings: &Settings,
+    local: &Local<'_>,
     control: Arc<ControlDb>,
-    keyring: Option<Arc<Keyring>>,
     files: u64,
 ) -> anyhow::Result<Engine> {
-    let mut sqlite = SqliteOptions::new(&settings.data_dir);
-    sqlite.durability = settings.durability;
-    sqlite.keyring = keyring;
-    sqlite.readers = std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2);
-    let per_tenant = FILES_PER_TENANT + 2 * sqlite.readers as u64;
+    let per_tenant = local.per_tenant();
     let mut options = EngineOptions::default();
     let connections = settings.server.max_connections as u64;
-    let by_files = files.saturating_sub(OTHER_FILES + connections) / per_tenant;
+    let by_files = files.saturating_sub(OTHER_FILES + connections) / per_tenant.files;
     // Half of the memory, with every tenant at its largest.
     let memory = memory::available().unwrap_or(u64::MAX) / 2;
-    let affordable = by_files.min(memory / sqlite.largest_caches());
+    let affordable = by_files.min(memory / per_tenant.caches);
     options.max_open_tenants = settings
         .max_open_tenants
         .unwrap_or(usize::try_from(affordable.clamp(8, 1_024)).unwrap_or(1_024));
     options.wakes = Some(control.clone());
-    let provider = SqliteProvider::open(sqlite, control)
-        .with_context(|| format!("opening the tenants in {}", settings.data_dir.display()))?;
-    Ok(Engine::new(Arc::new(provider), options))
+    Ok(Engine::new(local.open_provider(control)?, options))
 }
 
 /// Raises the soft limit of open files to the hard one; returns what is allowed now.

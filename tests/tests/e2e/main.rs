@@ -25,6 +25,7 @@ mod crash;
 mod data_dir;
 mod doctor;
 mod drill;
+mod encryption;
 mod failed_tokens;
 mod full_disk;
 mod group_commit;

@@ -24,7 +24,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ),
     ("nimbus-auth", &["nimbus-core"]),
     // Rows about the storage engine alone link it; everything else is driven from outside.
-    ("nimbus-bench", &["nimbus-storage"]),
+    ("nimbus-bench", &["nimbus-crypto", "nimbus-storage"]),
     ("nimbus-core", &[]),
     ("nimbus-crypto", &[]),
     ("nimbus-e2e", &[]),

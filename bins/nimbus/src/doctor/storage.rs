@@ -23,14 +23,17 @@ const SHOWN: usize = 5;
 pub(crate) fn provider(provider: ProviderName) -> Check {
     let name = "provider";
     match provider {
-        ProviderName::Sqlite => Check::ok(name, "sqlite, files in the data directory"),
+        ProviderName::Sqlite | ProviderName::Redb => Check::ok(
+            name,
+            format!("{}, files in the data directory", provider.name()),
+        ),
         other => Check::fail(
             name,
             format!(
                 "the provider {} is not available in this build",
                 other.name()
             ),
-            "use sqlite",
+            "use sqlite or redb",
         ),
     }
 }

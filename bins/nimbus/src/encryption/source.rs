@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use nimbus_crypto::{KeyDir, KeyProvider, MasterKeyFile};
+use nimbus_crypto::{AwsKms, AwsKmsOptions, KeyDir, KeyProvider, MasterKeyFile};
 use nimbus_http::{EncryptionReport, KeyDescriptor};
 use nimbus_storage::encryption::Keyring;
 
@@ -148,8 +148,23 @@ impl KeySource {
         Ok(match self {
             KeySource::MasterKeyFile(path) => Arc::new(MasterKeyFile::open(path)?),
             KeySource::KeyDir(path) => Arc::new(KeyDir::open(path)?),
-            KeySource::AwsKms { .. } => anyhow::bail!("aws-kms is not in this build"),
+            KeySource::AwsKms {
+                key_id,
+                region,
+                endpoint_url,
+            } => Arc::new(connect(AwsKmsOptions {
+                key_id: key_id.clone(),
+                region: region.clone(),
+                endpoint_url: endpoint_url.clone(),
+            })?),
         })
+    }
+
+    /// The settings of the replacement that `rotate-kek` names, which are all flags.
+    pub(crate) fn from_flags(args: &EncryptionArgs) -> anyhow::Result<KeySource> {
+        let none = |_: &str| None;
+        let source = resolve(args, &none, &Persistence::default())?;
+        source.ok_or_else(|| usage("name the new key provider and its key"))
     }
 
     /// What unlocks files with this source.
@@ -188,6 +203,14 @@ impl std::fmt::Display for KeySource {
             }
         }
     }
+}
+
+/// Prepares the client of the key service. Calls are made on the thread of the keyring.
+fn connect(options: AwsKmsOptions) -> anyhow::Result<AwsKms> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(AwsKms::connect(options))?)
 }
 
 /// What `/debug/encryption/status` and `nimbus encryption status` say.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
 
+use super::rotate::recover_one;
 use super::{FileKey, Keyring, Progress, is_plain, redb};
 use crate::provider::files::{self, Entry};
 use crate::provider::sqlite::convert as sqlite;
@@ -15,6 +16,8 @@ use crate::provider::{ProviderError, ProviderResult};
 
 /// What is appended to the name of a source by default (seed 003).
 pub const ENCRYPTED_ENDING: &str = ".encrypted";
+/// What is appended to the name of a file that is to be replaced.
+const REPLACING_ENDING: &str = ".replacing";
 /// What is appended to a target that is being made.
 const PARTIAL_ENDING: &str = ".partial";
 
@@ -69,7 +72,7 @@ pub type AdminResult<T> = Result<T, AdminError>;
 pub struct Migration {
     /// The file in plain text.
     pub source: PathBuf,
-    /// Where the encrypted one goes; [`default_target`] unless given.
+    /// Where the encrypted one goes; [`default_target`] unless given. Not used with `replace`.
     pub target: Option<PathBuf>,
     /// Which file it is, in its place.
     pub subject: Subject,
@@ -86,6 +89,11 @@ pub fn default_target(source: &Path) -> PathBuf {
     appended(source, ENCRYPTED_ENDING)
 }
 
+/// Where the encrypted version of a file is until it takes its place.
+pub(super) fn replacing(place: &Path) -> PathBuf {
+    appended(place, REPLACING_ENDING)
+}
+
 fn appended(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
@@ -99,15 +107,21 @@ fn appended(path: &Path, ending: &str) -> PathBuf {
 /// [`AdminError`]; the source is as it was, but for its write-ahead log, which was moved into it.
 pub fn migrate(job: &Migration, keyring: &Keyring, progress: Progress<'_>) -> AdminResult<PathBuf> {
     check_family(&job.subject, "migrated")?;
-    let target = job
-        .target
-        .clone()
-        .unwrap_or_else(|| default_target(&job.source));
     check_source(&job.source)?;
+    recover_one(&job.source, &job.subject, keyring)?;
+    let target = match (&job.target, job.replace) {
+        (_, true) => replacing(&job.source),
+        (Some(target), _) => target.clone(),
+        (None, _) => default_target(&job.source),
+    };
     if !is_plain(&job.source)? {
         let manifest = present(&manifest_path(&job.source))?;
         let path = job.source.clone();
         return Err(AdminError::NotPlain { path, manifest });
+    }
+    if job.replace {
+        // The name is ours alone: what has it was left by an interrupted run.
+        clear(&target)?;
     }
     check_target(&job.source, &target)?;
     let partial = appended(&target, PARTIAL_ENDING);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nimbus_crypto::{Cipher, Dek, Manifest, Subject, SubjectKind, manifest_path};
 
 use super::admin::{
-    AdminError, AdminResult, default_target, finish_take_place, present, remove, rename, summed,
+    AdminError, AdminResult, finish_take_place, present, remove, rename, replacing, summed,
     sync_dir_of,
 };
 use super::{Keyring, Progress, is_plain, protected, redb};
@@ -175,7 +175,8 @@ pub fn recover(
     Ok(done)
 }
 
-fn recover_one(
+/// The same for one file.
+pub(super) fn recover_one(
     path: &Path,
     subject: &Subject,
     keyring: &Keyring,
@@ -236,7 +237,7 @@ fn replacement(
     subject: &Subject,
     keyring: &Keyring,
 ) -> ProviderResult<Option<Recovered>> {
-    let encrypted = default_target(path);
+    let encrypted = replacing(path);
     if !present(&encrypted)? || present(&manifest_path(&encrypted))? {
         return Ok(None);
     }

@@ -250,7 +250,12 @@ async fn an_interrupted_migration_is_begun_again() {
 #[tokio::test]
 async fn an_interrupted_replacement_is_finished() {
     let home = Home::with_tenant(false).await;
-    let target = home.migrate(&home.migration()).unwrap();
+    let target = home.path("demo.sqlite3.replacing");
+    let job = Migration {
+        target: Some(target.clone()),
+        ..home.migration()
+    };
+    home.migrate(&job).unwrap();
     assert_eq!(home.recover(), [], "two whole copies are left alone");
     std::fs::rename(manifest_path(&target), manifest_path(&home.file())).unwrap();
     assert_eq!(home.recover(), [Recovered::Replaced(home.file())]);

@@ -11,6 +11,9 @@ mod local;
 pub mod lock;
 pub mod redb;
 pub mod sqlite;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub(crate) mod tamper;
 
 use std::collections::BTreeMap;
 use std::fmt;

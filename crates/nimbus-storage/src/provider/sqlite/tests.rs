@@ -17,6 +17,7 @@ mod encrypted;
 mod format;
 mod lifecycle;
 mod store;
+mod tamper;
 
 static PAGE_LIMITS: Mutex<Option<HashMap<PathBuf, u32>>> = Mutex::new(None);
 

@@ -1,0 +1,139 @@
+//! Tenants in files of this machine: the control database and the provider over it, as the settings
+//! have them. The caller holds the locks of the directories.
+//!
+//! It must not know commands; it refuses what this build or these files do not allow.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use nimbus_storage::Provider;
+use nimbus_storage::control::ControlDb;
+use nimbus_storage::encryption::{self, Keyring};
+use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
+use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
+
+use crate::settings::ProviderName;
+
+/// Faults that are named when a start refuses; the rest is counted.
+const SHOWN: usize = 20;
+
+/// What an open tenant may take.
+pub(crate) struct PerTenant {
+    /// Bytes of page caches at most.
+    pub(crate) caches: u64,
+    /// File descriptors at most.
+    pub(crate) files: u64,
+}
+
+/// Where local tenants are and how they are kept.
+pub(crate) struct Local<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) control: &'a Path,
+    pub(crate) provider: ProviderName,
+    pub(crate) durability: Durability,
+    /// Snapshots of one tenant that can be open at once.
+    pub(crate) readers: usize,
+    pub(crate) keyring: Option<Arc<Keyring>>,
+}
+
+/// Whether this build has the provider.
+pub(crate) fn check_available(provider: ProviderName) -> anyhow::Result<()> {
+    match provider {
+        ProviderName::Sqlite | ProviderName::Redb => Ok(()),
+        other => bail!(
+            "the provider {} is not available in this build; use sqlite or redb",
+            other.name()
+        ),
+    }
+}
+
+impl Local<'_> {
+    /// Finishes or undoes what an interrupted rotation or migration left.
+    pub(crate) fn recover(&self) -> anyhow::Result<()> {
+        let Some(keyring) = &self.keyring else {
+            return Ok(());
+        };
+        for recovered in encryption::recover(self.data, self.control, keyring)? {
+            tracing::warn!(
+                ?recovered,
+                "an interrupted change of encryption was put in order"
+            );
+        }
+        Ok(())
+    }
+
+    /// Every local file is encrypted, or none is (seed 003).
+    pub(crate) fn scan(&self) -> anyhow::Result<()> {
+        let faults = encryption::scan(self.data, self.control, self.keyring.as_deref())?;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let shown = faults.iter().take(SHOWN);
+        let lines: Vec<_> = shown.map(|fault| format!("\n  {fault}")).collect();
+        let more = match faults.len() > SHOWN {
+            true => "\n  ...",
+            false => "",
+        };
+        bail!(
+            "{} local files cannot be served:{}{more}",
+            faults.len(),
+            lines.concat()
+        )
+    }
+
+    /// Opens the control database, making it if there is none.
+    pub(crate) fn open_control(&self) -> anyhow::Result<Arc<ControlDb>> {
+        let opened = ControlDb::open_with(self.control, self.keyring.as_ref())?;
+        Ok(Arc::new(opened))
+    }
+
+    /// Opens the provider; no tenant yet.
+    pub(crate) fn open_provider(
+        &self,
+        control: Arc<ControlDb>,
+    ) -> anyhow::Result<Arc<dyn Provider>> {
+        check_available(self.provider)?;
+        let opened: Result<Arc<dyn Provider>, _> = match self.provider {
+            ProviderName::Redb => {
+                RedbProvider::open(self.redb(), control).map(|p| Arc::new(p) as Arc<dyn Provider>)
+            }
+            _ => SqliteProvider::open(self.sqlite(), control)
+                .map(|p| Arc::new(p) as Arc<dyn Provider>),
+        };
+        opened.with_context(|| format!("opening the tenants in {}", self.data.display()))
+    }
+
+    /// What one open tenant takes at most.
+    pub(crate) fn per_tenant(&self) -> PerTenant {
+        match self.provider {
+            ProviderName::Redb => PerTenant {
+                caches: self.redb().largest_caches(),
+                files: 1,
+            },
+            // Three files of the writer, two of the checkpointer, and two for each reader.
+            _ => PerTenant {
+                caches: self.sqlite().largest_caches(),
+                files: 5 + 2 * self.readers as u64,
+            },
+        }
+    }
+
+    fn sqlite(&self) -> SqliteOptions {
+        let mut options = SqliteOptions::new(self.data);
+        options.durability = self.durability;
+        options.readers = self.readers;
+        options.keyring.clone_from(&self.keyring);
+        options
+    }
+
+    fn redb(&self) -> RedbOptions {
+        let mut options = RedbOptions::new(self.data);
+        options.durability = match self.durability {
+            Durability::Full => redb::Durability::Full,
+            Durability::Relaxed => redb::Durability::Relaxed,
+        };
+        options.keyring.clone_from(&self.keyring);
+        options
+    }
+}
