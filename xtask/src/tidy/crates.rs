@@ -34,6 +34,7 @@ const EDGES: [(&str, &[&str]); 12] = [
         &[
             "nimbus-auth",
             "nimbus-core",
+            "nimbus-crypto",
             "nimbus-http",
             "nimbus-storage",
         ],

@@ -400,3 +400,5 @@ impl KeyProvider for AwsKms {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;
