@@ -17,8 +17,8 @@ const RECIPE: usize = 6;
 
 /// Plaintext of two chunks, the last of them short, and its stream.
 static LONG: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
-    let length = CHUNK_BYTES + 100;
-    let text: Vec<u8> = (0..length).map(|at| at.to_le_bytes()[0]).collect();
+    let length = u32::try_from(CHUNK_BYTES).expect("a chunk is short") + 100;
+    let text: Vec<u8> = (0..length).map(|at| at.to_be_bytes()[3]).collect();
     let writer = SealedWriter::new(Vec::new(), &key(), id(), ASSOCIATED);
     let mut writer = writer.expect("memory takes everything");
     writer.write_all(&text).expect("memory takes everything");
