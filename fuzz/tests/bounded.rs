@@ -133,6 +133,9 @@ targets!(
     id,
     json_value,
     key,
+    manifest,
     query,
+    sealed_stream,
+    subject,
     token_file
 );

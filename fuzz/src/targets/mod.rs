@@ -7,7 +7,10 @@ pub mod cursor;
 pub mod id;
 pub mod json_value;
 pub mod key;
+pub mod manifest;
 pub mod query;
+pub mod sealed_stream;
+pub mod subject;
 pub mod token_file;
 
 /// A check and what mutations of its inputs are made from.
@@ -22,7 +25,7 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 12] = [
     Target {
         name: "audit_line",
         check: audit_line::check,
@@ -59,9 +62,24 @@ pub const ALL: [Target; 9] = [
         words: key::WORDS,
     },
     Target {
+        name: "manifest",
+        check: manifest::check,
+        words: manifest::WORDS,
+    },
+    Target {
         name: "query",
         check: query::check,
         words: query::WORDS,
+    },
+    Target {
+        name: "sealed_stream",
+        check: sealed_stream::check,
+        words: sealed_stream::WORDS,
+    },
+    Target {
+        name: "subject",
+        check: subject::check,
+        words: subject::WORDS,
     },
     Target {
         name: "token_file",

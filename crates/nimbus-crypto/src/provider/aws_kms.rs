@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, ConfigLoader, Region};
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use tokio::time::timeout;
 
 use self::answer::Answer;
 use super::{KeyError, KeyFuture, KeyProvider, KmsFault, WrappedKey, wrap};
@@ -49,8 +51,8 @@ const OPERATION: Duration = Duration::from_millis(1_500);
 const ATTEMPTS: u32 = 3;
 /// Wait before the second attempt, at most; it doubles.
 const BACKOFF: Duration = Duration::from_millis(50);
-/// Longest time to find the region, which may ask the metadata service of a machine.
-const REGION: Duration = Duration::from_secs(5);
+/// Longest time to find the region, or credentials: both may ask the metadata service of a machine.
+const CHAIN: Duration = Duration::from_secs(5);
 
 /// Which key, and where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,11 +93,14 @@ impl AwsKms {
     /// The provider's name.
     pub const NAME: &'static str = "aws-kms";
 
-    /// Finds the region and prepares the client. KMS is not called: [`KeyProvider::key_id`] does
-    /// that, and shows whether the key is usable.
+    /// Finds region and credentials, and prepares the client. KMS is not called:
+    /// [`KeyProvider::key_id`] does that, and shows whether the key is usable.
+    ///
+    /// Connections belong to the runtime that they were made on: call the provider on one that lives
+    /// as long as it does.
     ///
     /// # Errors
-    /// [`KmsFault::NoRegion`].
+    /// [`KmsFault::NoRegion`], [`KmsFault::NoCredentials`].
     pub async fn connect(options: AwsKmsOptions) -> Result<Self, KmsFault> {
         Self::connect_by(
             aws_config::defaults(BehaviorVersion::v2026_01_12()),
@@ -130,9 +135,10 @@ impl AwsKms {
         if let Some(url) = &options.endpoint_url {
             loader = loader.endpoint_url(url);
         }
-        let loaded = tokio::time::timeout(REGION, loader.load()).await;
+        let loaded = timeout(CHAIN, loader.load()).await;
         let config = loaded.map_err(|_| KmsFault::NoRegion)?;
         let region = config.region().ok_or(KmsFault::NoRegion)?;
+        check_credentials(&config).await?;
         let service = match config.endpoint_url() {
             Some(url) => format!("{region} at {url}"),
             None => region.to_string(),
@@ -224,6 +230,20 @@ impl AwsKms {
             algorithm: algorithm.to_owned(),
             bytes,
         }
+    }
+}
+
+/// Asks the chain once, at the start: later, a chain that does not answer looks like a service that does
+/// not.
+async fn check_credentials(config: &SdkConfig) -> Result<(), KmsFault> {
+    let missing = |detail| KmsFault::NoCredentials { detail };
+    let Some(chain) = config.credentials_provider() else {
+        return Err(missing("the chain is empty".to_owned()));
+    };
+    match timeout(CHAIN, chain.provide_credentials()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(missing(answer::chain(&error))),
+        Err(_) => Err(missing(format!("no answer within {} s", CHAIN.as_secs()))),
     }
 }
 
@@ -400,3 +420,5 @@ impl KeyProvider for AwsKms {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;

@@ -30,7 +30,7 @@ pub enum KmsFault {
     },
     /// No connection, no answer in time, or one that broke off.
     #[error(
-        "AWS KMS cannot be reached in {service}: check the region, the endpoint override, DNS, VPC routing and firewalls ({detail})"
+        "AWS KMS cannot be reached in {service}: check the region, the endpoint override, DNS, VPC routing, firewalls, and that the AWS credential chain answers ({detail})"
     )]
     Network {
         /// Region and endpoint.

@@ -208,7 +208,7 @@ fn no_credentials(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The causes in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = causes(error).map(ToString::to_string).collect();
     // Wrappers repeat what they wrap.
     texts.dedup();
