@@ -5,6 +5,7 @@
 //! files is that of all embedded providers (`local`).
 
 mod file;
+mod held;
 mod recovery;
 mod snapshots;
 mod store;

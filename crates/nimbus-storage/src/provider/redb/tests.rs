@@ -22,6 +22,13 @@ pub(super) fn panic_if_asked(batch: &Batch) {
     assert!(!batch.writes.contains_key(&asked), "asked to panic");
 }
 
+static TRUSTING: std::sync::Mutex<Vec<PathBuf>> = std::sync::Mutex::new(Vec::new());
+
+/// Whether commits to this file are to find out by themselves that the disk is full.
+pub(super) fn trusts_the_disk(path: &Path) -> bool {
+    TRUSTING.lock().unwrap().iter().any(|p| p == path)
+}
+
 const PANIC_KEY: &[u8] = b"panic in the writer";
 
 fn keyring() -> Arc<Keyring> {
