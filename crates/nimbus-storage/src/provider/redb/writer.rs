@@ -260,11 +260,11 @@ impl Writer {
             }
             match write(&txn, expected, batch, &self.place.path) {
                 Ok(()) => Ok(txn.commit()?),
-                Err(e) => {
-                    // If this fails the database refuses everything that follows.
-                    txn.abort()?;
-                    Err(e)
-                }
+                Err(e) => match (e, txn.abort()) {
+                    // The database refuses everything that follows.
+                    (Failure::Refused(_), Err(second)) => Err(second.into()),
+                    (e, _) => Err(e),
+                },
             }
         });
         match done {

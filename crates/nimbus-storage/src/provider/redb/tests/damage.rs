@@ -100,12 +100,12 @@ async fn flips(home: &Home, clean: bool, count: usize) {
 
 #[tokio::test]
 async fn a_changed_byte_of_a_closed_file_is_refused_or_irrelevant() {
-    flips(&Home::encrypted(), true, 2500).await;
+    flips(&Home::encrypted_in_memory(), true, 2500).await;
 }
 
 #[tokio::test]
 async fn a_changed_byte_of_a_killed_file_is_refused_or_irrelevant() {
-    flips(&Home::encrypted(), false, 2500).await;
+    flips(&Home::encrypted_in_memory(), false, 2500).await;
 }
 
 /// Slots of two tenants, and of two places in one file, are not exchanged unnoticed.

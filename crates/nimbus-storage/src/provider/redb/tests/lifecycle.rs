@@ -222,7 +222,8 @@ async fn what_is_no_tenant_file_is_refused_untouched() {
         store.close().await.unwrap();
         let other = redb::TableDefinition::<&str, u64>::new("other");
         let meta = redb::TableDefinition::<&str, u64>::new("meta");
-        let foreign: [(&str, &dyn Fn(&redb::WriteTransaction)); 3] = [
+        type Fill<'a> = (&'a str, &'a dyn Fn(&redb::WriteTransaction));
+        let foreign: [Fill<'_>; 3] = [
             ("no Nimbus tenant file", &|txn| {
                 drop(txn.open_table(other).unwrap());
             }),
