@@ -195,7 +195,7 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         let value = meta.get(key).map_err(|e| fail(e.into()))?;
         value
             .map(|v| v.value().to_owned())
-            .ok_or_else(|| corrupt(path, &format!("`{key}` is missing")))
+            .ok_or_else(|| corrupt(path, format!("`{key}` is missing")))
     };
     let format = text("format")?;
     if format != FORMAT {
@@ -206,18 +206,18 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         return Err(corrupt(path, &reason));
     }
     let installation = RandomId::try_from(text("installation")?)
-        .map_err(|e| corrupt(path, &format!("`installation`: {e}")))?;
+        .map_err(|e| corrupt(path, format!("`installation`: {e}")))?;
 
     let mut mirror = Mirror::default();
     let tenant = |id: &str| {
         id.parse::<TenantId>()
-            .map_err(|e| corrupt(path, &format!("tenant id: {e}")))
+            .map_err(|e| corrupt(path, format!("tenant id: {e}")))
     };
     let tenants = txn.open_table(TENANTS).map_err(|e| fail(e.into()))?;
     for row in tenants.iter().map_err(|e| fail(e.into()))? {
         let (id, json) = row.map_err(|e| fail(e.into()))?;
         let entry: TenantEntry = serde_json::from_str(json.value())
-            .map_err(|e| corrupt(path, &format!("entry of tenant {}: {e}", id.value())))?;
+            .map_err(|e| corrupt(path, format!("entry of tenant {}: {e}", id.value())))?;
         mirror.tenants.insert(tenant(id.value())?, entry);
     }
     let wakes = txn.open_table(WAKES).map_err(|e| fail(e.into()))?;
@@ -245,7 +245,7 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         if !mirror.wakes_by_time.contains(&(at, tenant(id)?)) {
             return Err(corrupt(
                 path,
-                &format!("the two wake tables differ on tenant {id}"),
+                format!("the two wake tables differ on tenant {id}"),
             ));
         }
         stored += 1;

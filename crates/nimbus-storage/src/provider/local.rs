@@ -288,7 +288,7 @@ fn appended(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// The tenant whose file has this name.
-fn tenant_of(name: &OsStr, ending: &str) -> Option<TenantId> {
+pub(super) fn tenant_of(name: &OsStr, ending: &str) -> Option<TenantId> {
     name.to_str()?.strip_suffix(ending)?.parse().ok()
 }
 

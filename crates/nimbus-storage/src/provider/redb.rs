@@ -5,9 +5,11 @@
 //! files is that of all embedded providers (`local`).
 
 mod file;
+mod held;
 mod recovery;
 mod snapshots;
 mod store;
+mod survey;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use super::{Provider, ProviderError, ProviderResult, TenantStore, files};
 use crate::control::{ControlDb, Distinct};
 use crate::encryption::{Keyring, key_of};
 use store::RedbStore;
+pub use survey::survey;
 
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "redb";

@@ -43,7 +43,7 @@ fn commit(
             table.insert(key, value.as_slice())?;
             rows.insert(key, value);
         }
-        let value = number.to_be_bytes().to_vec();
+        let value = (number as u64).to_be_bytes().to_vec();
         table.insert(NEWEST, value.as_slice())?;
         rows.insert(NEWEST, value);
     }

@@ -48,14 +48,20 @@ pub(super) fn is_unborn(
         files::Entry::Regular { .. } | files::Entry::Other => return Ok(false),
     }
     let key = match key_of(keyring, path, subject) {
-        // We write the manifest first, so the file is not one of ours.
+        Ok(key) => key,
+        // We write the manifest first, so a file without one is not ours.
         Err(ProviderError::Locked { source, .. })
             if matches!(*source, ManifestError::Missing { .. }) =>
         {
             return Ok(false);
         }
-        Err(ProviderError::Corrupt { .. }) => return Ok(false),
-        key => key?,
+        Err(
+            e @ (ProviderError::Locked { .. }
+            | ProviderError::KeyUnavailable { .. }
+            | ProviderError::Io { .. }),
+        ) => return Err(e),
+        // Encrypted, while encryption is not configured.
+        Err(_) => return Ok(false),
     };
     Ok(!matches!(full_check(path, key.as_ref()), Ok(head) if head != Head::EMPTY))
 }

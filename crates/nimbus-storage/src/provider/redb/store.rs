@@ -5,24 +5,19 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
-use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use redb::Database;
 use tokio::sync::oneshot;
 
 use super::Durability;
 use super::file::Place;
+use super::held::Held;
 use super::snapshots::Snapshots;
 use super::writer::{self, Counters, Job};
 use crate::pages::Stop;
 use crate::provider::{
-    Batch, CommitError, Head, ProviderError, ProviderResult, Snapshot, StoreStats, TenantStore,
+    Batch, CommitError, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
 };
-
-/// How long opening waits for a file that is locked, in steps of [`GAP`].
-const WAIT_FOR_LOCK: Duration = Duration::from_secs(2);
-const GAP: Duration = Duration::from_millis(5);
 
 /// An open tenant file.
 pub(super) struct RedbStore {
@@ -38,10 +33,11 @@ impl RedbStore {
     pub(super) fn open(place: Place, durability: Durability) -> ProviderResult<RedbStore> {
         let path = place.path.clone();
         let stop = Stop::default();
-        let db = Arc::new(RwLock::new(Some(open_when_free(&place, &stop)?)));
+        let held = Held::take(&path)?;
+        let db = Arc::new(RwLock::new(Some(place.open(&stop)?)));
         let counters = Arc::new(Counters::default());
         let snapshots = Snapshots::new(path.clone(), db.clone());
-        let jobs = writer::start(place, db, stop, durability, counters.clone())?;
+        let jobs = writer::start((place, held), db, stop, durability, counters.clone())?;
         Ok(RedbStore {
             path,
             jobs: Mutex::new(Some(jobs)),
@@ -54,19 +50,6 @@ impl RedbStore {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = jobs.as_ref().ok_or(CommitError::Closed)?;
         sender.send(job).map_err(|_| CommitError::Closed)
-    }
-}
-
-/// A store that was dropped without being closed holds its file until its thread has ended.
-fn open_when_free(place: &Place, stop: &Stop) -> ProviderResult<Database> {
-    let begin = Instant::now();
-    loop {
-        match place.open(stop) {
-            Err(ProviderError::Busy { .. }) if begin.elapsed() < WAIT_FOR_LOCK => {
-                std::thread::sleep(GAP);
-            }
-            opened => return opened,
-        }
     }
 }
 

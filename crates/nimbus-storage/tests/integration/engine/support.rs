@@ -11,10 +11,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
-use nimbus_storage::provider::Keyspace;
+use nimbus_storage::encryption::Keyring;
+use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
+use nimbus_storage::provider::{Keyspace, Provider};
 use nimbus_storage::{
     Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp,
     IndexSchema, IndexState, Order, ProviderError, Query, TableSchema, Tenant, WakeStore,
@@ -230,15 +233,32 @@ impl World {
             control = ControlDb::open(self.dir.path());
         }
         let control = Arc::new(control.unwrap());
-        let mut sqlite = SqliteOptions::new(self.dir.path());
-        // Nothing here cuts the power.
-        sqlite.durability = Durability::Relaxed;
-        sqlite.readers = self.settings.readers;
-        let inner = Arc::new(SqliteProvider::open(sqlite, control.clone()).unwrap());
+        let inner = self.provider(control.clone());
         let hooks = self.hooks.clone();
         let mut options = self.settings.options.clone();
         options.wakes = Some((self.settings.wakes)(control));
         self.engine = Some(Engine::new(Arc::new(Wrapper { inner, hooks }), options));
+    }
+
+    /// SQLite, or what `NIMBUS_TEST_PROVIDER` says. Nothing here cuts the power.
+    fn provider(&self, control: Arc<ControlDb>) -> Arc<dyn Provider> {
+        let encrypted = match std::env::var("NIMBUS_TEST_PROVIDER").as_deref() {
+            Ok("redb") => false,
+            Ok("redb-encrypted") => true,
+            Ok(other) if other != "sqlite" => panic!("NIMBUS_TEST_PROVIDER={other}"),
+            _ => {
+                let mut sqlite = SqliteOptions::new(self.dir.path());
+                sqlite.durability = Durability::Relaxed;
+                sqlite.readers = self.settings.readers;
+                return Arc::new(SqliteProvider::open(sqlite, control).unwrap());
+            }
+        };
+        let mut redb = RedbOptions::new(self.dir.path());
+        redb.durability = redb::Durability::Relaxed;
+        // The same key each time, since the world may be opened again.
+        let key = MasterKeyFile::new(WrappingKey::from_bytes(&[7; 32]));
+        redb.keyring = encrypted.then(|| Keyring::new(Arc::new(key)).unwrap());
+        Arc::new(RedbProvider::open(redb, control).unwrap())
     }
 
     pub fn engine(&self) -> &Engine {
@@ -255,6 +275,7 @@ impl World {
     /// The tenant's file, as another program opens it.
     pub fn raw(&self, tenant: &str) -> rusqlite::Connection {
         let path = self.dir.path().join(format!("{tenant}.sqlite3"));
+        assert!(path.exists(), "this test looks into a SQLite file");
         rusqlite::Connection::open(path).unwrap()
     }
 

@@ -61,18 +61,23 @@ async fn use_it(provider: &RedbProvider, expected: &Contents) -> ProviderResult<
     Ok(found == *expected)
 }
 
+/// The bytes of the tenant's file; unless `clean`, as a kill leaves them.
+async fn file_of(home: &Home, provider: &RedbProvider, clean: bool) -> Vec<u8> {
+    let path = home.path("t.redb");
+    if clean {
+        return std::fs::read(&path).unwrap();
+    }
+    let store = provider.open(&tenant("t")).await.unwrap();
+    let killed = std::fs::read(&path).unwrap();
+    store.close().await.unwrap();
+    killed
+}
+
 async fn flips(home: &Home, clean: bool, count: usize) {
     let provider = home.with(|o| o.cache_bytes = 1 << 20);
     let expected = filled(&provider).await;
     let path = home.path("t.redb");
-    if !clean {
-        // As a kill leaves it.
-        let store = provider.open(&tenant("t")).await.unwrap();
-        let killed = std::fs::read(&path).unwrap();
-        store.close().await.unwrap();
-        std::fs::write(&path, killed).unwrap();
-    }
-    let good = std::fs::read(&path).unwrap();
+    let good = file_of(home, &provider, clean).await;
     assert!(good.len() > 1_000_000, "{}", good.len());
     let mut random = Random(11);
     let (mut refused, mut equal) = (0, 0);
@@ -100,12 +105,43 @@ async fn flips(home: &Home, clean: bool, count: usize) {
 
 #[tokio::test]
 async fn a_changed_byte_of_a_closed_file_is_refused_or_irrelevant() {
-    flips(&Home::encrypted(), true, 350).await;
+    flips(&Home::encrypted_in_memory(), true, 2500).await;
 }
 
 #[tokio::test]
 async fn a_changed_byte_of_a_killed_file_is_refused_or_irrelevant() {
-    flips(&Home::encrypted(), false, 350).await;
+    flips(&Home::encrypted_in_memory(), false, 2500).await;
+}
+
+/// Of any length, at the border of a slot or not, longer or shorter.
+#[tokio::test]
+async fn another_length_is_refused_or_irrelevant() {
+    for clean in [true, false] {
+        let home = Home::encrypted_in_memory();
+        let provider = home.provider();
+        let expected = filled(&provider).await;
+        let good = file_of(&home, &provider, clean).await;
+        let slots = (good.len() - 8264) / 4124;
+        let mut random = Random(13);
+        let mut refused = 0;
+        for n in 0..300 {
+            let mut bad = good.clone();
+            let at = 8264 + random.below(slots) * 4124;
+            match n % 4 {
+                0 => bad.truncate(at),
+                1 => bad.truncate(random.below(good.len())),
+                2 => bad.resize(good.len() + (1 + random.below(100)) * 4124, 0),
+                _ => bad.extend_from_slice(&good[at..]),
+            }
+            std::fs::write(home.path("t.redb"), &bad).unwrap();
+            match use_it(&provider, &expected).await {
+                Ok(same) => assert!(same, "{n} {}", bad.len()),
+                Err(ProviderError::Corrupt { .. }) => refused += 1,
+                Err(e) => panic!("{n}: {e:?}"),
+            }
+        }
+        assert!(refused > 140, "{clean}: {refused}");
+    }
 }
 
 /// Slots of two tenants, and of two places in one file, are not exchanged unnoticed.

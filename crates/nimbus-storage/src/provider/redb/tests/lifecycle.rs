@@ -222,7 +222,8 @@ async fn what_is_no_tenant_file_is_refused_untouched() {
         store.close().await.unwrap();
         let other = redb::TableDefinition::<&str, u64>::new("other");
         let meta = redb::TableDefinition::<&str, u64>::new("meta");
-        let foreign: [(&str, &dyn Fn(&redb::WriteTransaction)); 3] = [
+        type Fill<'a> = (&'a str, &'a dyn Fn(&redb::WriteTransaction));
+        let foreign: [Fill<'_>; 3] = [
             ("no Nimbus tenant file", &|txn| {
                 drop(txn.open_table(other).unwrap());
             }),
@@ -335,6 +336,49 @@ async fn files_manifests_and_keys_must_belong_together() {
     let store = provider.open(&tenant("a")).await.unwrap();
     assert_eq!(&rows(&store).await[0].1[..], b"a");
     store.close().await.unwrap();
+}
+
+/// A rotation that was stopped before any of its steps: the tenant is served as it is, and what it
+/// commits then outlives the recovery.
+#[tokio::test]
+async fn a_tenant_is_served_in_the_middle_of_a_rotation() {
+    for stop in 1..=6 {
+        let home = Home::encrypted();
+        let (keyring, path) = (home.keyring.clone().unwrap(), home.path("t.redb"));
+        let provider = home.provider();
+        let store = made(&provider, "t").await;
+        let head = put(&store, Head::EMPTY, b"before", b"v").await;
+        store.close().await.unwrap();
+        let mut left = stop;
+        let mut step = |_: &str| {
+            left -= 1;
+            match left {
+                0 => Err(std::io::Error::other("killed")),
+                _ => Ok(()),
+            }
+        };
+        let subject = subject(&tenant("t")).unwrap();
+        let rotated = crate::encryption::rotate_dek_redb(
+            &path,
+            &subject,
+            &keyring,
+            true,
+            &mut |_| (),
+            &mut step,
+        );
+        rotated.unwrap_err();
+        let store = provider.open(&tenant("t")).await.unwrap();
+        let head = put(&store, head, b"between", b"v").await;
+        store.close().await.unwrap();
+        crate::encryption::recover_redb(&path, &subject, &keyring).unwrap();
+        assert_eq!(home.names(), home.files_of(&["t"]));
+        let store = provider.open(&tenant("t")).await.unwrap();
+        assert_eq!(super::head(&store).await, head, "{stop}");
+        assert_eq!(rows(&store).await.len(), 2);
+        store.close().await.unwrap();
+        provider.delete(&tenant("t")).await.unwrap();
+        assert_eq!(home.names(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

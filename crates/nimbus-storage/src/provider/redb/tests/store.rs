@@ -129,6 +129,45 @@ async fn a_full_disk_is_survived_without_restart() {
     }
 }
 
+/// When the estimate was wrong: nothing was written, the file is opened again, and only snapshots
+/// from before have ended.
+#[tokio::test]
+async fn a_disk_that_is_full_after_all_is_survived() {
+    for keyring in [None, Some(keyring())] {
+        let Some(disk) = SmallDisk::new(16 << 20) else {
+            return;
+        };
+        let control = Arc::new(ControlDb::open(disk.path()).unwrap());
+        let mut options = RedbOptions::new(disk.path());
+        options.keyring = keyring;
+        let provider = RedbProvider::open(options, control).unwrap();
+        let store = made(&provider, "t").await;
+        let path = disk.path().canonicalize().unwrap().join("t.redb");
+        super::TRUSTING.lock().unwrap().push(path);
+        let mut head = put(&store, Head::EMPTY, b"first", b"v").await;
+        let mut reader = store.snapshot().await.unwrap();
+        let ballast = disk.fill();
+        let big = batch(next(head), &[(Keyspace::Docs, b"big", &[1; 3_000_000])]);
+        for _ in 0..3 {
+            let e = store.commit(head, big.clone()).await.unwrap_err();
+            assert!(matches!(e, CommitError::Full { .. }), "{e:?}");
+        }
+        assert_eq!(rows(&store).await.len(), 1);
+        assert_eq!(super::head(&store).await, head);
+        // From memory, or not at all.
+        match reader.get_many(Keyspace::Docs, &[b"first"]).await {
+            Ok(found) => assert_eq!(found[0].as_deref(), Some(&b"v"[..])),
+            Err(e) => assert!(matches!(e, ProviderError::Closed), "{e:?}"),
+        }
+        drop((reader, ballast));
+        head = put(&store, head, b"after", b"v").await;
+        store.close().await.unwrap();
+        let store = provider.open(&tenant("t")).await.unwrap();
+        assert_eq!(super::head(&store).await, head);
+        store.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn closing_ends_snapshots_that_stay_open() {
     for home in Home::both() {
