@@ -353,6 +353,13 @@ impl Tenant {
         prune(&self.inner, true).await
     }
 
+    /// Keeps all that is left of the log from being pruned.
+    pub(crate) async fn pin_whole_log(&self) -> LogPin {
+        // A step of pruning that has begun does not look at pins again.
+        let _none_in_progress = self.inner.log.pruning.lock().await;
+        self.pin_log(self.inner.log.floor().sequence)
+    }
+
     /// Keeps the log after `sequence` from being pruned.
     pub fn pin_log(&self, sequence: u64) -> LogPin {
         let log = &self.inner.log;
