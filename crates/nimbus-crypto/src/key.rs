@@ -6,6 +6,7 @@
 use std::fmt;
 
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit};
+use chacha20poly1305::XChaCha20Poly1305;
 use data_encoding::HEXLOWER;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
@@ -28,6 +29,8 @@ const FINGERPRINT_LABEL: &[u8] = b"nimbus wrapping key fingerprint v1\0";
 const SUBJECT_LABEL: &[u8] = b"nimbus wrapping key v1\0";
 /// Sets the key that authenticates a manifest apart from the one that encrypts pages.
 const MANIFEST_LABEL: &[u8] = b"nimbus manifest authentication v1\0";
+/// Sets the key of sealed streams apart from the one that encrypts pages.
+const STREAM_LABEL: &[u8] = b"nimbus sealed stream v1\0";
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +156,12 @@ impl Dek {
         let mut mac = <Hmac<Sha256> as KeyInit>::new((&*block).into());
         mac.update(message);
         mac
+    }
+
+    /// The AEAD of sealed streams, under a key that is derived from this one for them alone.
+    pub(crate) fn stream_aead(&self) -> XChaCha20Poly1305 {
+        let key = self.0.derive(&[STREAM_LABEL]);
+        XChaCha20Poly1305::new((&**key.0).into())
     }
 
     /// The AEAD of the page cipher.

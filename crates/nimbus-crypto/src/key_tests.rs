@@ -61,6 +61,7 @@ fn what_holds_a_key_wipes_it() {
     wipes::<Zeroizing<[u8; KEY_BYTES]>>();
     wipes::<aes::Aes256Enc>();
     wipes::<aes::Aes256>();
+    wipes::<XChaCha20Poly1305>();
     // HMAC and HKDF are made of these states.
     wipes::<Sha256>();
 }

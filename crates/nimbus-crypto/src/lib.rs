@@ -34,6 +34,9 @@
 //! **Encrypt the pages of a file yourself.** [`PageCipher`] with the [`Dek`] and
 //! [`Manifest::file_id`]; SQLCipher takes the key raw instead ([`Dek::expose_secret`]).
 //!
+//! **Encrypt a stream of any length**, such as a backup. [`SealedWriter`] and [`SealedReader`], with
+//! a manifest of [`Subject::backup`] that the stream's own header carries ([`Manifest::encode`]).
+//!
 //! **Give a file a new key.** [`Manifest::begin_rotation`] and [`Manifest::replace`], re-encrypt the
 //! file, [`Manifest::finish_rotation`] and [`Manifest::replace`]. In between the manifest has both
 //! keys, so if the file changes over in one step (as with SQLCipher's rekey, or a rename), a crash at
@@ -59,6 +62,7 @@ mod manifest;
 mod page;
 mod provider;
 mod seal;
+mod stream;
 mod subject;
 
 pub use cipher::Cipher;
@@ -72,6 +76,10 @@ pub use page::{PAGE_BYTES, PAGE_FORMAT_VERSION, PageCipher, PageError, SLOT_BYTE
 pub use provider::{
     AES_256_GCM_SIV, DirectoryFault, KeyDir, KeyError, KeyFuture, KeyProvider, MasterKeyFile,
     WRAPPED_BYTES, WrappedKey,
+};
+pub use stream::{
+    CHUNK_BYTES, STREAM_HEADER_BYTES, STREAM_VERSION, SealedReader, SealedWriter, StreamError,
+    sealed_length,
 };
 pub use subject::{
     CONTROL_FILE, KEY_FILE_ENDING, MAX_FILE_NAME, MAX_TENANT_ID, Subject, SubjectError, SubjectKind,

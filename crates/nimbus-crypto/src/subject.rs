@@ -24,6 +24,9 @@ const REDB_ENDING: &str = ".redb";
 const SQLITE_PREFIX: &str = "db:sqlite:tenant:";
 const REDB_PREFIX: &str = "db:redb:tenant:";
 const CONTROL_DESCRIPTOR: &str = "db:redb:control:nimbus-control.db";
+/// Stands where others have a file name.
+const BACKUP_FILE: &str = "backup";
+const BACKUP_DESCRIPTOR: &str = "artifact:backup";
 const LIBSQL_PREFIX: &str = "db:libsql:cache:";
 
 /// What is wrong with a subject, a descriptor or the key-file name that would follow from it.
@@ -49,7 +52,7 @@ pub enum SubjectError {
     },
     /// A descriptor of no known form.
     #[error(
-        "not a subject descriptor; one looks like db:sqlite:tenant:demo:demo.sqlite3, db:redb:tenant:demo:demo.redb, {CONTROL_DESCRIPTOR} or db:libsql:cache:demo:tenant.sqlite3"
+        "not a subject descriptor; one looks like db:sqlite:tenant:demo:demo.sqlite3, db:redb:tenant:demo:demo.redb, {CONTROL_DESCRIPTOR}, db:libsql:cache:demo:tenant.sqlite3 or {BACKUP_DESCRIPTOR}"
     )]
     Form,
     /// The file named in the descriptor is not the canonical one of its tenant.
@@ -107,6 +110,8 @@ pub enum SubjectKind {
     Control,
     /// A local cache of a tenant whose primary is a libSQL server.
     LibsqlCache,
+    /// A backup, which is one sealed stream.
+    Backup,
 }
 
 impl Subject {
@@ -136,6 +141,18 @@ impl Subject {
             tenant: String::new(),
             file: CONTROL_FILE.to_owned(),
             descriptor: CONTROL_DESCRIPTOR.to_owned(),
+        }
+    }
+
+    /// A backup. All have this one subject, since a backup may be called anything and lie anywhere;
+    /// their file ids tell them apart. In a key directory they share a key file.
+    #[must_use]
+    pub fn backup() -> Self {
+        Self {
+            kind: SubjectKind::Backup,
+            tenant: String::new(),
+            file: BACKUP_FILE.to_owned(),
+            descriptor: BACKUP_DESCRIPTOR.to_owned(),
         }
     }
 
@@ -187,13 +204,13 @@ impl Subject {
         self.kind
     }
 
-    /// The tenant that owns the file; `None` for the control database.
+    /// The tenant that owns the file; `None` for the control database and for backups.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
         (!self.tenant.is_empty()).then_some(&*self.tenant)
     }
 
-    /// The canonical name of the file, without a directory.
+    /// The canonical name of the file, without a directory; a backup has none and says `backup`.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
@@ -211,6 +228,7 @@ impl Subject {
         match self.kind {
             SubjectKind::SqliteTenant | SubjectKind::LibsqlCache => Cipher::SqlCipher4,
             SubjectKind::RedbTenant | SubjectKind::Control => Cipher::Aes256GcmSivPages,
+            SubjectKind::Backup => Cipher::XChaCha20Poly1305Stream,
         }
     }
 
@@ -262,6 +280,8 @@ impl Subject {
             SubjectKind::Control => migrate("redb", ""),
             // A cache is not migrated; it is rebuilt from its primary (seed 003).
             SubjectKind::LibsqlCache => format!("rm {file}"),
+            // Nor is a backup: a new one is sealed.
+            SubjectKind::Backup => "nimbus backup create".to_owned(),
         }
     }
 }
@@ -277,6 +297,9 @@ impl FromStr for Subject {
     fn from_str(text: &str) -> Result<Self, SubjectError> {
         if text == CONTROL_DESCRIPTOR {
             return Ok(Self::control());
+        }
+        if text == BACKUP_DESCRIPTOR {
+            return Ok(Self::backup());
         }
         let parts = |prefix| text.strip_prefix(prefix).and_then(|s| s.split_once(':'));
         let (subject, file) = if let Some((tenant, file)) = parts(SQLITE_PREFIX) {

@@ -23,7 +23,7 @@ fn failure(error: &SubjectError) -> &'static str {
 fn valid_vectors_parse_to_what_they_say() {
     let vectors = vectors();
     let valid = vectors["valid"].as_array().unwrap();
-    assert_eq!(valid.len(), 4);
+    assert_eq!(valid.len(), 5);
     for vector in valid {
         let text = vector["descriptor"].as_str().unwrap();
         let subject: Subject = text.parse().unwrap();
@@ -40,7 +40,7 @@ fn valid_vectors_parse_to_what_they_say() {
 fn invalid_vectors_are_refused_for_their_reason() {
     let vectors = vectors();
     let invalid = vectors["invalid"].as_array().unwrap();
-    assert_eq!(invalid.len(), 24);
+    assert_eq!(invalid.len(), 32);
     for vector in invalid {
         let text = vector["descriptor"].as_str().unwrap();
         let error = text.parse::<Subject>().unwrap_err();
@@ -55,6 +55,7 @@ fn constructors_and_parser_agree() {
         Subject::redb_tenant("demo").unwrap(),
         Subject::control(),
         Subject::libsql_cache("demo", "tenant.sqlite3").unwrap(),
+        Subject::backup(),
     ] {
         assert_eq!(subject.descriptor().parse::<Subject>().unwrap(), subject);
         assert_eq!(
@@ -147,6 +148,7 @@ fn the_remedy_is_a_command_for_each_kind() {
         remedy(Subject::libsql_cache("demo", "tenant.sqlite3").unwrap()),
         "rm /data/x"
     );
+    assert_eq!(remedy(Subject::backup()), "nimbus backup create");
 }
 
 proptest! {
