@@ -63,9 +63,13 @@ pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
 pub use wake::WakeStore;
 
+pub(crate) use archive::{Archive, RowCheck};
+pub(crate) use log::Floor;
+pub(crate) use restore::Restore;
+
 use catalog::{COUNTERS_KEY, Catalog, TABLE_PREFIX};
 use cursor::CursorKey;
-use log::{FLOOR_KEY, Floor};
+use log::FLOOR_KEY;
 use record::Record;
 use state::State;
 use tenant::TenantInner;
