@@ -16,7 +16,7 @@ use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;
 use crate::remote::Remote;
-use crate::settings;
+use crate::settings::{self, ProviderName};
 
 /// What answers a command.
 pub(crate) enum Backend {
@@ -55,7 +55,12 @@ impl Backend {
             );
         }
         match DataDirLock::acquire(&data) {
-            Ok(lock) => Ok(Backend::Offline(Offline::open(&data, &control, lock)?)),
+            Ok(lock) => {
+                let provider = ProviderName::Sqlite;
+                Ok(Backend::Offline(Offline::open(
+                    &data, &control, provider, lock,
+                )?))
+            }
             Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
                 Some(address) => Ok(Backend::Server(Remote::new(&format!("http://{address}"))?)),
                 None => bail!(
@@ -77,7 +82,27 @@ impl Backend {
 }
 
 impl Offline {
-    fn open(data: &Path, control: &Path, lock: DataDirLock) -> anyhow::Result<Offline> {
+    /// A store in a directory that is made if there is none.
+    pub(crate) fn create(
+        data: &Path,
+        control: &Path,
+        provider: ProviderName,
+    ) -> anyhow::Result<Offline> {
+        Offline::open(data, control, provider, DataDirLock::acquire(data)?)
+    }
+
+    fn open(
+        data: &Path,
+        control: &Path,
+        provider: ProviderName,
+        lock: DataDirLock,
+    ) -> anyhow::Result<Offline> {
+        if provider != ProviderName::Sqlite {
+            bail!(
+                "the provider {} is not available in this build; use sqlite",
+                provider.name()
+            );
+        }
         let apart = !settings::same_directory(control, data);
         let control_lock = apart.then(|| DataDirLock::acquire(control)).transpose()?;
         let token = TokenFile::load_or_create(&Environment::system().token_path()?)?;
@@ -91,7 +116,7 @@ impl Offline {
         let engine = Engine::new(Arc::new(provider), EngineOptions::default());
         drop(entered);
         Ok(Offline {
-            store: Store::new(engine.clone()),
+            store: Store::new(engine.clone()).sealed_by(settings::keyring()?),
             caller: Authenticated::local_operator(&token),
             engine,
             runtime,

@@ -7,10 +7,12 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nimbus_auth::audit::AuditOptions;
 use nimbus_http::ServerConfig;
+use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::sqlite::Durability;
 
 use crate::cli::StartArgs;
@@ -140,6 +142,13 @@ pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Res
         Some(path) => Ok(config::load(&path)?.persistence),
         None => Ok(Persistence::default()),
     }
+}
+
+/// What files are encrypted and backups sealed with, by environment and configuration file.
+pub(crate) fn keyring() -> anyhow::Result<Option<Arc<Keyring>>> {
+    // TO WIRE: the settings of encryption make the keyring here. Everything that seals or opens a
+    // backup on the command line asks this function; `start` gives the same to `Store::sealed_by`.
+    Ok(None)
 }
 
 /// Resolves every setting of `nimbus start`.

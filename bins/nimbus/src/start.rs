@@ -140,7 +140,7 @@ async fn serve(mut settings: Settings) -> anyhow::Result<Held> {
     }
 
     let services = Services {
-        store: Store::new(engine.clone()),
+        store: Store::new(engine.clone()).sealed_by(settings::keyring()?),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
         audit: Arc::clone(&audit),

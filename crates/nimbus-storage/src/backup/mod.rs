@@ -20,7 +20,7 @@ pub use create::Backup;
 pub use error::{BackupError, BackupResult};
 pub use format::{BACKUP_VERSION, Header, MAX_FRAME_BYTES};
 pub use restore::restore;
-pub use seal::Source;
+pub use seal::{Source, is_sealed};
 pub use summary::{Summary, TenantSummary};
 pub use verify::verify;
 

@@ -97,6 +97,14 @@ pub(super) fn new_key(keyring: &Keyring) -> BackupResult<(Manifest, Dek)> {
         .map_err(BackupError::Key)
 }
 
+/// Whether a backup is sealed, by its first bytes.
+///
+/// # Errors
+/// `NotABackup`, `NewerVersion`, `Damaged`, `Truncated`, `Io`.
+pub fn is_sealed(mut input: impl Read) -> BackupResult<bool> {
+    Ok(format::read_preamble(&mut input)?.1.is_some())
+}
+
 /// A backup that is about to be read.
 pub struct Source {
     pub(super) frames: FrameReader<Box<dyn Read + Send>>,
