@@ -58,7 +58,7 @@ pub enum BackupError {
         source: StoreError,
     },
     /// Tenants that a restore would make are there already.
-    #[error("nothing was changed: {} there already; delete {} first (`nimbus tenants delete`){}", list(.existing, "tenant", "is", "are"), if .existing.len() == 1 { "it" } else { "them" }, flags(.others))]
+    #[error("nothing was changed: {} there already; delete {} first (`nimbus tenants delete`){}", if let [one] = &.existing[..] { format!("tenant {one} is") } else { format!("tenants {} are", names(.existing)) }, if .existing.len() == 1 { "it" } else { "them" }, flags(.others))]
     TenantsExist {
         /// Those that are there.
         existing: Vec<TenantId>,
@@ -66,7 +66,7 @@ pub enum BackupError {
         others: Vec<TenantId>,
     },
     /// Tenants that were asked for are not in the backup, or not on the server.
-    #[error("nothing was changed: there is no {}", list(.missing, "tenant", "", ""))]
+    #[error("nothing was changed: no tenant of this name is there: {}", names(.missing))]
     TenantsMissing {
         /// Those asked for in vain.
         missing: Vec<TenantId>,
@@ -105,15 +105,9 @@ impl From<ProviderError> for BackupError {
     }
 }
 
-fn list(tenants: &[TenantId], noun: &str, one: &str, many: &str) -> String {
+fn names(tenants: &[TenantId]) -> String {
     let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
-    let (s, verb) = if names.len() == 1 {
-        ("", one)
-    } else {
-        ("s", many)
-    };
-    let text = format!("{noun}{s} {} {verb}", names.join(", "));
-    text.trim_end().to_owned()
+    names.join(", ")
 }
 
 fn flags(tenants: &[TenantId]) -> String {
