@@ -152,7 +152,7 @@ fn a_backup_of_a_server_that_is_written_to_is_the_state_after_one_commit() {
         let fresh = home.path().join(format!("restored{n}"));
         assert_eq!(restore(&home, file, &fresh, &[]).expect(0).json(), found);
         assert_eq!(files::mode(&fresh), 0o700);
-        let copy = Server::start(Options::new().home(&home).data_dir(&fresh));
+        let copy = Server::start(Options::new().data_dir(&fresh));
         let copied = copy.client();
         let got = by_id(copied.documents("busy", TABLE));
         let sum: f64 = got.values().map(|d| d["amount"].as_f64().unwrap()).sum();
@@ -306,15 +306,15 @@ fn refusals_say_what_to_do_and_change_nothing() {
     verify(home, &file).expect(0);
 }
 
-/// Kills a restore at its `n`th sync; `false` when it ended before.
-fn killed_at(home: &Home, file: &Path, data: &Path, n: usize) -> bool {
-    let inject = format!("inject=fsync,fdatasync:signal=SIGKILL:when={n}");
-    let binary = nimbus_e2e::home::binary();
-    let mut command = home.program(
-        "strace",
-        ["-f", "-qqq", "-e", "trace=fsync,fdatasync", "-e"],
-    );
-    command.arg(inject).args(["-o", "/dev/null"]).arg(binary);
+/// Kills a restore when one of its threads makes its `n`th call of `calls`; `false` when it ended
+/// before.
+fn killed_at(home: &Home, file: &Path, data: &Path, calls: &str, n: usize) -> bool {
+    let inject = format!("inject={calls}:signal=SIGKILL:when={n}");
+    let trace = format!("trace={calls}");
+    let mut command = home.program("strace", ["-f", "-qqq", "-e", &trace, "-e", &inject]);
+    command
+        .args(["-o", "/dev/null"])
+        .arg(nimbus_e2e::home::binary());
     command.args([
         "backup",
         "restore",
@@ -350,53 +350,60 @@ fn a_restore_that_is_killed_at_any_sync_leaves_no_half_tenant_and_can_be_done_ag
     let whole: Vec<String> = ["a", "b", "c"]
         .map(|tenant| export(&data, tenant).expect(0).stdout)
         .to_vec();
-    let mut kills = 0;
-    // Every sync at first, then some: those of each tenant are alike.
+    // Syncs of every thread; and waits of the one that reads the backup, which are spread over
+    // all that it does. Every one at first, then some.
     let mut rng = Rng::new(11);
-    let mut n = 1;
-    loop {
-        let fresh = home.path().join(format!("killed{n}"));
-        if !killed_at(home, &file, &fresh, n) {
-            break;
-        }
-        kills += 1;
-        for (at, tenant) in ["a", "b", "c"].into_iter().enumerate() {
-            let found = export(&fresh, tenant);
-            match found.code {
-                Some(0) => assert_eq!(found.stdout, whole[at], "sync {n}, tenant {tenant}"),
-                _ => drop(found.says(&["tenant"])),
+    let mut kills = BTreeMap::new();
+    for (calls, every) in [("fsync,fdatasync", 1_000), ("epoll_wait", 6)] {
+        let mut n = 1;
+        loop {
+            let fresh = home.path().join("killed");
+            if !killed_at(home, &file, &fresh, calls, n) {
+                break;
             }
-        }
-        let again = restore(home, &file, &fresh, &[]);
-        if again.code != Some(0) {
-            // Killed when all of it was in: what is left to do is named.
-            let text = again.says(&["there already; delete"]).stderr;
-            let named: Vec<&str> = text.split_whitespace().collect();
-            let others: Vec<&str> = named
-                .windows(2)
-                .filter(|pair| pair[0] == "--tenant")
-                .flat_map(|pair| ["--tenant", pair[1]])
-                .collect();
-            if !others.is_empty() {
-                restore(home, &file, &fresh, &others).expect(0);
+            *kills.entry(calls).or_insert(0) += 1;
+            for (at, tenant) in ["a", "b", "c"].into_iter().enumerate() {
+                let found = export(&fresh, tenant);
+                match found.code {
+                    Some(0) => assert_eq!(found.stdout, whole[at], "{calls} {n}, tenant {tenant}"),
+                    _ => drop(found.says(&["tenant"])),
+                }
             }
+            finish(home, &file, &fresh);
+            for (at, tenant) in ["a", "b", "c"].into_iter().enumerate() {
+                let found = export(&fresh, tenant).expect(0).stdout;
+                assert_eq!(found, whole[at], "{calls} {n}");
+            }
+            fs::remove_dir_all(&fresh).unwrap();
+            n += match n < every {
+                true => 1,
+                false => usize::try_from(rng.between(1, 5)).unwrap(),
+            };
         }
-        for (at, tenant) in ["a", "b", "c"].into_iter().enumerate() {
-            assert_eq!(
-                export(&fresh, tenant).expect(0).stdout,
-                whole[at],
-                "sync {n}"
-            );
-        }
-        fs::remove_dir_all(&fresh).unwrap();
-        n += if n < 16 {
-            1
-        } else {
-            usize::try_from(rng.between(1, 4)).unwrap()
-        };
     }
-    println!("killed {kills} times, at syncs 1 to {n}");
-    assert!(kills >= 16, "{kills}");
+    println!("killed {kills:?} times");
+    assert!(
+        kills.len() == 2 && kills.values().all(|n| *n >= 8),
+        "{kills:?}"
+    );
+}
+
+/// Restores again; if the one before was killed when all of it was in, then what it names.
+fn finish(home: &Home, file: &Path, data: &Path) {
+    let again = restore(home, file, data, &[]);
+    if again.code == Some(0) {
+        return;
+    }
+    let text = again.says(&["there already; delete"]).stderr;
+    let named: Vec<&str> = text.split_whitespace().collect();
+    let others: Vec<&str> = named
+        .windows(2)
+        .filter(|pair| pair[0] == "--tenant")
+        .flat_map(|pair| ["--tenant", pair[1]])
+        .collect();
+    if !others.is_empty() {
+        restore(home, file, data, &others).expect(0);
+    }
 }
 
 /// Runs the binary; returns the most memory it had resident at once.

@@ -28,6 +28,8 @@ use crate::provider::{Direction, Head, KeyRange, Keyspace};
 
 /// Rows of one chunk.
 const CHUNK: usize = 512;
+/// Values read at once by key, where nothing else bounds their bytes.
+const VALUES: usize = 16;
 /// Mismatches reported at most; the count of the rest is in the last one.
 const MAX_MISMATCHES: usize = 100;
 
@@ -590,7 +592,7 @@ async fn compare_images(
     let spaces: HashSet<Keyspace> = newest.keys().map(|(s, _)| *s).collect();
     for space in spaces {
         let wanted: Vec<_> = newest.iter().filter(|((s, _), _)| *s == space).collect();
-        for chunk in wanted.chunks(CHUNK) {
+        for chunk in wanted.chunks(VALUES) {
             let keys: Vec<&[u8]> = chunk.iter().map(|((_, k), _)| k.as_slice()).collect();
             let stored = view.get_many(space, &keys).await?;
             for (((_, key), logged), value) in chunk.iter().zip(stored) {

@@ -51,16 +51,14 @@ impl Engine {
         self.refuse_when_closing()?;
         let gate = self.gate(tenant).lock_owned().await;
         let provider = self.provider();
-        provider.create(tenant).await?;
+        provider.create_marked(tenant, RESTORING_KEY).await?;
         let begun = async {
             let store = provider.open(tenant).await?;
-            let mark = (Keyspace::Meta, RESTORING_KEY.to_vec());
             let floor_row = (Keyspace::Meta, FLOOR_KEY.to_vec());
-            let mut writes = BTreeMap::from([(mark, Some(Bytes::from_static(b"{}")))]);
             if floor != Floor::default() {
-                writes.insert(floor_row, Some(floor.encode()?));
+                let writes = BTreeMap::from([(floor_row, Some(floor.encode()?))]);
+                write(&*store, Head::EMPTY, Head::EMPTY, writes).await?;
             }
-            write(&*store, Head::EMPTY, Head::EMPTY, writes).await?;
             Ok(store)
         };
         match begun.await {
@@ -74,7 +72,6 @@ impl Engine {
                 writes: BTreeMap::new(),
                 bytes: 0,
             }),
-            // Without its mark it would be an empty tenant that nobody asked for.
             Err(error) => {
                 if let Err(left) = provider.delete(tenant).await {
                     tracing::warn!(%tenant, error = %left, "what a failed restore made is left");
