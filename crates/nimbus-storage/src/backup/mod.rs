@@ -11,6 +11,9 @@
 mod create;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod restore;
 mod seal;
 mod summary;
@@ -23,7 +26,3 @@ pub use restore::restore;
 pub use seal::{Source, is_sealed};
 pub use summary::{Summary, TenantSummary};
 pub use verify::verify;
-
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub use verify::fuzz;

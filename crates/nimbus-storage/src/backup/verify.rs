@@ -120,10 +120,3 @@ fn begun(start: &TenantStart) -> TenantSummary {
         bytes: 0,
     }
 }
-
-/// What any bytes hold as a backup; reading them must end with an answer.
-#[cfg(feature = "fuzzing")]
-pub fn fuzz(bytes: &[u8]) -> Option<Summary> {
-    let opened = Source::open(std::io::Cursor::new(bytes.to_vec()), None);
-    opened.and_then(verify).ok()
-}
