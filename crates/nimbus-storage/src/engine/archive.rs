@@ -7,7 +7,7 @@ use nimbus_core::DocumentId;
 use sha2::{Digest as _, Sha256};
 
 use super::RESTORING_KEY;
-use super::asof::{AsOf, Cap};
+use super::asof::{AsOf, Keep};
 use super::catalog::Catalog;
 use super::log::{FLOOR_KEY, Floor};
 use super::record::{self, Record};
@@ -28,8 +28,9 @@ pub(crate) const ORDER: [Keyspace; 6] = [
 /// Meta row of providers.
 const FORMAT_KEY: &[u8] = b"format";
 
-const CAP: Cap = Cap {
-    name: "backup_changes",
+const KEEP: Keep = Keep {
+    values: false,
+    cap: "backup_changes",
     advice: "too much of the tenant was written while it was read; make the backup again, \
              with a faster reader or at a quieter time",
 };
@@ -57,7 +58,7 @@ impl Tenant {
             .ok_or_else(|| StoreError::corrupt("the head row is missing"))?;
         let floor = Floor::decode(view.get(Keyspace::Meta, FLOOR_KEY).await?.as_deref())?;
         let ranges = ORDER.map(|space| (space, range_of(space, floor, head)));
-        let rows = AsOf::begin(self, &mut view, pin, ranges, CAP).await?;
+        let rows = AsOf::begin(self, &mut view, pin, ranges, KEEP).await?;
         Ok(Archive {
             head,
             floor,

@@ -153,8 +153,7 @@ async fn an_archive_is_one_commit_whatever_is_written_meanwhile_and_makes_an_equ
     let mut turn = 0;
     let busy = all(&tenant, async || {
         turn += 1;
-        // Short ones: what may be kept of them is little in tests.
-        let (name, id) = &ids[(turn * 21) % ids.len()];
+        let (name, id) = &ids[(turn * 7) % ids.len()];
         let id = id.to_string();
         match turn % 4 {
             0 => drop(tenant.delete(&table(name), &id).await),
@@ -270,4 +269,56 @@ async fn rows_that_contradict_each_other_make_no_tenant() {
         .replace("xxxxx", "xxxxy")
         .into();
     assert!(refused(&bad).await.starts_with("log_agrees_with_data"));
+}
+
+#[tokio::test]
+async fn what_changes_meanwhile_is_bounded_by_its_number_and_not_by_its_size() {
+    let world = world();
+    let tenant = world.tenant("a").await;
+    let mut ids = Vec::new();
+    for n in 0..3 * STEP {
+        ids.push(tenant.insert(&table("d"), body(n, 60_000)).await.unwrap());
+    }
+    let quiet = all(&tenant, async || {}).await;
+    let mut first = true;
+    let busy = all(&tenant, async || {
+        for id in ids.iter().filter(|_| first) {
+            let id = id.to_string();
+            for len in [50_000, 5] {
+                tenant.patch(&table("d"), &id, body(0, len)).await.unwrap();
+            }
+        }
+        first = false;
+        // What the log alone has yet must stay there.
+        tenant.prune_log().await.unwrap();
+    })
+    .await;
+    assert_eq!(busy, quiet);
+
+    let mut archive = tenant.archive().await.unwrap();
+    for _ in 0..200 {
+        let id = tenant.insert(&table("e"), body(0, 5)).await.unwrap();
+        let id = id.to_string();
+        tenant.delete(&table("e"), &id).await.unwrap();
+    }
+    while archive.next().await.unwrap().is_some() {}
+    let mut many = Vec::new();
+    for n in 0..crate::engine::asof::MAX_CHANGED_BYTES / 64 {
+        many.push(tenant.insert(&table("f"), body(n, 500)).await.unwrap());
+    }
+    let mut archive = tenant.archive().await.unwrap();
+    for id in many {
+        let id = id.to_string();
+        tenant.patch(&table("f"), &id, body(0, 5)).await.unwrap();
+    }
+    let error = loop {
+        match archive.next().await {
+            Ok(step) => assert!(step.is_some(), "nothing bounds it"),
+            Err(error) => break error,
+        }
+    };
+    let StoreError::CapExceeded { cap, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(cap, "backup_changes");
 }

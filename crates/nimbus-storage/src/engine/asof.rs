@@ -28,29 +28,46 @@ const ENTRY_BYTES: usize = 64;
 /// Bytes of the table's number in front of a document's key.
 const TABLE_BYTES: usize = 4;
 
-/// What an operator is told when too much changed.
+/// Longest value that is kept rather than found in the log again.
+const SHORT: usize = 64;
+
+/// How what changed is kept.
 #[derive(Clone, Copy)]
-pub(crate) struct Cap {
-    pub(crate) name: &'static str,
+pub(crate) struct Keep {
+    /// Values themselves, so that the log can be let go; or else where they are in the log, which
+    /// is then kept from the commit on: many more fit in memory.
+    pub(crate) values: bool,
+    /// The name of the bound.
+    pub(crate) cap: &'static str,
+    /// What an operator is told when too much changed.
     pub(crate) advice: &'static str,
+}
+
+/// A value as it was before its first change.
+pub(crate) enum Before {
+    Value(Option<Bytes>),
+    /// In the record of this commit.
+    Logged(u64),
 }
 
 /// Ranges as they were at one commit, read step by step. Keeps the tenant open and the part of
 /// the commit log that it has not read yet.
 pub(crate) struct AsOf {
     tenant: Tenant,
+    /// The commit.
+    sequence: u64,
     /// What is still to be read, in this order.
     rest: VecDeque<(Keyspace, KeyRange)>,
     /// The newest commit whose changes are in `changed`.
     known: u64,
     pin: LogPin,
     /// Values in `rest` that were written since, as they were.
-    pub(crate) changed: BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>,
+    pub(crate) changed: BTreeMap<(Keyspace, Vec<u8>), Before>,
     pub(crate) changed_bytes: usize,
     /// The newest document of each table at the commit. Ids grow with time, so nearly all that is
     /// inserted from then on lies behind it, and need not be kept in order to be left out.
     newest: HashMap<Vec<u8>, Vec<u8>>,
-    cap: Cap,
+    keep: Keep,
 }
 
 impl AsOf {
@@ -61,7 +78,7 @@ impl AsOf {
         view: &mut View,
         pin: LogPin,
         ranges: impl IntoIterator<Item = (Keyspace, KeyRange)>,
-        cap: Cap,
+        keep: Keep,
     ) -> StoreResult<AsOf> {
         let rest: VecDeque<_> = ranges.into_iter().filter(|(_, r)| !r.is_empty()).collect();
         let mut newest = HashMap::new();
@@ -72,13 +89,14 @@ impl AsOf {
         }
         let as_of = AsOf {
             tenant: tenant.clone(),
+            sequence: view.read_sequence,
             rest,
             known: view.read_sequence,
             pin,
             changed: BTreeMap::new(),
             changed_bytes: 0,
             newest,
-            cap,
+            keep,
         };
         as_of.let_go();
         Ok(as_of)
@@ -97,13 +115,13 @@ impl AsOf {
         self.catch_up(&mut view).await?;
         let mut scan = Scan::new(space, range.clone(), Direction::Forward);
         let mut rows = view.scan_next(&mut scan, STEP).await?;
-        self.tenant.note_reads(&view);
-        drop(view);
         let covered = self.advance((space, range), scan);
         if space == Keyspace::Docs {
             rows.retain(|(key, _)| !self.is_newer(key));
         }
         let changes = self.take_changes(space, &covered);
+        let changes = resolve(&mut view, space, changes).await?;
+        self.tenant.note_reads(&view);
         Ok(Some((
             space,
             overlay::merge(rows, changes, Direction::Forward),
@@ -144,7 +162,7 @@ impl AsOf {
         }
     }
 
-    fn take_changes(&mut self, space: Keyspace, range: &KeyRange) -> Vec<(Vec<u8>, Option<Bytes>)> {
+    fn take_changes(&mut self, space: Keyspace, range: &KeyRange) -> Vec<(Vec<u8>, Before)> {
         let inside = self
             .changed
             .range((space, range.start.clone())..)
@@ -154,7 +172,7 @@ impl AsOf {
         let mut changes = Vec::with_capacity(keys.len());
         for at in keys {
             if let Some(before) = self.changed.remove(&at) {
-                self.changed_bytes -= weight(&at.1, before.as_ref());
+                self.changed_bytes -= weight(&at.1, &before);
                 changes.push((at.1, before));
             }
         }
@@ -189,7 +207,7 @@ impl AsOf {
             self.known = record.sequence;
             for write in record.writes {
                 if record::logged(write.space) && self.is_to_come(write.space, &write.key) {
-                    self.note((write.space, write.key), write.before)?;
+                    self.note((write.space, write.key), write.before, record.sequence)?;
                 }
             }
         }
@@ -204,35 +222,43 @@ impl AsOf {
         Ok(())
     }
 
-    /// Lets go of the log that was read, unless its own rows are still to come.
+    /// Lets go of the log that is not needed any more; of nothing while its own rows are to come.
     fn let_go(&self) {
         if !self.rest.iter().any(|(space, _)| *space == Keyspace::Log) {
-            self.pin.move_to(self.known);
+            let needed = if self.keep.values {
+                self.known
+            } else {
+                self.sequence
+            };
+            self.pin.move_to(needed);
         }
     }
 
     /// Keeps a value as it was before its first change.
-    fn note(&mut self, at: (Keyspace, Vec<u8>), before: Image) -> StoreResult<()> {
+    fn note(&mut self, at: (Keyspace, Vec<u8>), before: Image, sequence: u64) -> StoreResult<()> {
         if self.changed.contains_key(&at) {
             return Ok(());
         }
         let before = match before {
-            Image::Absent => None,
-            Image::Inline(body) => Some(body),
+            Image::Absent => Before::Value(None),
+            Image::Inline(body) if self.keep.values || body.len() <= SHORT => {
+                Before::Value(Some(body))
+            }
+            Image::Inline(_) => Before::Logged(sequence),
             Image::Elsewhere { .. } => {
                 return Err(StoreError::corrupt("a before-image is not in its record"));
             }
         };
-        self.changed_bytes += weight(&at.1, before.as_ref());
+        self.changed_bytes += weight(&at.1, &before);
         self.changed.insert(at, before);
         if self.changed_bytes <= MAX_CHANGED_BYTES {
             return Ok(());
         }
         Err(StoreError::CapExceeded {
-            cap: self.cap.name,
+            cap: self.keep.cap,
             limit: MAX_CHANGED_BYTES as u64,
             observed: self.changed_bytes as u64,
-            advice: self.cap.advice,
+            advice: self.keep.advice,
         })
     }
 }
@@ -261,6 +287,47 @@ async fn newest_documents(
     Ok(())
 }
 
-fn weight(key: &[u8], before: Option<&Bytes>) -> usize {
-    key.len() + before.map_or(0, Bytes::len) + ENTRY_BYTES
+/// Finds values in the log, each record once.
+async fn resolve(
+    view: &mut View,
+    space: Keyspace,
+    changes: Vec<(Vec<u8>, Before)>,
+) -> StoreResult<Vec<(Vec<u8>, Option<Bytes>)>> {
+    let mut records: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    let mut found = Vec::with_capacity(changes.len());
+    for (at, (key, before)) in changes.into_iter().enumerate() {
+        let value = match before {
+            Before::Value(value) => value,
+            Before::Logged(sequence) => {
+                records.entry(sequence).or_default().push(at);
+                None
+            }
+        };
+        found.push((key, value));
+    }
+    for (sequence, places) in records {
+        let record = RecordReader::only(sequence).next(view).await?;
+        let writes = record.map_or_else(Vec::new, |(record, _)| record.writes);
+        let of_space = writes.into_iter().filter(|write| write.space == space);
+        let mut values: HashMap<_, _> = of_space.map(|w| (w.key, w.before)).collect();
+        for at in places {
+            let (key, value) = &mut found[at];
+            match values.remove(key) {
+                Some(Image::Inline(body)) => *value = Some(body),
+                _ => {
+                    let text = format!("commit {sequence} is not in the log as it was");
+                    return Err(StoreError::corrupt(text));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn weight(key: &[u8], before: &Before) -> usize {
+    let value = match before {
+        Before::Value(Some(value)) => value.len(),
+        Before::Value(None) | Before::Logged(_) => 0,
+    };
+    key.len() + value + ENTRY_BYTES
 }

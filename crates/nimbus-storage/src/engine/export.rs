@@ -5,13 +5,14 @@
 use nimbus_core::{DocumentId, TableName};
 
 use super::Document;
-use super::asof::{AsOf, Cap};
+use super::asof::{AsOf, Keep};
 use super::tenant::Tenant;
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{KeyRange, Keyspace, Row};
 
-const CAP: Cap = Cap {
-    name: "export_changes",
+const KEEP: Keep = Keep {
+    values: true,
+    cap: "export_changes",
     advice: "too much of the table was written while it was exported; export it again, \
              with a faster reader or at a quieter time",
 };
@@ -39,7 +40,7 @@ impl Tenant {
         };
         let documents = KeyRange::prefix(&def.number.get().to_be_bytes());
         let ranges = [(Keyspace::Docs, documents)];
-        let rows = AsOf::begin(self, &mut view, pin, ranges, CAP).await?;
+        let rows = AsOf::begin(self, &mut view, pin, ranges, KEEP).await?;
         Ok(Export {
             sequence: view.read_sequence,
             rows,

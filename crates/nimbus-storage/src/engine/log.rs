@@ -167,6 +167,18 @@ impl RecordReader {
         }
     }
 
+    /// The record of one commit.
+    pub(crate) fn only(sequence: u64) -> RecordReader {
+        let range = KeyRange {
+            start: record::part_key(sequence, 0),
+            end: Some(record::key_after(sequence)),
+        };
+        RecordReader {
+            scan: Scan::new(Keyspace::Log, range, Direction::Forward),
+            rows: VecDeque::new(),
+        }
+    }
+
     /// The next record's text with its sequence and number of parts.
     pub(crate) async fn next_text(
         &mut self,
