@@ -1,7 +1,7 @@
 //! Reading a backup to its end and checking all of it, without a place to put it.
 //!
-//! Memory is constant but for the names of tenants, the definitions of one tenant's tables and one
-//! commit record.
+//! Memory is constant but for the names of tenants, the definitions of one tenant's tables, one commit
+//! record, and a hash for each key in one tenant's log.
 
 use nimbus_core::TenantId;
 
@@ -14,7 +14,8 @@ use crate::error::{StoreError, StoreResult};
 use crate::provider::Keyspace;
 
 /// Reads the whole backup: frames, digests and seal; for every tenant the order of rows, table
-/// definitions, documents' keys and the hash chain of the commit log. Blocks.
+/// definitions, documents and their schemas, the hash chain of the commit log, and that log and data
+/// agree. Blocks.
 ///
 /// # Errors
 /// `Damaged`, `Truncated`, `Io`.
@@ -27,7 +28,7 @@ pub fn verify(mut source: Source) -> BackupResult<Summary> {
         walk.frame(&source, &frame)?;
         let fault = |e: StoreError| source.frames.damaged(e.inside().unwrap_or(e.to_string()));
         match frame {
-            Frame::Tenant(start) => check = Some(RowCheck::new(start.head(), start.floor())),
+            Frame::Tenant(start) => check = Some(RowCheck::deep(start.head(), start.floor())),
             Frame::Row(space, key, value) => {
                 let row = |check: &mut RowCheck| check.row(space, &key, &value);
                 each(&mut check, row).map_err(fault)?;

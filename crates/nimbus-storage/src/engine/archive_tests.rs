@@ -8,6 +8,7 @@ use nimbus_core::{Object, TableName, TenantId, Value};
 use super::*;
 use crate::control::ControlDb;
 use crate::engine::asof::STEP;
+use crate::engine::rowcheck::RowCheck;
 use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
 use crate::{Engine, EngineOptions, FieldSchema, FieldType, IndexSchema, TableSchema};
 
@@ -75,7 +76,7 @@ async fn all(tenant: &Tenant, mut between: impl AsyncFnMut()) -> All {
             .rows
             .extend(rows.into_iter().map(|(k, v)| (space, k, v)));
     }
-    let mut check = RowCheck::new(found.head, found.floor);
+    let mut check = RowCheck::deep(found.head, found.floor);
     for (space, key, value) in &found.rows {
         check.row(*space, key, value).unwrap();
     }
@@ -235,11 +236,22 @@ async fn rows_that_contradict_each_other_make_no_tenant() {
             other => panic!("{other:?}"),
         }
     };
+    // What a restore finds on the tenant that it made, a deep check finds without one.
+    let deep = |archive: &All| {
+        let mut check = RowCheck::deep(archive.head, archive.floor);
+        let mut rows = archive.rows.iter();
+        let outcome = rows.try_for_each(|(space, key, value)| check.row(*space, key, value));
+        match outcome.and_then(|()| check.end()) {
+            Err(StoreError::Corrupt { inside }) => inside,
+            other => panic!("{other:?}"),
+        }
+    };
     let last = good.rows.len() - 1;
     let of = |space| good.rows.iter().position(|(s, ..)| *s == space).unwrap();
     let mut bad = good.clone();
     bad.rows.remove(last);
     assert!(refused(&bad).await.starts_with("log_agrees_with_data"));
+    assert!(deep(&bad).contains("does not agree"), "{}", deep(&bad));
     let mut bad = good.clone();
     bad.rows.swap(last, last - 1);
     assert!(refused(&bad).await.contains("out of order"));
@@ -262,6 +274,20 @@ async fn rows_that_contradict_each_other_make_no_tenant() {
         bad.rows.insert(0, (space, key.to_vec(), "x".into()));
         assert!(refused(&bad).await.contains("does not hold"));
     }
+    let defined = good.rows[defined].clone();
+    let text = String::from_utf8(defined.2.to_vec()).unwrap();
+    let mut bad = good.clone();
+    let at = bad.rows.iter().position(|row| *row == defined).unwrap();
+    bad.rows[at].2 = text.replace("\"fields\":null", "\"fields\":[]").into();
+    assert!(refused(&bad).await.starts_with("log_agrees_with_data"));
+    assert!(deep(&bad).contains("does not agree"), "{}", deep(&bad));
+    let mut bad = good.clone();
+    bad.rows[last].2 = "{}".into();
+    assert!(
+        deep(&bad).contains("document_is_canonical"),
+        "{}",
+        deep(&bad)
+    );
     let text = good.rows[last].2.to_vec();
     let mut bad = good.clone();
     bad.rows[last].2 = String::from_utf8(text)
@@ -269,6 +295,7 @@ async fn rows_that_contradict_each_other_make_no_tenant() {
         .replace("xxxxx", "xxxxy")
         .into();
     assert!(refused(&bad).await.starts_with("log_agrees_with_data"));
+    assert!(deep(&bad).contains("does not agree"), "{}", deep(&bad));
 }
 
 #[tokio::test]

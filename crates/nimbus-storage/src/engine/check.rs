@@ -165,12 +165,21 @@ impl SetDigest {
 }
 
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     list: Vec<Mismatch>,
     more: usize,
 }
 
 impl Findings {
+    /// The first one, as text.
+    pub(super) fn first(&self) -> Option<String> {
+        let found = self.list.first()?;
+        Some(format!(
+            "{} at {}: {}, but {}",
+            found.invariant, found.path, found.left_description, found.right_description
+        ))
+    }
+
     fn add(
         &mut self,
         invariant: &'static str,
@@ -253,7 +262,7 @@ impl Tenant {
             };
             range.start = [last.as_slice(), &[0]].concat();
             documents += rows.len() as u64;
-            let expected = expected_entries(&view.catalog.clone(), &rows, findings);
+            let expected = expected_entries(&view.catalog, &rows, findings);
             entries += expected.len() as u64;
             for (stored, _) in &expected {
                 digest.add(stored);
@@ -463,8 +472,8 @@ fn bounded(count: u64, bytes: usize) -> StoreResult<()> {
 }
 
 /// Stored index keys that the documents of a chunk entail, with the documents' ids.
-fn expected_entries(
-    catalog: &Arc<Catalog>,
+pub(super) fn expected_entries(
+    catalog: &Catalog,
     rows: &[(Vec<u8>, Bytes)],
     findings: &mut Findings,
 ) -> Vec<(Vec<u8>, DocumentId)> {
@@ -575,7 +584,7 @@ async fn check_entry(
     Ok(())
 }
 
-fn image_hash(image: &Image) -> Option<[u8; 32]> {
+pub(super) fn image_hash(image: &Image) -> Option<[u8; 32]> {
     match image {
         Image::Absent => None,
         Image::Inline(value) => Some(Sha256::digest(value).into()),

@@ -26,6 +26,7 @@ mod query;
 mod readset;
 mod record;
 mod restore;
+mod rowcheck;
 mod schema_change;
 mod state;
 mod tenant;
@@ -63,9 +64,10 @@ pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
 pub use wake::WakeStore;
 
-pub(crate) use archive::{Archive, RowCheck};
+pub(crate) use archive::Archive;
 pub(crate) use log::Floor;
 pub(crate) use restore::Restore;
+pub(crate) use rowcheck::RowCheck;
 
 use catalog::{COUNTERS_KEY, Catalog, TABLE_PREFIX};
 use cursor::CursorKey;

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use nimbus_core::{DocumentId, TenantId};
 use tokio::sync::OwnedMutexGuard;
 
-use super::archive::RowCheck;
 use super::check::ConsistencyReport;
 use super::exec::parse;
 use super::log::{FLOOR_KEY, Floor};
+use super::rowcheck::RowCheck;
 use super::tenant::Tenant;
 use super::{Engine, RESTORING_KEY, Unfinished, index, load};
 use crate::error::{StoreError, StoreResult};
