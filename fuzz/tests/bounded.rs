@@ -128,6 +128,7 @@ macro_rules! targets {
 targets!(
     audit_line,
     audit_segment,
+    backup_stream,
     commit_record,
     cursor,
     id,

@@ -107,7 +107,11 @@ fn find_anchor(
 ) -> anyhow::Result<(Option<Anchor>, &'static str)> {
     let free = control.is_dir() && !matches!(lock::look(control)?, Holding::Held(_));
     let kept = match free {
-        true => control::look_anchor(control, &anchors::name(key.id()), None)?,
+        true => {
+            let settings = settings::persistence(None, &settings::process_environment)?;
+            let keyring = encryption::keyring(&settings)?;
+            control::look_anchor(control, &anchors::name(key.id()), keyring.as_ref())?
+        }
         false => None,
     };
     let copied = AnchorCopy::beside(token).load(key.id())?;

@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Show or replace the admin token.
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Write tenants to one file, check such a file, make tenants of it.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Check everything that `start` relies on, changing nothing; exit code 1 if a check fails.
     Doctor(Box<DoctorArgs>),
     /// Encryption at rest: status, migration, rotation of keys.
@@ -367,6 +370,63 @@ pub(crate) enum AuthCommand {
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
+}
+
+/// Commands about backups.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write tenants, each as of one commit, to one file; sealed if the store is encrypted.
+    Create(BackupCreateArgs),
+    /// Make the tenants of a backup in a data directory that no server holds; all of them, or none.
+    Restore(BackupRestoreArgs),
+    /// Read a whole backup and check all of it; exit code 1 if it is not to be used.
+    Verify {
+        /// The backup.
+        #[arg(long = "in", value_name = "FILE")]
+        input: PathBuf,
+        /// How to print what was found.
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+}
+
+/// What to back up, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct BackupCreateArgs {
+    /// File to write, 0600; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// A tenant to back up; repeatable. All of them by default.
+    #[arg(long)]
+    pub(crate) tenant: Vec<TenantId>,
+    /// Leave the backup in plain text although the store is encrypted.
+    #[arg(long)]
+    pub(crate) plain: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// What to restore, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct BackupRestoreArgs {
+    /// The backup.
+    #[arg(long = "in", value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    /// A tenant to restore; repeatable. All of the backup by default.
+    #[arg(long)]
+    pub(crate) tenant: Vec<TenantId>,
+    /// Data directory; made if there is none [env: NIMBUS_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Directory of the control database [env: NIMBUS_CONTROL_DATA_DIR] [default: the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) control_data_dir: Option<PathBuf>,
+    /// Provider that is to keep the tenants, whichever kept them before [env: NIMBUS_TENANT_PROVIDER] [default: sqlite]
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) provider: Option<String>,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 /// Where the tenants are: on a running server, or in a data directory that no server holds.

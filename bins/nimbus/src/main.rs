@@ -6,6 +6,7 @@
 mod anchors;
 mod audit;
 mod auth;
+mod backup;
 mod bulk;
 mod cli;
 mod config;
@@ -63,6 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Start(args) => start::run(*args),
         Command::Audit(command) => audit::run(command),
         Command::Auth(command) => auth::run(command),
+        Command::Backup(command) => backup::run(command),
         Command::Doctor(args) => doctor::run(*args),
         Command::Encryption(command) => encryption::run(command),
         Command::Export(args) => bulk::export(args),

@@ -27,6 +27,24 @@ pub(crate) fn file(
     path: &Path,
     write: impl FnOnce(&mut dyn std::io::Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    place(path, write, |file| Ok(file.persist(path).map(drop)?))
+}
+
+/// As [`file()`], in a place where nothing is yet: not even a link is followed or replaced.
+pub(crate) fn new_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    place(path, write, |file| {
+        Ok(file.persist_noclobber(path).map(drop)?)
+    })
+}
+
+fn place<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn std::io::Write) -> anyhow::Result<T>,
+    persist: impl FnOnce(tempfile::NamedTempFile) -> std::io::Result<()>,
+) -> anyhow::Result<T> {
     // Beside the target, so that the rename at the end stays on one file system.
     let dir = path
         .parent()
@@ -35,12 +53,12 @@ pub(crate) fn file(
     let file = tempfile::NamedTempFile::new_in(dir)
         .with_context(|| format!("making a file in {}", dir.display()))?;
     let mut buffered = std::io::BufWriter::new(file.reopen()?);
-    write(&mut buffered)?;
+    let written = write(&mut buffered)?;
     buffered.flush()?;
     file.as_file().sync_all()?;
-    file.persist(path)
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(std::fs::File::open(dir)?.sync_all()?)
+    persist(file).with_context(|| format!("writing {}", path.display()))?;
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(written)
 }
 
 /// Text that cannot act on a terminal: what is not printable ASCII is escaped.

@@ -3,6 +3,8 @@
 //! Commands ask one `Backend`. Offline, too, the store is reached through its door: whoever can
 //! read the token file is the operator.
 
+use std::path::Path;
+
 use anyhow::bail;
 use nimbus_auth::{Authenticated, Environment, TokenFile};
 use nimbus_http::Store;
@@ -14,7 +16,10 @@ use crate::cli::Place;
 use crate::encryption;
 use crate::local::Local;
 use crate::remote::Remote;
-use crate::settings;
+use crate::settings::{self, ProviderName};
+
+/// Snapshots of a tenant that a command has open at once.
+const OFFLINE_READERS: usize = 4;
 
 /// What answers a command.
 pub(crate) enum Backend {
@@ -54,10 +59,15 @@ impl Backend {
         }
         match DataDirLock::acquire(&data) {
             Ok(lock) => {
-                let keyring = encryption::keyring(&file)?;
-                Ok(Backend::Offline(Offline::open(
-                    &data, &control, keyring, lock,
-                )?))
+                let local = Local {
+                    data: &data,
+                    control: &control,
+                    provider: settings::tenant_provider(&file, env)?,
+                    durability: Durability::Full,
+                    readers: OFFLINE_READERS,
+                    keyring: encryption::keyring(&file)?,
+                };
+                Ok(Backend::Offline(Offline::open(&local, lock)?))
             }
             Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
                 Some(address) => Ok(Backend::Server(Remote::new(&format!("http://{address}"))?)),
@@ -80,6 +90,24 @@ impl Backend {
 }
 
 impl Offline {
+    /// A store in a directory that is made if there is none.
+    pub(crate) fn create(
+        data: &Path,
+        control: &Path,
+        provider: ProviderName,
+    ) -> anyhow::Result<Offline> {
+        let file = settings::persistence(None, &settings::process_environment)?;
+        let local = Local {
+            data,
+            control,
+            provider,
+            durability: Durability::Full,
+            readers: OFFLINE_READERS,
+            keyring: encryption::keyring(&file)?,
+        };
+        Offline::open(&local, DataDirLock::acquire(data)?)
+    }
+
     fn open(local: &Local<'_>, lock: DataDirLock) -> anyhow::Result<Offline> {
         let apart = !settings::same_directory(local.control, local.data);
         let control_lock = apart
@@ -95,7 +123,7 @@ impl Offline {
         let engine = Engine::new(provider, EngineOptions::default());
         drop(entered);
         Ok(Offline {
-            store: Store::new(engine.clone()),
+            store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
             caller: Authenticated::local_operator(&token),
             engine,
             runtime,

@@ -149,7 +149,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     }
 
     let services = Services {
-        store: Store::new(engine.clone()),
+        store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
         audit: Arc::clone(&audit),

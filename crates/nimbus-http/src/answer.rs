@@ -89,6 +89,12 @@ pub(crate) struct Streamed {
 /// Media types of documents one after the other.
 const ROWS: &[&str] = &[lines::MEDIA, cells::MEDIA];
 
+/// 200 with a backup, written while it is sent.
+pub(crate) struct BackupBytes(pub Body);
+
+/// The media type of a backup.
+const BACKUP: &str = "application/vnd.nimbus.backup";
+
 /// 200 with OpenMetrics text.
 pub(crate) struct MetricsText(pub String);
 
@@ -153,6 +159,23 @@ impl Output for Streamed {
     fn into_response(self) -> ApiResult<Response<Body>> {
         let mut response = Response::new(self.body);
         let media = HeaderValue::from_static(self.media);
+        response.headers_mut().insert(CONTENT_TYPE, media);
+        Ok(response)
+    }
+}
+
+impl Output for BackupBytes {
+    fn doc() -> AnswerDoc {
+        AnswerDoc {
+            status: StatusCode::OK,
+            media: &[BACKUP],
+            schema: None,
+        }
+    }
+
+    fn into_response(self) -> ApiResult<Response<Body>> {
+        let mut response = Response::new(self.0);
+        let media = HeaderValue::from_static(BACKUP);
         response.headers_mut().insert(CONTENT_TYPE, media);
         Ok(response)
     }

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use nimbus_auth::AuthFailure;
 use nimbus_core::{ErrorCode, JsonError, NameError};
 use nimbus_storage::StoreError;
+use nimbus_storage::backup::BackupError;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -308,7 +309,24 @@ impl From<DoorError> for ApiError {
     fn from(error: DoorError) -> ApiError {
         match error {
             DoorError::Store(error) => error.into(),
+            DoorError::Backup(error) => error.into(),
             denied => ApiError::new(ErrorCode::AuthPermissionDenied, denied.to_string()),
+        }
+    }
+}
+
+impl From<BackupError> for ApiError {
+    fn from(error: BackupError) -> ApiError {
+        match error {
+            BackupError::Store { source, .. } => source.into(),
+            BackupError::TenantsMissing { .. } => {
+                ApiError::new(ErrorCode::SessionTenantNotFound, error.to_string())
+            }
+            BackupError::Key(_) => {
+                let text = "the key of the backup is not to be had; try again";
+                ApiError::new(ErrorCode::ServiceUnavailable, text).with_inside(error.to_string())
+            }
+            other => ApiError::internal(other.to_string()),
         }
     }
 }

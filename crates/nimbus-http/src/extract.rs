@@ -278,6 +278,8 @@ pub(crate) enum QueryKind {
     Word(&'static [&'static str]),
     /// Any text but none.
     Text,
+    /// Any number of such texts.
+    Texts,
 }
 
 /// The query string of a request, known parameters only, as they were given.
@@ -309,7 +311,8 @@ impl QueryArgs {
                     "unknown query parameter `{shown}`"
                 )));
             };
-            if given.iter().any(|(seen, _)| *seen == field.name) {
+            let repeats = matches!(field.kind, QueryKind::Texts);
+            if !repeats && given.iter().any(|(seen, _)| *seen == field.name) {
                 return Err(refuse("is repeated"));
             }
             match field.kind {
@@ -319,7 +322,9 @@ impl QueryArgs {
                 QueryKind::Word(words) if !words.contains(&value.as_str()) => {
                     return Err(refuse(&format!("must be one of: {}", words.join(", "))));
                 }
-                QueryKind::Text if value.is_empty() => return Err(refuse("is empty")),
+                QueryKind::Text | QueryKind::Texts if value.is_empty() => {
+                    return Err(refuse("is empty"));
+                }
                 _ => given.push((field.name, value)),
             }
         }
@@ -355,6 +360,19 @@ impl QueryArgs {
             (QueryKind::Word(words), None) => words.first().copied(),
             (_, given) => given,
         })
+    }
+}
+
+impl QueryArgs {
+    /// Every text that is given as `name`, in their order.
+    ///
+    /// # Errors
+    /// An internal error when the route does not declare it.
+    pub(crate) fn texts<'a>(&'a self, name: &'a str) -> ApiResult<impl Iterator<Item = &'a str>> {
+        self.value(name)?;
+        let of_name = move |(key, _): &&(&'static str, String)| *key == name;
+        let given = self.given.iter().filter(of_name);
+        Ok(given.map(|(_, value)| value.as_str()))
     }
 }
 

@@ -172,6 +172,9 @@ fn query_schema(kind: QueryKind) -> Json {
             json!({"type": "string", "enum": words, "default": words.first()})
         }
         QueryKind::Text => json!({"type": "string", "minLength": 1}),
+        QueryKind::Texts => {
+            json!({"type": "array", "items": {"type": "string", "minLength": 1}})
+        }
     }
 }
 

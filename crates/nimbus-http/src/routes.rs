@@ -17,7 +17,7 @@ use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{
-    debug, documents, export, health, import, journal, query, schema, system, tenants,
+    backup, debug, documents, export, health, import, journal, query, schema, system, tenants,
 };
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
@@ -86,6 +86,7 @@ fn built() -> Vec<Route> {
 
         Route::new(POST, "/api/system/token/rotate", ManageSystem, "Replace the admin token at once; needs the Bearer form.", system::rotate),
         Route::new(POST, "/api/system/shutdown", ManageSystem, "Stop the server after the requests in progress.", system::shutdown),
+        Route::new(GET, "/api/system/backup", ManageSystem, "A backup of tenants, each at one commit, as they are read.", backup::create).with_query(backup::PARAMETERS),
         Route::new(GET, "/api/system/version-info", Inspect, "Version of this server.", system::version),
 
         Route::new(GET, "/metrics", Inspect, "Counters in OpenMetrics text.", system::metrics),
@@ -267,7 +268,7 @@ mod tests {
             let reads = matches!(
                 route.permission,
                 Some(Permission::ReadData | Permission::Inspect | Permission::ManageTenants)
-            );
+            ) || route.path == "/api/system/backup"; // reads, but everything
             let asks = matches!(route.method, Method::GET) || route.path.contains("/query");
             if asks {
                 assert!(reads, "{} {}", route.method, route.path);

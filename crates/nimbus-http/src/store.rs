@@ -4,8 +4,12 @@
 //! No other file of this crate may name the engine. This room must not know HTTP, routes or
 //! wire formats; it checks the permission and hands over.
 
+use std::sync::Arc;
+
 use nimbus_auth::{OperationContext, Permission, ServerContext};
 use nimbus_core::TenantId;
+use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
+use nimbus_storage::encryption::Keyring;
 use nimbus_storage::{Engine, EngineMetrics, StoreError, Tenant};
 
 /// Why the door stayed shut, or what the engine said behind it.
@@ -20,6 +24,9 @@ pub enum DoorError {
         /// What the context has.
         held: Permission,
     },
+    /// A backup was not begun.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The engine refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -32,6 +39,8 @@ pub type DoorResult<T> = Result<T, DoorError>;
 #[derive(Clone)]
 pub struct Store {
     engine: Engine,
+    /// What backups are sealed with.
+    keyring: Option<Arc<Keyring>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -43,7 +52,32 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Puts the door in front of `engine`.
     pub fn new(engine: Engine) -> Store {
-        Store { engine }
+        Store {
+            engine,
+            keyring: None,
+        }
+    }
+
+    /// The same door, whose backups are sealed with keys of `keyring`: for a store that is encrypted.
+    pub fn sealed_by(self, keyring: Option<Arc<Keyring>>) -> Store {
+        Store { keyring, ..self }
+    }
+
+    /// Begins a backup of these tenants, or of all if none is named. It is sealed if the store is
+    /// encrypted and `plain` does not say otherwise.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; [`DoorError::Backup`] for tenants that are not there, and when no key
+    /// is to be had.
+    pub async fn backup(
+        &self,
+        context: &ServerContext,
+        tenants: &[TenantId],
+        plain: bool,
+    ) -> DoorResult<Backup> {
+        check(context.permission(), Permission::ManageSystem)?;
+        let keyring = self.keyring.clone().filter(|_| !plain);
+        Ok(Backup::begin(&self.engine, tenants, keyring).await?)
     }
 
     /// The tenant of the context, opened when needed.
@@ -97,6 +131,21 @@ impl Store {
     pub async fn list_tenants(&self, context: &ServerContext) -> DoorResult<Vec<TenantId>> {
         check(context.permission(), Permission::ManageTenants)?;
         Ok(self.engine.list_tenants().await?)
+    }
+
+    /// Makes the tenants of a backup, or those of it that are named. For a store without a server:
+    /// the backup is read blocking.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; [`DoorError::Backup`], with nothing changed or nothing left of it.
+    pub async fn restore(
+        &self,
+        context: &ServerContext,
+        source: Source,
+        only: &[TenantId],
+    ) -> DoorResult<Summary> {
+        check(context.permission(), Permission::ManageSystem)?;
+        Ok(backup::restore(&self.engine, source, only).await?)
     }
 
     /// Counters of the whole engine; they name no tenant.

@@ -144,6 +144,14 @@ pub enum StoreError {
     /// Too many transactions wait for the committer.
     #[error("too many transactions wait to commit; try again")]
     QueueFull,
+    /// A restore of the tenant was cut off; what there is of it cannot be used.
+    #[error(
+        "the restore of tenant {tenant} was not finished; run `nimbus backup restore` again, or `nimbus tenants delete {tenant}`"
+    )]
+    RestoreUnfinished {
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
     /// The table has no schema.
     #[error("table {table} has no schema")]
     SchemaNotFound {
@@ -247,7 +255,9 @@ impl StoreError {
         match self {
             StoreError::AtLine { source, .. } => source.code(),
             StoreError::CapExceeded { .. } => ErrorCode::OpCapExceeded,
-            StoreError::Closed => ErrorCode::ServiceUnavailable,
+            StoreError::Closed | StoreError::RestoreUnfinished { .. } => {
+                ErrorCode::ServiceUnavailable
+            }
             StoreError::Conflict { .. } => ErrorCode::OpConflict,
             StoreError::Corrupt { .. } => ErrorCode::ServiceStorageCorruption,
             StoreError::Cursor { .. } | StoreError::InvalidInput { .. } => {

@@ -23,6 +23,9 @@
 //! **Read or write a whole table.** [`Tenant::export`] reads every document as of one commit, step
 //! by step; [`Tenant::import_chunk`] inserts many at once and remembers how far an import is.
 //!
+//! **Back tenants up.** [`backup`] makes one stream of any number of tenants, each as of one commit,
+//! and tenants from that in whatever provider.
+//!
 //! **Use another storage backend.** Implement [`Provider`], [`provider::TenantStore`] and
 //! [`provider::Snapshot`], and run [`conformance`] against them.
 //!
@@ -35,6 +38,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod backup;
 pub mod conformance;
 pub mod control;
 pub mod encryption;

@@ -2,6 +2,7 @@
 
 pub mod audit_line;
 pub mod audit_segment;
+pub mod backup_stream;
 pub mod commit_record;
 pub mod cursor;
 pub mod id;
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 13] = [
     Target {
         name: "audit_line",
         check: audit_line::check,
@@ -35,6 +36,11 @@ pub const ALL: [Target; 12] = [
         name: "audit_segment",
         check: audit_segment::check,
         words: audit_segment::WORDS,
+    },
+    Target {
+        name: "backup_stream",
+        check: backup_stream::check,
+        words: backup_stream::WORDS,
     },
     Target {
         name: "commit_record",

@@ -13,6 +13,7 @@
 mod adopt;
 mod audit;
 mod audit_chain;
+mod backup;
 mod bad_input;
 mod bad_queries;
 mod bombs;

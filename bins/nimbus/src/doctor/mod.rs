@@ -85,7 +85,12 @@ impl Store {
         let held = lock::look(&settings.data_dir);
         let free = matches!(held, Ok(Holding::Free))
             && matches!(lock::look(&settings.control_data_dir), Ok(Holding::Free));
-        let control = free.then(|| control::look(&settings.control_data_dir, None));
+        let control = free.then(|| {
+            // A key that cannot be used has a check of its own.
+            let source = settings.encryption.as_ref();
+            let keyring = source.and_then(|source| source.keyring().ok());
+            control::look(&settings.control_data_dir, keyring.as_ref())
+        });
         let files = storage::entries(control.as_ref())
             .filter(|_| settings.data_dir.is_dir())
             .map(|entries| sqlite::survey(&settings.data_dir, entries));

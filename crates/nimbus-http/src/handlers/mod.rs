@@ -3,6 +3,7 @@
 //! A handler takes a context that the edge made, calls the store through its door and shapes the
 //! answer. It must not look at credentials, statuses or paths.
 
+pub(crate) mod backup;
 pub(crate) mod debug;
 pub(crate) mod documents;
 pub(crate) mod export;

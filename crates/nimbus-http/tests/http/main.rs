@@ -4,6 +4,7 @@
 //! they know the public interface, the wire and the audit log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 mod bad_input;
 mod bulk;
 mod callers;

@@ -332,6 +332,10 @@ async fn use_route(
             fixture.ended().await;
             (*fixture, *tokens) = rotated().await;
         }
+        "/api/system/backup" => {
+            assert_eq!(line["reason"], "backup.begun");
+            assert!(answer.body.starts_with("NIMBUSBK"), "{what}");
+        }
         _ => assert_eq!(line["reason"], "authorized", "{what}"),
     }
 }

@@ -16,6 +16,7 @@ macro_rules! __conformance_cases {
         $crate::$apply! { $make,
             create_open_list_delete
             create_twice_is_refused
+            create_marked_has_its_row
             unknown_tenants_are_not_found
             similar_ids_are_separate
             delete_leaves_nothing

@@ -41,6 +41,32 @@ pub(super) async fn create_open_list_delete(fixture: Arc<dyn Fixture>) -> CaseRe
     Ok(())
 }
 
+pub(super) async fn create_marked_has_its_row(fixture: Arc<dyn Fixture>) -> CaseResult {
+    let (tenant, provider) = (id("marked")?, fixture.provider());
+    provider.create_marked(&tenant, b"mark").await?;
+    check_eq!(provider.list().await?, vec![tenant.clone()], "tenants");
+    let again = provider.create_marked(&tenant, b"mark").await;
+    check_matches!(
+        again,
+        Err(ProviderError::AlreadyExists { .. }),
+        "creating it again"
+    );
+    let store = provider.open(&tenant).await?;
+    check_eq!(head(&store).await?, Head::EMPTY, "the head");
+    let row = get(&store, Keyspace::Meta, b"mark").await?;
+    check_eq!(row.as_deref(), Some(&b"{}"[..]), "the mark");
+    commit(
+        &store,
+        Head::EMPTY,
+        writes(&[(Keyspace::Meta, b"mark", None)]),
+    )
+    .await?;
+    let row = get(&store, Keyspace::Meta, b"mark").await?;
+    check_eq!(row, None, "the mark, taken away");
+    store.close().await?;
+    Ok(())
+}
+
 pub(super) async fn create_twice_is_refused(fixture: Arc<dyn Fixture>) -> CaseResult {
     let tenant = id("twice")?;
     let store = fresh(&fixture, "twice").await?;

@@ -28,6 +28,8 @@ use crate::provider::{Direction, Head, KeyRange, Keyspace};
 
 /// Rows of one chunk.
 const CHUNK: usize = 512;
+/// Values read at once by key, where nothing else bounds their bytes.
+const VALUES: usize = 16;
 /// Mismatches reported at most; the count of the rest is in the last one.
 const MAX_MISMATCHES: usize = 100;
 
@@ -163,12 +165,21 @@ impl SetDigest {
 }
 
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     list: Vec<Mismatch>,
     more: usize,
 }
 
 impl Findings {
+    /// The first one, as text.
+    pub(super) fn first(&self) -> Option<String> {
+        let found = self.list.first()?;
+        Some(format!(
+            "{} at {}: {}, but {}",
+            found.invariant, found.path, found.left_description, found.right_description
+        ))
+    }
+
     fn add(
         &mut self,
         invariant: &'static str,
@@ -251,7 +262,7 @@ impl Tenant {
             };
             range.start = [last.as_slice(), &[0]].concat();
             documents += rows.len() as u64;
-            let expected = expected_entries(&view.catalog.clone(), &rows, findings);
+            let expected = expected_entries(&view.catalog, &rows, findings);
             entries += expected.len() as u64;
             for (stored, _) in &expected {
                 digest.add(stored);
@@ -461,8 +472,8 @@ fn bounded(count: u64, bytes: usize) -> StoreResult<()> {
 }
 
 /// Stored index keys that the documents of a chunk entail, with the documents' ids.
-fn expected_entries(
-    catalog: &Arc<Catalog>,
+pub(super) fn expected_entries(
+    catalog: &Catalog,
     rows: &[(Vec<u8>, Bytes)],
     findings: &mut Findings,
 ) -> Vec<(Vec<u8>, DocumentId)> {
@@ -573,7 +584,7 @@ async fn check_entry(
     Ok(())
 }
 
-fn image_hash(image: &Image) -> Option<[u8; 32]> {
+pub(super) fn image_hash(image: &Image) -> Option<[u8; 32]> {
     match image {
         Image::Absent => None,
         Image::Inline(value) => Some(Sha256::digest(value).into()),
@@ -590,7 +601,7 @@ async fn compare_images(
     let spaces: HashSet<Keyspace> = newest.keys().map(|(s, _)| *s).collect();
     for space in spaces {
         let wanted: Vec<_> = newest.iter().filter(|((s, _), _)| *s == space).collect();
-        for chunk in wanted.chunks(CHUNK) {
+        for chunk in wanted.chunks(VALUES) {
             let keys: Vec<&[u8]> = chunk.iter().map(|((_, k), _)| k.as_slice()).collect();
             let stored = view.get_many(space, &keys).await?;
             for (((_, key), logged), value) in chunk.iter().zip(stored) {

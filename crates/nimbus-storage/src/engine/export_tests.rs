@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nimbus_core::{Object, Value};
 
+use super::super::asof::{MAX_CHANGED_BYTES, STEP};
 use super::*;
 use crate::control::ControlDb;
 use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
@@ -38,19 +39,29 @@ async fn only_changes_to_what_is_still_to_come_are_kept_and_they_are_bounded() {
         tenant.insert(&table, body(5_000)).await.unwrap();
     }
     assert_eq!(export.next().await.unwrap().len(), STEP);
-    assert_eq!((export.changed.len(), export.changed_bytes), (0, 0));
+    assert_eq!(
+        (export.rows.changed.len(), export.rows.changed_bytes),
+        (0, 0)
+    );
     // One that is to come is kept once, as it was, and let go when it was read.
     let last = ids[4 * STEP - 1].to_string();
     for _ in 0..3 {
         tenant.patch(&table, &last, body(4_000)).await.unwrap();
     }
     assert_eq!(export.next().await.unwrap().len(), STEP);
-    assert_eq!(export.changed.len(), 1);
-    assert!(export.changed_bytes < 2_000, "{}", export.changed_bytes);
+    assert_eq!(export.rows.changed.len(), 1);
+    assert!(
+        export.rows.changed_bytes < 2_000,
+        "{}",
+        export.rows.changed_bytes
+    );
     let rest = export.next().await.unwrap();
     assert_eq!(rest.len(), STEP);
     assert!(rest.iter().all(|document| document.json.len() < 1_200));
-    assert_eq!((export.changed.len(), export.changed_bytes), (0, 0));
+    assert_eq!(
+        (export.rows.changed.len(), export.rows.changed_bytes),
+        (0, 0)
+    );
     assert_eq!(export.next().await.unwrap(), []);
 
     let mut export = tenant.export(&table).await.unwrap();

@@ -167,6 +167,18 @@ impl RecordReader {
         }
     }
 
+    /// The record of one commit.
+    pub(crate) fn only(sequence: u64) -> RecordReader {
+        let range = KeyRange {
+            start: record::part_key(sequence, 0),
+            end: Some(record::key_after(sequence)),
+        };
+        RecordReader {
+            scan: Scan::new(Keyspace::Log, range, Direction::Forward),
+            rows: VecDeque::new(),
+        }
+    }
+
     /// The next record's text with its sequence and number of parts.
     pub(crate) async fn next_text(
         &mut self,
@@ -351,6 +363,13 @@ impl Tenant {
     /// As a commit.
     pub async fn prune_log(&self) -> StoreResult<u64> {
         prune(&self.inner, true).await
+    }
+
+    /// Keeps all that is left of the log from being pruned.
+    pub(crate) async fn pin_whole_log(&self) -> LogPin {
+        // A step of pruning that has begun does not look at pins again.
+        let _none_in_progress = self.inner.log.pruning.lock().await;
+        self.pin_log(self.inner.log.floor().sequence)
     }
 
     /// Keeps the log after `sequence` from being pruned.

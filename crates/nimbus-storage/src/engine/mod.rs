@@ -4,6 +4,8 @@
 //! [`Engine`] keeps tenants open within a budget; [`Tenant`] is where work happens. Nothing
 //! here knows which provider is underneath, who the caller is, or what HTTP is.
 
+mod archive;
+mod asof;
 mod bulk;
 mod catalog;
 mod check;
@@ -23,6 +25,8 @@ mod overlay;
 mod query;
 mod readset;
 mod record;
+mod restore;
+mod rowcheck;
 mod schema_change;
 mod state;
 mod tenant;
@@ -60,9 +64,14 @@ pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
 pub use wake::WakeStore;
 
+pub(crate) use archive::Archive;
+pub(crate) use log::Floor;
+pub(crate) use restore::Restore;
+pub(crate) use rowcheck::RowCheck;
+
 use catalog::{COUNTERS_KEY, Catalog, TABLE_PREFIX};
 use cursor::CursorKey;
-use log::{FLOOR_KEY, Floor};
+use log::FLOOR_KEY;
 use record::Record;
 use state::State;
 use tenant::TenantInner;
@@ -74,6 +83,9 @@ use crate::provider::{
 
 /// Meta row with the tenant's secret for cursors: 32 random bytes.
 const CURSOR_KEY: &[u8] = b"cursor_key";
+
+/// Meta row of a tenant that a restore has not finished: it refuses to open.
+pub(crate) const RESTORING_KEY: &[u8] = b"restoring";
 
 /// A document as it is stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -344,7 +356,8 @@ impl Engine {
 
     async fn open(&self, tenant: &TenantId) -> StoreResult<Tenant> {
         let store = self.inner.provider.open(tenant).await?;
-        let loaded = load(tenant, store.clone(), self.inner.shared.clone()).await;
+        let shared = self.inner.shared.clone();
+        let loaded = load(tenant, store.clone(), shared, Unfinished::Refused).await;
         let handle = loaded.and_then(|inner| self.admit(tenant, Arc::new(inner)));
         if handle.is_err()
             && let Err(error) = store.close().await
@@ -493,19 +506,37 @@ async fn to_its_end<T: Send + 'static>(
     }
 }
 
+/// What to do with a tenant that a restore has not finished.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// It is not opened.
+    Refused,
+    /// It is opened by the restore itself, to be checked.
+    Allowed,
+}
+
 /// Reads what an open tenant keeps in memory, and makes what a new one still lacks.
 async fn load(
     tenant: &TenantId,
     store: Arc<dyn TenantStore>,
     shared: Arc<EngineShared>,
+    unfinished: Unfinished,
 ) -> StoreResult<TenantInner> {
     let mut snapshot = store.snapshot().await?;
     let head = snapshot.head().await?;
     let rows = snapshot
-        .get_many(Keyspace::Meta, &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY])
+        .get_many(
+            Keyspace::Meta,
+            &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY, RESTORING_KEY],
+        )
         .await?;
-    let [cursor_key, floor, counters] =
-        <[Option<Bytes>; 3]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+    let [cursor_key, floor, counters, restoring] =
+        <[Option<Bytes>; 4]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+    if restoring.is_some() && unfinished == Unfinished::Refused {
+        return Err(StoreError::RestoreUnfinished {
+            tenant: tenant.clone(),
+        });
+    }
     let mut catalog = Catalog::default();
     catalog.apply(COUNTERS_KEY, counters.as_deref())?;
     let mut range = KeyRange::prefix(TABLE_PREFIX);

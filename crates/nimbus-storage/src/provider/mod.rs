@@ -215,6 +215,34 @@ pub trait Provider: Send + Sync + 'static {
     /// `Full`, `Io`.
     fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>>;
 
+    /// As [`Provider::create`], with a row of [`Keyspace::Meta`] (the value is `{}`) that is there
+    /// from the beginning.
+    ///
+    /// A crash must leave no namespace without the row. This default commits it to one that is
+    /// registered already and cannot promise that: providers do better where they can.
+    ///
+    /// # Errors
+    /// As [`Provider::create`].
+    fn create_marked<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        Box::pin(async move {
+            self.create(tenant).await?;
+            let marked = match self.open(tenant).await {
+                Ok(store) => write_mark(&*store, mark).await,
+                Err(e) => Err(e),
+            };
+            if marked.is_err()
+                && let Err(error) = self.delete(tenant).await
+            {
+                tracing::warn!(%tenant, %error, "undoing a failed creation");
+            }
+            marked
+        })
+    }
+
     /// Opens a registered namespace.
     ///
     /// # Errors
@@ -251,6 +279,21 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Whether the backend can serve now.
     fn health(&self) -> BoxFuture<'_, ProviderResult<()>>;
+}
+
+/// Commits the row of [`Provider::create_marked`] to an empty namespace, and closes its store.
+pub(crate) async fn write_mark(store: &dyn TenantStore, mark: &[u8]) -> ProviderResult<()> {
+    let row = (Keyspace::Meta, mark.to_vec());
+    let batch = Batch {
+        head: Head::EMPTY,
+        writes: BTreeMap::from([(row, Some(Bytes::from_static(b"{}")))]),
+    };
+    let committed = store.commit(Head::EMPTY, batch).await;
+    store.close().await?;
+    committed.map_err(|e| match e {
+        CommitError::Full { what } => ProviderError::Full { what },
+        other => ProviderError::io("marking a new tenant", other),
+    })
 }
 
 /// One tenant's open namespace.

@@ -25,7 +25,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
 use nimbus_crypto::{ManifestError, manifest_path};
 
-use super::{Provider, ProviderError, ProviderResult, TenantStore, files};
+use super::{Provider, ProviderError, ProviderResult, TenantStore, files, write_mark};
 use crate::control::{ControlDb, Distinct, TenantState};
 use crate::encryption::Keyring;
 use checkpoint::Wal;
@@ -160,7 +160,20 @@ impl Provider for SqliteProvider {
     }
 
     fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.run(tenant, Inner::create)
+        self.run(tenant, |inner, tenant| inner.create(tenant, None))
+    }
+
+    fn create_marked<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        let inner = self.inner.clone();
+        async move {
+            let tenant = tenant.clone();
+            blocking(move || inner.create(&tenant, Some(mark))).await
+        }
+        .boxed()
     }
 
     fn open<'a>(
@@ -225,7 +238,7 @@ impl Inner {
         TenantFile::locate(self.path(tenant), tenant, self.keyring.as_deref())
     }
 
-    fn create(&self, tenant: &TenantId) -> ProviderResult<()> {
+    fn create(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
         // Before the registry knows the tenant: after a crash, whatever lies under a name that
         // is being created counts as ours. A left-over log or journal would be replayed into
         // the new file, so those count as well.
@@ -239,7 +252,8 @@ impl Inner {
             .register(tenant, NAME, self.distinct, TenantState::Creating)?;
         let path = self.path(tenant);
         let mut ours = false;
-        if let Err(e) = self.create_file(tenant, &path, &mut ours) {
+        let made = self.create_file(tenant, &path, &mut ours);
+        if let Err(e) = made.and_then(|()| self.mark(tenant, mark)) {
             let e = self.explain(e);
             self.undo_create(tenant, ours);
             return Err(e);
@@ -247,6 +261,14 @@ impl Inner {
         self.control
             .put_state(tenant, TenantState::Ready)
             .map_err(|e| self.undo_ready(tenant, e))
+    }
+
+    /// Commits the row of [`Provider::create_marked`], before the tenant is ready. On a thread for
+    /// blocking work.
+    fn mark(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
+        let Some(mark) = mark else { return Ok(()) };
+        let store = self.open_store(tenant)?;
+        tokio::runtime::Handle::current().block_on(write_mark(&*store, mark))
     }
 
     /// After a failure to call the tenant ready, which the disk may have taken in all the same:
@@ -337,6 +359,10 @@ impl Inner {
                 tenant: tenant.clone(),
             });
         }
+        self.open_store(tenant)
+    }
+
+    fn open_store(&self, tenant: &TenantId) -> ProviderResult<Arc<dyn TenantStore>> {
         let checkpoints = self.checkpoints.clone();
         let opened = SqliteStore::open(
             self.locate(tenant)?,

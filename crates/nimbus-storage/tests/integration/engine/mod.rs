@@ -1,6 +1,7 @@
 //! The engine against its public interface, on the SQLite provider behind a wrapper that can
 //! hold, refuse or lose commits. One file per concern; what they share is in `support`.
 
+mod backup;
 mod committer;
 mod damage;
 mod documents;

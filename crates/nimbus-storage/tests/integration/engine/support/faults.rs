@@ -176,6 +176,14 @@ impl Provider for Wrapper {
         self.inner.create(tenant)
     }
 
+    fn create_marked<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        self.inner.create_marked(tenant, mark)
+    }
+
     fn open<'a>(
         &'a self,
         tenant: &'a TenantId,
