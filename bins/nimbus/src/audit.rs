@@ -16,7 +16,7 @@ use nimbus_storage::provider::lock::{self, Holding};
 use serde_json::{Value as Json, json};
 
 use crate::cli::{AuditCommand, AuditPlace, Format};
-use crate::{anchors, output, progress, settings};
+use crate::{anchors, encryption, output, progress, settings};
 
 /// Where an anchor may be.
 const IN_CONTROL: &str = "control_database";

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::cli::{BackupCommand, BackupCreateArgs, Format};
 use crate::place::{Backend, Offline};
-use crate::{output, progress, settings};
+use crate::{encryption, output, progress, settings};
 
 /// Bytes copied at once.
 const COPY: usize = 256 * 1024;
