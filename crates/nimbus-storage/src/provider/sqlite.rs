@@ -230,7 +230,9 @@ impl Inner {
         let path = self.path(tenant);
         let beside = SIDECARS.iter().map(|s| sidecar(&path, s));
         let mut all: Vec<PathBuf> = std::iter::once(path.clone()).chain(beside).collect();
-        all.push(manifest_path(&path));
+        let manifest = manifest_path(&path);
+        all.push(sidecar(&manifest, ".tmp"));
+        all.push(manifest);
         all
     }
 

@@ -15,9 +15,10 @@ mod sqlite;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 
-use nimbus_e2e::Client;
+use nimbus_e2e::{Client, Home};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -25,6 +26,44 @@ use tempfile::TempDir;
 const ASKED: u64 = 1;
 /// Mark after its answer came.
 const ANSWERED: u64 = 2;
+
+/// What kind of server is cut off.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    /// `--tenant-provider`.
+    provider: &'static str,
+    /// Whether its files are encrypted.
+    encrypted: bool,
+    /// `--durability`.
+    durability: &'static str,
+}
+
+/// The default: SQLite in plain text, at full durability.
+const PLAIN: Kind = Kind {
+    provider: "sqlite",
+    encrypted: false,
+    durability: "full",
+};
+
+impl Kind {
+    /// A server of this kind on a data directory. The key is the same in every home, and not on the disk
+    /// that loses its power.
+    fn command(self, home: &Home, data: &Path) -> Command {
+        let mut command = home.command(["start", "--port", "0", "--data-dir"]);
+        command.arg(data);
+        command.args(["--tenant-provider", self.provider]);
+        command.args(["--durability", self.durability]);
+        if self.encrypted {
+            let key = home.path().join("master.key");
+            let _ = std::fs::remove_file(&key);
+            std::fs::write(&key, [0x4e; 32]).unwrap();
+            nimbus_e2e::files::set_mode(&key, 0o400);
+            command.args(["--encryption-key-provider", "master-key-file"]);
+            command.arg("--encryption-master-key-file").arg(key);
+        }
+        command
+    }
+}
 
 /// A directory of the test's own, in memory where the machine has such a place: the suite decides
 /// itself what a disk keeps, and thousands of images need not wear out a real one.
@@ -72,10 +111,12 @@ fn consistent(client: &Client, tenant: &str) -> Result<(), String> {
 /// No file belongs to nobody.
 fn check_names(data: &Path, tenants: &BTreeSet<String>) -> Result<(), String> {
     for name in nimbus_e2e::files::names(data) {
-        let known = match name.split_once(".sqlite3") {
+        let file = name.strip_suffix(".nimbus-enc").unwrap_or(&name);
+        let parts = file.split_once(".sqlite3").or(file.split_once(".redb"));
+        let known = match parts {
             Some((tenant, "" | "-wal" | "-shm")) => tenants.contains(tenant),
             Some(_) => false,
-            None => name == "nimbus.lock" || name == "nimbus-control.db",
+            None => file == "nimbus.lock" || file == "nimbus-control.db",
         };
         if !known {
             return Err(format!("{name} belongs to nobody"));

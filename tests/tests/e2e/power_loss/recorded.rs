@@ -17,7 +17,7 @@ use nimbus_e2e::power::{Disk, Image, Process, Recorder, log};
 use nimbus_e2e::{Client, Home, Rng};
 use serde_json::{Value as Json, json};
 
-use super::{ANSWERED, ASKED, read, scratch};
+use super::{ANSWERED, ASKED, Kind, read, scratch};
 
 /// Two tenants that the writers share, and one whose log is made to start over.
 pub(super) const TENANTS: [&str; 3] = ["left", "right", "heavy"];
@@ -129,21 +129,19 @@ struct Place {
     home: Home,
     recorder: Recorder,
     disk: PathBuf,
-    durability: &'static str,
+    kind: Kind,
 }
 
 impl Place {
     fn start(&self) -> Process {
-        let mut command = self.home.command(["start", "--port", "0"]);
-        command.arg("--data-dir").arg(self.disk.join("data"));
-        command.args(["--durability", self.durability]);
+        let mut command = self.kind.command(&self.home, &self.disk.join("data"));
         command.envs(self.recorder.environment());
         Process::start(&mut command).unwrap_or_else(|e| panic!("the server does not start: {e}"))
     }
 }
 
 /// Runs about `transactions` transactions.
-pub(super) fn run(durability: &'static str, transactions: u64, seed: u64) -> Run {
+pub(super) fn run(kind: Kind, transactions: u64, seed: u64) -> Run {
     let dir = scratch();
     let disk = dir.path().join("disk");
     fs::create_dir(&disk).unwrap();
@@ -151,11 +149,11 @@ pub(super) fn run(durability: &'static str, transactions: u64, seed: u64) -> Run
         home: Home::within(dir.path()),
         recorder: Recorder::new(&disk, &dir.path().join("log")).with_slow_syncs(SYNC),
         disk,
-        durability,
+        kind,
     };
     let actors = Actors {
         recorder: &place.recorder,
-        heavy: place.disk.join("data/heavy.sqlite3-shm"),
+        heavy: (kind.provider == "sqlite").then(|| place.disk.join("data/heavy.sqlite3-shm")),
         attempts: Mutex::default(),
         next: AtomicUsize::new(0),
     };
@@ -300,7 +298,7 @@ fn with_deletions(
 /// What all actors share.
 struct Actors<'a> {
     recorder: &'a Recorder,
-    heavy: PathBuf,
+    heavy: Option<PathBuf>,
     attempts: Mutex<BTreeMap<usize, Attempt>>,
     next: AtomicUsize,
 }
@@ -406,22 +404,31 @@ impl Actors<'_> {
             id.unwrap()
         };
         let mut ids = vec![insert(60_000)];
-        while log_frames(&self.heavy).0 < CHECKPOINT {
-            ids.push(insert(60_000));
-        }
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let (frames, copied) = log_frames(&self.heavy);
-            if frames == copied {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{copied} of {frames} frames");
-            std::thread::park_timeout(Duration::from_millis(1));
+        match &self.heavy {
+            Some(shared) => self.checkpoint(shared, || ids.push(insert(60_000))),
+            // There is no log to be copied.
+            None => ids.extend((0..20).map(|_| insert(60_000))),
         }
         ids.push(insert(100));
         for id in ids {
             let path = format!("{path}/{TABLE}/{id}");
             self.attempt(Request::Delete(id), 204, |_| client.delete(&path));
+        }
+    }
+
+    /// Writes until the log is checkpointed, and waits until that is done.
+    fn checkpoint(&self, shared: &Path, mut write: impl FnMut()) {
+        while log_frames(shared).0 < CHECKPOINT {
+            write();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (frames, copied) = log_frames(shared);
+            if frames == copied {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{copied} of {frames} frames");
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
