@@ -132,8 +132,8 @@ pub fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
 /// cleans up. An earlier one that was interrupted is recovered first. Blocks.
 ///
 /// # Errors
-/// `Locked`, `KeyUnavailable`, `Corrupt`, `Busy` if the file is open, `Full`, `Io`; the file then has its
-/// old key, unless the error says otherwise.
+/// `Locked`, `KeyUnavailable`, `Corrupt`, `Busy` if the file is open, `Full`, `Io`. What was begun is undone
+/// or finished then; where that fails too, [`recover_redb`] does it later, and the file opens meanwhile.
 pub fn rotate_dek_redb(
     file: &Path,
     subject: &Subject,

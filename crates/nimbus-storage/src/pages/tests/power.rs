@@ -138,41 +138,57 @@ fn plain_redb_survives_power_loss() {
     assert!(images >= 1000, "{images}");
 }
 
-/// A sync that fails at any time: the database opens again with everything acknowledged before, and
-/// loses nothing of it when the power fails later.
+/// Something that fails at any time: the database opens again with everything acknowledged before,
+/// and loses nothing of it when the power fails later.
+fn survives_failures(random: &mut Random, fails: impl Fn(&Tape)) {
+    let tape = Tape::default();
+    let mut rows = Rows::new();
+    let db = builder().create_with_backend(over(&tape)).unwrap();
+    commit(&db, 0, &mut rows, random).unwrap();
+    fails(&tape);
+    let mut before = rows.clone();
+    let mut number = 0;
+    loop {
+        number += 1;
+        before.clone_from(&rows);
+        if commit(&db, number, &mut rows, random).is_err() {
+            break;
+        }
+    }
+    drop(db);
+    tape.mend();
+    let db = builder().create_with_backend(over(&tape)).unwrap();
+    let found = contents(&db).unwrap();
+    assert!(found == before || found == rows);
+    // What was shown now is on disk.
+    for _ in 0..5 {
+        let image = Tape::holding(tape.image(tape.steps(), random, 1));
+        let db = builder().create_with_backend(over(&image)).unwrap();
+        assert_eq!(contents(&db).unwrap(), found);
+    }
+    rows = found;
+    commit(&db, 100, &mut rows, random).unwrap();
+    let image = Tape::holding(tape.image(tape.steps(), random, 0));
+    let db = builder().create_with_backend(over(&image)).unwrap();
+    assert_eq!(contents(&db).unwrap(), rows);
+}
+
 #[test]
 fn encrypted_redb_survives_failed_syncs() {
-    let mut random = Random(5);
-    for fails in 2..30 {
-        let tape = Tape::default();
-        let mut rows = Rows::new();
-        let db = builder().create_with_backend(over(&tape)).unwrap();
-        commit(&db, 0, &mut rows, &mut random).unwrap();
-        tape.fail_sync_after(fails);
-        let mut before = rows.clone();
-        let mut number = 0;
-        loop {
-            number += 1;
-            before.clone_from(&rows);
-            if commit(&db, number, &mut rows, &mut random).is_err() {
-                break;
-            }
-        }
-        drop(db);
-        let db = builder().create_with_backend(over(&tape)).unwrap();
-        let found = contents(&db).unwrap();
-        assert!(found == before || found == rows);
-        // What was shown now is on disk.
-        for _ in 0..5 {
-            let image = Tape::holding(tape.image(tape.steps(), &mut random, 1));
-            let db = builder().create_with_backend(over(&image)).unwrap();
-            assert_eq!(contents(&db).unwrap(), found);
-        }
-        rows = found;
-        commit(&db, 100, &mut rows, &mut random).unwrap();
-        let image = Tape::holding(tape.image(tape.steps(), &mut random, 0));
-        let db = builder().create_with_backend(over(&image)).unwrap();
-        assert_eq!(contents(&db).unwrap(), rows);
+    for fails in 0..30 {
+        survives_failures(&mut Random(5 + fails as u64), |tape| {
+            tape.fail_sync_after(fails)
+        });
+    }
+}
+
+/// As on a full disk.
+#[test]
+fn encrypted_redb_survives_failed_writes() {
+    for fails in (0..120).step_by(3) {
+        survives_failures(&mut Random(7 + fails as u64), |tape| {
+            tape.fail_write_after(fails)
+        });
     }
 }
 

@@ -101,6 +101,11 @@ impl Tape {
         self.0.lock().unwrap().fail_write = Some(more);
     }
 
+    /// From now on nothing fails.
+    pub(crate) fn mend(&self) {
+        self.0.lock().unwrap().fail_write = None;
+    }
+
     /// What is on disk when the power fails after so many steps. `keep` of 0 drops what was not synced,
     /// 2 keeps it all, 1 leaves it to chance.
     pub(crate) fn image(&self, steps: usize, random: &mut Random, keep: usize) -> Vec<u8> {
@@ -116,7 +121,7 @@ impl Tape {
                 Step::Write { at, bytes } => disk.write(*at, bytes),
                 Step::SetLen(len) => disk.set_len(*len),
                 Step::Sync => disk.flush(random, 2),
-                Step::FailedSync => disk.flush(random, 1),
+                Step::FailedSync => disk.flush_data(random, 1),
             }
         }
         inner.replayed = Some((steps, disk.clone()));
@@ -174,17 +179,18 @@ impl Disk {
     }
 
     fn flush(&mut self, random: &mut Random, keep: usize) {
-        let mut chosen = |versions: usize| match keep {
-            0 => 0,
-            2 => versions,
-            _ => random.below(versions + 1),
-        };
-        match chosen(self.lens.len()) {
+        match chosen(random, keep, self.lens.len()) {
             0 => {}
             n => self.durable_len = self.lens[n - 1],
         }
+        self.lens.clear();
+        self.flush_data(random, keep);
+    }
+
+    /// A length that was set stays in the file system's journal if data cannot be written.
+    fn flush_data(&mut self, random: &mut Random, keep: usize) {
         for (sector, versions) in std::mem::take(&mut self.dirty) {
-            let n = chosen(versions.len());
+            let n = chosen(random, keep, versions.len());
             if n == 0 {
                 continue;
             }
@@ -194,7 +200,15 @@ impl Disk {
             }
             self.durable[sector * SECTOR..end].copy_from_slice(&versions[n - 1]);
         }
-        self.lens.clear();
+    }
+}
+
+/// How many of some versions were written: none, all, or left to chance.
+fn chosen(random: &mut Random, keep: usize, versions: usize) -> usize {
+    match keep {
+        0 => 0,
+        2 => versions,
+        _ => random.below(versions + 1),
     }
 }
 
