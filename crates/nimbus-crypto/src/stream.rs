@@ -14,7 +14,7 @@ use std::io;
 use aead_stream::{NewStream, StreamBE32, StreamPrimitive};
 use chacha20poly1305::XChaCha20Poly1305;
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use crate::context::{Fields, FileId};
 use crate::key::{Dek, Entropy};
@@ -135,6 +135,32 @@ fn header(prefix: &[u8; PREFIX_BYTES]) -> [u8; STREAM_HEADER_BYTES] {
     header
 }
 
+/// One chunk, wiped when it is dropped. It never grows past its first allocation, which would leave a copy
+/// behind. Not generic, so that its loops are compiled with this crate's optimisation.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn new() -> Self {
+        Self(Vec::with_capacity(CHUNK_BYTES + TAG_BYTES))
+    }
+
+    /// So many bytes to be filled, at most a chunk and its tag.
+    fn sized(&mut self, length: usize) -> &mut [u8] {
+        self.0.resize(length, 0);
+        &mut self.0
+    }
+
+    fn wipe(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
 /// Seals and opens the chunks of one stream in their order.
 struct Chunks {
     /// Boxed, so that moving a reader or writer leaves no copy of the key behind.
@@ -160,10 +186,10 @@ impl Chunks {
     }
 
     /// Encrypts the plaintext in `buffer` and appends its tag.
-    fn seal(&mut self, last: bool, buffer: &mut Vec<u8>) -> Result<(), StreamError> {
+    fn seal(&mut self, last: bool, buffer: &mut Buffer) -> Result<(), StreamError> {
         let next = self.next(last)?;
         let (at, stream) = (self.position, &self.stream);
-        let sealed = stream.encrypt_in_place(at, last, &self.aad, buffer);
+        let sealed = stream.encrypt_in_place(at, last, &self.aad, &mut buffer.0);
         // Only for lengths that chunks do not have.
         sealed.map_err(|_| StreamError::TooLong)?;
         self.position = next;
@@ -172,12 +198,12 @@ impl Chunks {
 
     /// Decrypts `buffer` and takes its tag off. Wiped when it is refused, so that no
     /// unauthenticated byte gets out.
-    fn open(&mut self, last: bool, buffer: &mut Zeroizing<Vec<u8>>) -> Result<(), StreamError> {
+    fn open(&mut self, last: bool, buffer: &mut Buffer) -> Result<(), StreamError> {
         let next = self.next(last)?;
         let (at, stream) = (self.position, &self.stream);
-        let opened = stream.decrypt_in_place(at, last, &self.aad, &mut **buffer);
+        let opened = stream.decrypt_in_place(at, last, &self.aad, &mut buffer.0);
         if opened.is_err() {
-            buffer.zeroize();
+            buffer.wipe();
             return Err(StreamError::Unauthentic { chunk: at });
         }
         self.position = next;

@@ -102,32 +102,25 @@ impl AwsKms {
     /// # Errors
     /// [`KmsFault::NoRegion`], [`KmsFault::NoCredentials`].
     pub async fn connect(options: AwsKmsOptions) -> Result<Self, KmsFault> {
-        Self::connect_by(
-            aws_config::defaults(BehaviorVersion::v2026_01_12()),
-            options,
-        )
-        .await
+        let loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+        Self::connect_by(loader, limits(), options).await
     }
 
-    /// With a loader that knows where credentials come from.
+    /// With a loader that knows where credentials come from, and with limits of time.
     async fn connect_by(
         mut loader: ConfigLoader,
+        limits: TimeoutConfig,
         options: AwsKmsOptions,
     ) -> Result<Self, KmsFault> {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Provider::rustls(CryptoMode::AwsLc))
             .build_https();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(OPERATION)
-            .build();
         let retries = RetryConfig::standard()
             .with_max_attempts(ATTEMPTS)
             .with_initial_backoff(BACKOFF);
         loader = loader
             .http_client(http)
-            .timeout_config(timeouts)
+            .timeout_config(limits)
             .retry_config(retries);
         if let Some(region) = options.region {
             loader = loader.region(Region::new(region));
@@ -231,6 +224,14 @@ impl AwsKms {
             bytes,
         }
     }
+}
+
+fn limits() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(OPERATION)
+        .build()
 }
 
 /// Asks the chain once, at the start: later, a chain that does not answer looks like a service that does

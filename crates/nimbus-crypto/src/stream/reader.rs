@@ -6,10 +6,8 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use zeroize::{Zeroize, Zeroizing};
-
 use super::{
-    CHUNK_BYTES, Chunks, FRAME_BYTES, LAST, MAGIC, STREAM_HEADER_BYTES, STREAM_VERSION,
+    Buffer, CHUNK_BYTES, Chunks, FRAME_BYTES, LAST, MAGIC, STREAM_HEADER_BYTES, STREAM_VERSION,
     StreamError, TAG_BYTES, VERSION_BYTES,
 };
 use crate::context::FileId;
@@ -23,7 +21,7 @@ pub struct SealedReader<R: Read> {
     inner: R,
     pub(super) chunks: Chunks,
     /// The present chunk, opened.
-    buffer: Zeroizing<Vec<u8>>,
+    buffer: Buffer,
     /// How much of it was handed out.
     taken: usize,
     state: State,
@@ -69,7 +67,7 @@ impl<R: Read> SealedReader<R> {
         Ok(Self {
             inner,
             chunks: Chunks::new(dek, file_id, associated, prefix),
-            buffer: Zeroizing::new(Vec::with_capacity(CHUNK_BYTES + TAG_BYTES)),
+            buffer: Buffer::new(),
             taken: 0,
             state: State::Within,
         })
@@ -83,10 +81,9 @@ impl<R: Read> SealedReader<R> {
     /// Reads and opens the next chunk.
     fn advance(&mut self) -> io::Result<()> {
         let (last, length) = self.frame()?;
-        self.buffer.clear();
         self.taken = 0;
-        self.buffer.resize(length + TAG_BYTES, 0);
-        if fill(&mut self.inner, &mut self.buffer)? < self.buffer.len() {
+        let sealed = self.buffer.sized(length + TAG_BYTES);
+        if fill(&mut self.inner, sealed)? < length + TAG_BYTES {
             return Err(self.truncated().into());
         }
         self.chunks.open(last, &mut self.buffer)?;
@@ -124,7 +121,7 @@ impl<R: Read> SealedReader<R> {
     /// After an error nothing of the present chunk is left, and each read repeats it. An error from
     /// below ends the stream too: nobody knows how much was read.
     fn refuse(&mut self, error: &io::Error) {
-        self.buffer.zeroize();
+        self.buffer.wipe();
         self.taken = 0;
         self.state = State::Refused(StreamError::of(error).unwrap_or(StreamError::Broken));
     }
@@ -149,7 +146,7 @@ impl<R: Read> Read for SealedReader<R> {
         if into.is_empty() {
             return Ok(0);
         }
-        while self.taken == self.buffer.len() {
+        while self.taken == self.buffer.0.len() {
             match self.state {
                 State::Within => {}
                 State::Ended => return Ok(0),
@@ -160,7 +157,7 @@ impl<R: Read> Read for SealedReader<R> {
                 return Err(error);
             }
         }
-        let rest = &self.buffer[self.taken..];
+        let rest = &self.buffer.0[self.taken..];
         let count = rest.len().min(into.len());
         into[..count].copy_from_slice(&rest[..count]);
         self.taken += count;

@@ -6,9 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use zeroize::Zeroizing;
-
-use super::{CHUNK_BYTES, Chunks, LAST, PREFIX_BYTES, StreamError, TAG_BYTES, header};
+use super::{Buffer, CHUNK_BYTES, Chunks, LAST, PREFIX_BYTES, StreamError, header};
 use crate::context::FileId;
 use crate::key::{Dek, random};
 
@@ -37,7 +35,7 @@ pub struct SealedWriter<W: Write> {
     inner: W,
     pub(super) chunks: Chunks,
     /// Plaintext that is not sealed yet, at most one chunk.
-    buffer: Zeroizing<Vec<u8>>,
+    buffer: Buffer,
     broken: bool,
 }
 
@@ -62,8 +60,7 @@ impl<W: Write> SealedWriter<W> {
         Ok(Self {
             inner,
             chunks: Chunks::new(dek, file_id, associated, prefix),
-            // Room for the tag, so that plaintext is never moved to a larger allocation.
-            buffer: Zeroizing::new(Vec::with_capacity(CHUNK_BYTES + TAG_BYTES)),
+            buffer: Buffer::new(),
             broken: false,
         })
     }
@@ -91,13 +88,13 @@ impl<W: Write> SealedWriter<W> {
             return Err(StreamError::Broken.into());
         }
         // A chunk has at most 2^16 bytes.
-        let length = u32::try_from(self.buffer.len()).map_err(io::Error::other)?;
+        let length = u32::try_from(self.buffer.0.len()).map_err(io::Error::other)?;
         let frame = if last { length | LAST } else { length };
         self.chunks.seal(last, &mut self.buffer)?;
         self.inner.write_all(&frame.to_be_bytes())?;
-        self.inner.write_all(&self.buffer)?;
+        self.inner.write_all(&self.buffer.0)?;
         // It holds ciphertext now.
-        self.buffer.clear();
+        self.buffer.0.clear();
         self.broken = false;
         Ok(())
     }
@@ -108,11 +105,11 @@ impl<W: Write> Write for SealedWriter<W> {
         if bytes.is_empty() {
             return Ok(0);
         }
-        if self.broken || self.buffer.len() >= CHUNK_BYTES {
+        if self.broken || self.buffer.0.len() >= CHUNK_BYTES {
             self.put(false)?;
         }
-        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
+        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.0.len());
+        self.buffer.0.extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }
 

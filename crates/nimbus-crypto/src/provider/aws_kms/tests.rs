@@ -23,10 +23,24 @@ fn options(url: &str, region: &str, key: &str) -> AwsKmsOptions {
 
 /// A provider with credentials of its own: the chain has a test of its own.
 async fn kms_in(url: &str, region: &str, key: &str) -> AwsKms {
+    connected(url, region, key, patient()).await
+}
+
+/// Limits that a busy machine does not reach: only an outage is to be cut short.
+fn patient() -> TimeoutConfig {
+    let long = Duration::from_secs(60);
+    TimeoutConfig::builder()
+        .connect_timeout(long)
+        .operation_attempt_timeout(long)
+        .operation_timeout(long)
+        .build()
+}
+
+async fn connected(url: &str, region: &str, key: &str, limits: TimeoutConfig) -> AwsKms {
     let credentials = Credentials::new("test", "test", None, None, "tests");
     let loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
     let loader = loader.credentials_provider(credentials);
-    let connected = AwsKms::connect_by(loader, options(url, region, key)).await;
+    let connected = AwsKms::connect_by(loader, limits, options(url, region, key)).await;
     connected.unwrap()
 }
 
@@ -377,7 +391,9 @@ async fn an_outage_is_a_network_error_in_bounded_time_and_passes() {
     const { assert!(OPERATION.as_millis() <= 1_500 && CONNECT.as_millis() <= 500) };
     let moto = Moto::start();
     let proxy = FaultProxy::before(moto.address());
-    let provider = kms(&proxy.url(), &moto.create_key(REGION)).await;
+    let arn = moto.create_key(REGION);
+    let provider = kms(&proxy.url(), &arn).await;
+    let strict = connected(&proxy.url(), REGION, &arn, limits()).await;
     let (made, dek) = Manifest::create(&provider, subject(), CREATED)
         .await
         .unwrap();
@@ -386,7 +402,7 @@ async fn an_outage_is_a_network_error_in_bounded_time_and_passes() {
         proxy.set(outage.clone());
         // Far more than it takes; without limits a service that hangs is waited for for minutes.
         let limit = Duration::from_secs(10);
-        let opened = tokio::time::timeout(limit, both.unlock(&provider, &subject())).await;
+        let opened = tokio::time::timeout(limit, both.unlock(&strict, &subject())).await;
         let ManifestError::Key(error) = opened.unwrap().unwrap_err() else {
             panic!("another error");
         };
@@ -407,7 +423,7 @@ async fn an_address_where_nobody_is_is_a_network_error() {
         format!("http://{address}"),
         "https://kms.invalid".to_owned(),
     ] {
-        let provider = kms(&url, "alias/x").await;
+        let provider = connected(&url, REGION, "alias/x", limits()).await;
         let found = fault(provider.generate_key(&context()).await.unwrap_err());
         assert!(
             matches!(&found, KmsFault::Network { service, .. } if service.contains(&url)),
@@ -489,7 +505,8 @@ async fn child_of_the_credential_chain() {
         region: None,
         endpoint_url: Some(url),
     };
-    let outcome = match AwsKms::connect(options).await {
+    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+    let outcome = match AwsKms::connect_by(loader, patient(), options).await {
         Err(fault) => fault.to_string(),
         Ok(provider) => match provider.generate_key(&context()).await {
             Ok((_, wrapped)) => wrapped.key_id,
