@@ -5,16 +5,20 @@
 //! answers and must not be asynchronous tasks.
 
 mod admin;
+mod copies;
 mod lookup;
 mod redb;
 mod rotate;
 mod scan;
+mod steps;
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nimbus_crypto::{Dek, FileId, KeyError, KeyProvider, Manifest, ManifestError, Subject};
+use nimbus_crypto::{
+    Dek, FileId, KeyError, KeyProvider, KmsFault, Manifest, ManifestError, Subject,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::provider::{ProviderError, ProviderResult, files};
@@ -194,12 +198,24 @@ fn unavailable(file: &Path, reason: &str) -> ProviderError {
     }
 }
 
+/// Whether a key service failed for a reason of its own, rather than refuse what the manifest holds.
+fn may_pass(e: &KeyError) -> bool {
+    match e {
+        KeyError::Service { .. } => true,
+        KeyError::Kms { fault, .. } => !matches!(
+            fault,
+            KmsFault::WrongKey { .. } | KmsFault::InvalidCiphertext
+        ),
+        _ => false,
+    }
+}
+
 impl ProviderError {
     /// A file whose key is not to be had: for good, or because a key service fails.
     pub(crate) fn locked(file: &Path, e: ManifestError) -> ProviderError {
         let what = file.display().to_string();
         match e {
-            ManifestError::Key(KeyError::Service { .. }) => ProviderError::KeyUnavailable {
+            ManifestError::Key(ref key) if may_pass(key) => ProviderError::KeyUnavailable {
                 what,
                 source: Box::new(e),
             },

@@ -3,6 +3,7 @@
 //!
 //! What the pieces do when they fail is tested beside them.
 
+mod canaries;
 mod interop;
 mod kills;
 mod refusals;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
 
 use super::rotate::recover_one;
+use super::steps::{appended, look, present, remove, rename, sync_dir_of};
 use super::{FileKey, Keyring, Progress, is_plain, redb};
 use crate::provider::files::{self, Entry};
 use crate::provider::sqlite::convert as sqlite;
@@ -92,12 +93,6 @@ pub fn default_target(source: &Path) -> PathBuf {
 /// Where the encrypted version of a file is until it takes its place.
 pub(super) fn replacing(place: &Path) -> PathBuf {
     appended(place, REPLACING_ENDING)
-}
-
-fn appended(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// Converts a file in plain text into an encrypted one with a manifest. Blocks. `progress` is given
@@ -293,7 +288,7 @@ fn check_target(source: &Path, target: &Path) -> AdminResult<()> {
 fn clear(partial: &Path) -> ProviderResult<()> {
     remove(partial)?;
     remove_sidecars(partial)?;
-    remove(&manifest_path(partial))
+    remove(&manifest_path(partial)).map(drop)
 }
 
 fn discard(partial: &Path) {
@@ -302,35 +297,8 @@ fn discard(partial: &Path) {
     }
 }
 
-fn remove_sidecars(path: &Path) -> ProviderResult<()> {
+pub(super) fn remove_sidecars(path: &Path) -> ProviderResult<()> {
     sqlite::sidecars(path)
         .iter()
-        .try_for_each(|path| remove(path))
-}
-
-pub(super) fn look(path: &Path) -> ProviderResult<Entry> {
-    files::inspect(path).map_err(|e| files::error("looking at", path, e))
-}
-
-pub(super) fn present(path: &Path) -> ProviderResult<bool> {
-    Ok(look(path)? != Entry::Absent)
-}
-
-pub(super) fn remove(path: &Path) -> ProviderResult<()> {
-    let removed = files::remove_if_exists(path).map(drop);
-    removed.map_err(|e| files::error("removing", path, e))
-}
-
-/// Renames and makes that durable.
-pub(super) fn rename(from: &Path, to: &Path) -> ProviderResult<()> {
-    std::fs::rename(from, to).map_err(|e| files::error("renaming to", to, e))?;
-    sync_dir_of(to)
-}
-
-pub(super) fn sync_dir_of(path: &Path) -> ProviderResult<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
+        .try_for_each(|path| remove(path).map(drop))
 }

@@ -15,6 +15,8 @@ use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked, mani
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
 
+use super::copies::Copies;
+use super::steps::{appended, remove, rename, sync_dir_of};
 use super::{FileKey, Keyring, Keys};
 use crate::pages::error::{corrupt, error, guarded};
 use crate::pages::{Pages, REDB_MAGIC, Scratch, open_file_to_read, pages_of};
@@ -34,7 +36,6 @@ const CACHE: usize = 8 << 20;
 const PARTIAL: &str = ".partial";
 /// What is appended to a file for its re-encrypted version (seed 003: the staged file).
 const ROTATING: &str = ".rotating";
-const BACKUP: &str = ".bak";
 
 /// Writes an encrypted copy of a file in plain text. `target` must not exist; its manifest, from which
 /// `key` comes, does already. Blocks; durable when it returns.
@@ -176,11 +177,9 @@ pub fn recover_redb(file: &Path, subject: &Subject, keyring: &Keyring) -> Provid
     if pending {
         rotation.settle(manifest)?;
     }
-    let mut found = pending | remove(&appended(file, ROTATING))?;
-    for name in [file.to_owned(), manifest_path(file)] {
-        found |= remove(&appended(&appended(&name, BACKUP), PARTIAL))?;
-    }
-    Ok(found | rotation.remove_backup()?)
+    let staged = remove(&appended(file, ROTATING))?;
+    let copies = Copies::of(file).remove(rotation.manifest()?.file_id())?;
+    Ok(pending | staged | copies)
 }
 
 /// A rotation of one file.
@@ -211,14 +210,11 @@ impl Rotation<'_> {
         };
         let key = self.keyring.unlock(self.file, self.subject)?;
         let from = Source::encrypted(self.file, &key)?;
+        let copies = Copies::of(self.file);
         if !skip_backup {
-            step("the backup of the manifest")?;
-            self.refuse_foreign_backup(&key)?;
-            // By which the backups are known as ours.
-            let manifest = manifest_path(self.file);
-            backup(&manifest, &appended(&manifest, BACKUP))?;
-            step("the backup of the database")?;
-            backup(self.file, &appended(self.file, BACKUP))?;
+            step("the backup")?;
+            copies.refuse_foreign(key.file_id())?;
+            copies.make()?;
         }
         step("the pending key")?;
         let new = self.begin()?;
@@ -235,7 +231,7 @@ impl Rotation<'_> {
         step("the end of the rotation")?;
         self.settle(self.manifest()?)?;
         step("the removal of the backup")?;
-        self.remove_backup()?;
+        copies.remove(key.file_id())?;
         Ok(())
     }
 
@@ -280,48 +276,6 @@ impl Rotation<'_> {
             })
         })?;
         next.replace(self.file).map_err(|e| self.locked(e))
-    }
-
-    /// Backups are ours when the manifest among them is one of this file.
-    fn backup_is_ours(&self, file_id: &str) -> ProviderResult<bool> {
-        let path = appended(&manifest_path(self.file), BACKUP);
-        let mut bytes = Vec::new();
-        match files::open_read_only(&path) {
-            Ok(file) => {
-                let read = file.take(1 << 20).read_to_end(&mut bytes);
-                read.map_err(|e| files::error("reading", &path, e))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(files::error("reading", &path, e)),
-        }
-        let json: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
-        Ok(json.is_ok_and(|json| json["fileId"] == file_id))
-    }
-
-    fn refuse_foreign_backup(&self, key: &FileKey) -> ProviderResult<()> {
-        let manifest = manifest_path(self.file);
-        let names = [appended(self.file, BACKUP), appended(&manifest, BACKUP)];
-        for path in &names {
-            let there = files::inspect(path).map_err(|e| files::error("looking at", path, e))?;
-            if there != files::Entry::Absent && !self.backup_is_ours(&key.file_id().to_string())? {
-                let what = format!("keeping {} as {}", self.file.display(), path.display());
-                let why = "that name is taken: move it away, or pass --skip-backup";
-                return Err(ProviderError::io(what, why));
-            }
-        }
-        Ok(())
-    }
-
-    /// True if there was one of ours. The manifest, by which it is known, goes last.
-    fn remove_backup(&self) -> ProviderResult<bool> {
-        let file_id = self.manifest()?.file_id().to_string();
-        if !self.backup_is_ours(&file_id)? {
-            return Ok(false);
-        }
-        remove(&appended(self.file, BACKUP))?;
-        sync_dir_of(self.file)?;
-        remove(&appended(&manifest_path(self.file), BACKUP))?;
-        sync_dir_of(self.file).map(|()| true)
     }
 }
 
@@ -468,54 +422,8 @@ fn created(path: &Path) -> ProviderResult<File> {
     files::create_new(path).map_err(|e| files::error("creating", path, e))
 }
 
-fn remove(path: &Path) -> ProviderResult<bool> {
-    files::remove_if_exists(path).map_err(|e| files::error("removing", path, e))
-}
-
-/// Copies a file as it is, durably, under another name first.
-fn backup(from: &Path, to: &Path) -> ProviderResult<()> {
-    let partial = appended(to, PARTIAL);
-    let copied = (|| {
-        let mut source = files::open_read_only(from)?;
-        files::remove_if_exists(&partial)?;
-        let mut target = files::create_new(&partial)?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match source.read(&mut buffer)? {
-                0 => break target.sync_all(),
-                n => target.write_all(&buffer[..n])?,
-            }
-        }
-    })();
-    if let Err(e) = copied {
-        let _ = files::remove_if_exists(&partial);
-        return Err(files::error("copying to", to, e));
-    }
-    rename(&partial, to)
-}
-
-fn rename(from: &Path, to: &Path) -> ProviderResult<()> {
-    std::fs::rename(from, to).map_err(|e| files::error("renaming to", to, e))?;
-    sync_dir_of(to)
-}
-
-fn sync_dir_of(path: &Path) -> ProviderResult<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
-}
-
 fn failed(doing: &str, path: &Path, e: io::Error) -> ProviderError {
     error(doing, path, redb::Error::Io(e))
-}
-
-/// A path with something appended to its last part.
-fn appended(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
 }
 
 #[cfg(test)]

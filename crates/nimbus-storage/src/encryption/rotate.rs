@@ -10,22 +10,20 @@ use std::path::{Path, PathBuf};
 use nimbus_crypto::{Cipher, Dek, Manifest, Subject, SubjectKind, manifest_path};
 
 use super::admin::{
-    AdminError, AdminResult, finish_take_place, present, remove, rename, replacing, summed,
-    sync_dir_of,
+    AdminError, AdminResult, finish_take_place, remove_sidecars, replacing, summed,
 };
+use super::copies::Copies;
+use super::steps::{present, remove, sync_dir_of};
 use super::{Keyring, Progress, is_plain, protected, redb};
 use crate::provider::sqlite::convert as sqlite;
-use crate::provider::{ProviderError, ProviderResult, files};
-
-/// What is appended to the names of copies that are kept until a rotation has succeeded (seed 003).
-const BACKUP_ENDING: &str = ".bak";
+use crate::provider::{ProviderError, ProviderResult};
 
 /// Gives a file a new key and encrypts all of it again. Blocks. With `backup`, copies of file and
 /// manifest are kept beside them until it has succeeded, and put back if it fails and neither key opens
 /// the file.
 ///
 /// # Errors
-/// [`AdminError::Exists`] when a `.bak` of someone else is in the way; `Locked`, `KeyUnavailable`,
+/// `Io` when a `.bak` of someone else is in the way; `Locked`, `KeyUnavailable`,
 /// `Full`, `Io`. The file can be opened afterwards, with the one key or the other.
 pub fn rotate_dek(
     path: &Path,
@@ -55,11 +53,11 @@ pub fn rotate_dek(
     recover_one(path, subject, keyring)?;
     let copies = Copies::of(path);
     let manifest = read(path, subject)?;
-    copies.refuse_foreign(&manifest, subject)?;
     let keys = keyring.unlock(path, subject)?;
     if backup {
+        copies.refuse_foreign(manifest.file_id())?;
         sqlite::settle_file(path, keys.current())?;
-        copies.make(path)?;
+        copies.make()?;
     }
     let (old, new) = begin(path, subject, keyring)?;
     match sqlite::rekey(path, &old, &new) {
@@ -82,7 +80,7 @@ fn rotate_cache(path: &Path, subject: &Subject, keyring: &Keyring) -> ProviderRe
     remove(path)?;
     sqlite::sidecars(path)
         .iter()
-        .try_for_each(|path| remove(path))?;
+        .try_for_each(|path| remove(path).map(drop))?;
     sync_dir_of(path)?;
     remove(&manifest_path(path))?;
     sync_dir_of(path)?;
@@ -119,7 +117,7 @@ fn settle(
         Box::pin(async move { manifest.finish_rotation(&*provider, &wanted).await })
     })?;
     replace(&next, path)?;
-    copies.remove()
+    copies.remove(next.file_id()).map(drop)
 }
 
 /// The way back, when the file has the current key still.
@@ -130,7 +128,7 @@ fn undo(path: &Path, subject: &Subject, keyring: &Keyring, copies: &Copies) -> P
         Box::pin(async move { manifest.abandon_rotation(&*provider, &wanted).await })
     })?;
     replace(&next, path)?;
-    copies.remove()
+    copies.remove(next.file_id()).map(drop)
 }
 
 fn read(path: &Path, subject: &Subject) -> ProviderResult<Manifest> {
@@ -151,7 +149,7 @@ pub enum Recovered {
     Finished(PathBuf),
     /// A rotation had not changed the file: it was undone.
     Undone(PathBuf),
-    /// A rotation of a redb file was finished or undone, or what it left was removed.
+    /// A rotation of a redb file was finished or undone; or what one of any file left was removed.
     Settled(PathBuf),
     /// Neither key opened the file: it and its manifest were restored from the copies.
     Restored(PathBuf),
@@ -197,11 +195,8 @@ pub(super) fn recover_one(
     }
     let copies = Copies::of(path);
     if manifest.pending().is_none() {
-        if copies.present()? && copies.ours(&manifest, subject) {
-            keyring.unlock(path, subject)?;
-            copies.remove()?;
-        }
-        return Ok(None);
+        let left = copies.remove(manifest.file_id())?;
+        return Ok(left.then(|| Recovered::Settled(path.to_owned())));
     }
     let keys = keyring.unlock(path, subject)?;
     let Some(pending) = keys.pending() else {
@@ -221,9 +216,10 @@ pub(super) fn recover_one(
             Ok(Some(Recovered::Finished(place)))
         }
         (Err(ProviderError::Corrupt { .. }), Err(ProviderError::Corrupt { .. }))
-            if copies.present()? && copies.ours(&manifest, subject) =>
+            if copies.whole()? && copies.ours(manifest.file_id())? =>
         {
-            copies.restore(path)?;
+            remove_sidecars(path)?;
+            copies.restore()?;
             Ok(Some(Recovered::Restored(place)))
         }
         (Err(e), _) => Err(e),
@@ -248,74 +244,4 @@ fn replacement(
     }
     finish_take_place(&encrypted, path)?;
     Ok(Some(Recovered::Replaced(path.to_owned())))
-}
-
-/// The copies of a file and its manifest.
-struct Copies {
-    file: PathBuf,
-}
-
-impl Copies {
-    fn of(path: &Path) -> Copies {
-        let mut name = path.as_os_str().to_owned();
-        name.push(BACKUP_ENDING);
-        Copies { file: name.into() }
-    }
-
-    fn present(&self) -> ProviderResult<bool> {
-        Ok(present(&self.file)? || present(&manifest_path(&self.file))?)
-    }
-
-    /// Whether they were made of this very file by an earlier rotation.
-    fn ours(&self, manifest: &Manifest, subject: &Subject) -> bool {
-        Manifest::read(&self.file, subject).is_ok_and(|copy| {
-            copy.subject() == manifest.subject() && copy.file_id() == manifest.file_id()
-        })
-    }
-
-    fn refuse_foreign(&self, manifest: &Manifest, subject: &Subject) -> AdminResult<()> {
-        if self.present()? && !self.ours(manifest, subject) {
-            let path = self.file.clone();
-            return Err(AdminError::Exists { path });
-        }
-        Ok(())
-    }
-
-    /// The manifest last: only with it is the copy one of ours.
-    fn make(&self, path: &Path) -> ProviderResult<()> {
-        self.remove()?;
-        copy_durably(path, &self.file)?;
-        copy_durably(&manifest_path(path), &manifest_path(&self.file))
-    }
-
-    /// The manifest, which has both keys, last.
-    fn restore(&self, path: &Path) -> ProviderResult<()> {
-        sqlite::sidecars(path)
-            .iter()
-            .try_for_each(|path| remove(path))?;
-        rename(&self.file, path)?;
-        rename(&manifest_path(&self.file), &manifest_path(path))
-    }
-
-    /// The manifest last, so that an interruption leaves copies that are known as ours.
-    fn remove(&self) -> ProviderResult<()> {
-        remove(&self.file)?;
-        remove(&manifest_path(&self.file))?;
-        sync_dir_of(&self.file)
-    }
-}
-
-/// Copies a file under a temporary name, syncs it and renames it.
-fn copy_durably(from: &Path, to: &Path) -> ProviderResult<()> {
-    let mut temp = to.as_os_str().to_owned();
-    temp.push(".tmp");
-    let temp = PathBuf::from(temp);
-    remove(&temp)?;
-    let copied = files::open_read_only(from).and_then(|mut from| {
-        let mut file = files::create_new(&temp)?;
-        std::io::copy(&mut from, &mut file)?;
-        file.sync_all()
-    });
-    copied.map_err(|e| files::error("copying to", to, e))?;
-    rename(&temp, to)
 }

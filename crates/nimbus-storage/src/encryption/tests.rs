@@ -303,7 +303,7 @@ async fn a_copy_of_someone_else_is_not_overwritten() {
     let home = Home::with_tenant(true).await;
     std::fs::write(home.path("demo.sqlite3.bak"), "of someone").unwrap();
     let e = home.rotate(true).unwrap_err();
-    assert!(matches!(e, AdminError::Exists { .. }), "{e:?}");
+    assert!(e.to_string().contains("demo.sqlite3.bak"), "{e}");
     assert_eq!(home.recover(), []);
     assert_eq!(
         std::fs::read(home.path("demo.sqlite3.bak")).unwrap(),
@@ -331,8 +331,8 @@ async fn an_interrupted_rotation_is_undone_or_finished() {
 async fn a_file_that_no_key_opens_comes_back_from_its_copy() {
     let home = Home::with_tenant(true).await;
     for name in ["demo.sqlite3", "demo.sqlite3.nimbus-enc"] {
-        let copy = name.replace(".sqlite3", ".sqlite3.bak");
-        std::fs::copy(home.path(name), home.path(&copy)).unwrap();
+        let copy = home.path(&format!("{name}.bak"));
+        std::fs::copy(home.path(name), copy).unwrap();
     }
     home.begin().await;
     std::fs::write(home.file(), vec![0x5a; 8192]).unwrap();

@@ -1,0 +1,45 @@
+//! Single steps of changes to whole files: each is durable when it returns.
+//!
+//! Must not know what the files are.
+
+use std::path::{Path, PathBuf};
+
+use crate::provider::ProviderResult;
+use crate::provider::files::{self, Entry};
+
+/// A path with something appended to its last part.
+pub(super) fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// What has the name, without following a link.
+pub(super) fn look(path: &Path) -> ProviderResult<Entry> {
+    files::inspect(path).map_err(|e| files::error("looking at", path, e))
+}
+
+/// Whether anything has the name.
+pub(super) fn present(path: &Path) -> ProviderResult<bool> {
+    Ok(look(path)? != Entry::Absent)
+}
+
+/// Removes a name if it is there; true if it was. Durable with the next sync of the directory.
+pub(super) fn remove(path: &Path) -> ProviderResult<bool> {
+    files::remove_if_exists(path).map_err(|e| files::error("removing", path, e))
+}
+
+/// Renames, over what has the new name.
+pub(super) fn rename(from: &Path, to: &Path) -> ProviderResult<()> {
+    std::fs::rename(from, to).map_err(|e| files::error("renaming to", to, e))?;
+    sync_dir_of(to)
+}
+
+/// Makes changes of names beside `path` durable.
+pub(super) fn sync_dir_of(path: &Path) -> ProviderResult<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    files::sync_dir(dir).map_err(|e| files::error("syncing", dir, e))
+}
