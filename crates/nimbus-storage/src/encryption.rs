@@ -7,7 +7,7 @@
 mod admin;
 mod copies;
 mod lookup;
-mod redb;
+pub(crate) mod redb;
 mod rotate;
 mod scan;
 mod steps;

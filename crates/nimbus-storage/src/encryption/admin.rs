@@ -11,7 +11,7 @@ use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
 use super::rotate::recover_one;
 use super::steps::{appended, look, present, remove, rename, sync_dir_of};
 use super::{FileKey, Keyring, Progress, is_plain, redb};
-use crate::provider::files::{self, Entry};
+use crate::provider::files::Entry;
 use crate::provider::sqlite::convert as sqlite;
 use crate::provider::{ProviderError, ProviderResult};
 

@@ -6,12 +6,12 @@
 //! renamed.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked, manifest_path};
+use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked};
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend};
 
@@ -23,9 +23,9 @@ use crate::pages::{Pages, REDB_MAGIC, Scratch, open_file_to_read, pages_of};
 use crate::provider::{ProviderError, ProviderResult, files};
 
 /// Told how many bytes of the database were done since the last call.
-pub type Progress<'a> = &'a mut dyn FnMut(u64);
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64);
 /// Told each step of a rotation before it is made; an error stops there, as a crash would.
-pub type Step<'a> = &'a mut dyn FnMut(&str) -> io::Result<()>;
+pub(crate) type Step<'a> = &'a mut dyn FnMut(&str) -> io::Result<()>;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages that are copied or compared at once (1 MiB).
@@ -43,7 +43,7 @@ const ROTATING: &str = ".rotating";
 /// # Errors
 /// `Corrupt` if the source is no file of redb in plain text, `Busy` if it is open, `Full`, `Io`. There is
 /// no target then.
-pub fn encrypt_redb(
+pub(crate) fn encrypt_redb(
     source: &Path,
     target: &Path,
     key: &FileKey,
@@ -61,7 +61,7 @@ pub fn encrypt_redb(
 ///
 /// # Errors
 /// As [`encrypt_redb`]; `Corrupt` too if a page does not authenticate.
-pub fn decrypt_redb(
+pub(crate) fn decrypt_redb(
     source: &Path,
     key: &FileKey,
     target: &Path,
@@ -81,7 +81,7 @@ pub fn decrypt_redb(
 ///
 /// # Errors
 /// `Corrupt`, naming the copy, if they differ or the copy is damaged; `Busy`, `Io`.
-pub fn verify_redb(
+pub(crate) fn verify_redb(
     plain: &Path,
     encrypted: &Path,
     key: &FileKey,
@@ -112,7 +112,7 @@ pub fn verify_redb(
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
-pub fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
+pub(crate) fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
     let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
     guarded(path, || {
         let mut builder = Database::builder();
@@ -135,7 +135,7 @@ pub fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
 /// # Errors
 /// `Locked`, `KeyUnavailable`, `Corrupt`, `Busy` if the file is open, `Full`, `Io`. What was begun is undone
 /// or finished then; where that fails too, [`recover_redb`] does it later, and the file opens meanwhile.
-pub fn rotate_dek_redb(
+pub(crate) fn rotate_dek_redb(
     file: &Path,
     subject: &Subject,
     keyring: &Keyring,
@@ -166,7 +166,11 @@ pub fn rotate_dek_redb(
 ///
 /// # Errors
 /// As [`rotate_dek_redb`].
-pub fn recover_redb(file: &Path, subject: &Subject, keyring: &Keyring) -> ProviderResult<bool> {
+pub(crate) fn recover_redb(
+    file: &Path,
+    subject: &Subject,
+    keyring: &Keyring,
+) -> ProviderResult<bool> {
     let rotation = Rotation {
         file,
         subject,

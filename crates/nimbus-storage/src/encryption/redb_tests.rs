@@ -255,7 +255,7 @@ fn a_rotation_leaves_a_new_key_and_nothing_else() {
             Ok(())
         };
         home.rotate(skip_backup, &mut note).unwrap();
-        assert_eq!(steps.len(), if skip_backup { 6 } else { 8 });
+        assert_eq!(steps.len(), if skip_backup { 6 } else { 7 });
         assert_eq!(home.names(), ["demo.redb", "demo.redb.nimbus-enc"]);
         let new = home.key("demo.redb");
         assert!(new.current() != old.current() && new.pending().is_none());
@@ -275,7 +275,7 @@ fn a_rotation_leaves_a_new_key_and_nothing_else() {
 /// Stopped before each step, the file opens, the next start recovers, and the next rotation runs.
 #[test]
 fn a_rotation_can_stop_anywhere() {
-    let steps = |skip: bool| if skip { 6 } else { 8 };
+    let steps = |skip: bool| if skip { 6 } else { 7 };
     for (skip_backup, stop) in [true, false]
         .iter()
         .flat_map(|s| (0..steps(*s)).map(move |n| (*s, n)))

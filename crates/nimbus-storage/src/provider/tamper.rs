@@ -121,10 +121,32 @@ pub(crate) async fn flip_each(
         match used(provider, tenant).await {
             Ok(found) if Some(&found) == states.last() => met.equal += 1,
             Ok(found) if shorter && states.contains(&found) => met.earlier += 1,
-            Ok(_) => panic!("byte {at} of {} changes what is read", path.display()),
+            Ok(found) => panic!(
+                "byte {at} of {} changes what is read: {}",
+                path.display(),
+                difference(states.last(), &found)
+            ),
             Err(ProviderError::Corrupt { .. } | ProviderError::Locked { .. }) => met.refused += 1,
             Err(e) => panic!("byte {at} of {}: {e:?}", path.display()),
         }
     }
     met
+}
+
+/// Where two contents differ, in short.
+fn difference(expected: Option<&Contents>, found: &Contents) -> String {
+    let Some(expected) = expected else {
+        return "nothing was expected".to_owned();
+    };
+    let lost = expected.iter().filter(|(key, _)| !found.contains_key(*key));
+    let changed = expected
+        .iter()
+        .filter(|(key, value)| found.get(*key).is_some_and(|found| found != *value));
+    let made = found.keys().filter(|key| !expected.contains_key(*key));
+    format!(
+        "{:?} lost, {:?} changed, {} made",
+        lost.map(|(key, _)| key).collect::<Vec<_>>(),
+        changed.map(|(key, _)| key).collect::<Vec<_>>(),
+        made.count()
+    )
 }

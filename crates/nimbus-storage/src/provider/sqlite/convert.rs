@@ -202,6 +202,7 @@ pub(crate) fn rekey(path: &Path, old: &Dek, new: &Dek) -> ProviderResult<()> {
     let hex = Zeroizing::new(HEXLOWER.encode(new.expose_secret()));
     let sql = Zeroizing::new(format!("PRAGMA rekey = \"x'{}'\"", *hex));
     conn.execute_batch(&sql).map_err(fail)?;
+    authentic(&conn, path)?;
     conn.close()
         .map_err(|(_, e)| classify("closing", path, e))?;
     fits(path, new)

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use zeroize::Zeroizing;
 
 use super::connection;
-use super::error::classify;
+use super::error::{classify, corrupt};
 use crate::encryption::{FileKey, Keyring, is_plain, plain_with_manifest, refuse_manifest};
 use crate::provider::{ProviderError, ProviderResult};
 
@@ -88,6 +88,19 @@ impl TenantFile {
         }
     }
 
+    /// Whether everything that was read through this connection authenticated. To be asked after every
+    /// read of an encrypted file: SQLCipher gives a page that does not authenticate as zeros, and zeros
+    /// in the middle of a long value are no error to SQLite.
+    ///
+    /// # Errors
+    /// `Corrupt`; the connection is of no use any more.
+    pub(super) fn authentic(&self, conn: &Connection) -> ProviderResult<()> {
+        match self.key {
+            Some(_) => authentic(conn, &self.path),
+            None => Ok(()),
+        }
+    }
+
     /// What a file that SQLite takes for no database is: with a key, often one in plain text.
     pub(super) fn explain(&self, e: ProviderError) -> ProviderError {
         explain(&self.path, self.key.is_some(), e)
@@ -109,6 +122,20 @@ pub(super) fn explain(path: &Path, keyed: bool, e: ProviderError) -> ProviderErr
         "{reason}; it was damaged or changed, or file and manifest do not belong together: restore both from one backup"
     );
     ProviderError::Corrupt { what, reason }
+}
+
+/// The same for a connection to an encrypted file that may be written: SQLCipher marks it read-only
+/// when a page fails, which is the one trace of that which can be seen at any time and for nothing.
+pub(super) fn authentic(conn: &Connection, path: &Path) -> ProviderResult<()> {
+    match conn.is_readonly("main") {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(corrupt(
+            path,
+            "a page does not authenticate: the file was damaged or changed; restore it from a backup"
+                .to_owned(),
+        )),
+        Err(e) => Err(classify("reading", path, e)),
+    }
 }
 
 /// SQLCipher's raw key. The statement is wiped; what SQLite copies of it while it is parsed is not.

@@ -114,6 +114,7 @@ impl Readers {
             None => self.open().await?,
         };
         let head = begin(&conn, &self.path)?;
+        self.path.authentic(&conn)?;
         self.pin(conn, Pinned { head, changes }, permit)
     }
 
@@ -242,10 +243,15 @@ impl SqliteSnapshot {
         &self,
         read: impl FnOnce(&Connection, &Path) -> ProviderResult<T>,
     ) -> ProviderResult<T> {
-        match lock(&self.slot).as_ref() {
-            Some(conn) => read(conn, &self.readers.path),
-            None => Err(ProviderError::Closed),
+        let mut slot = lock(&self.slot);
+        let conn = slot.as_ref().ok_or(ProviderError::Closed)?;
+        let found = read(conn, &self.readers.path);
+        if let Err(e) = self.readers.path.authentic(conn) {
+            // Nothing can be read through it any more, not even good pages.
+            slot.take();
+            return Err(e);
         }
+        found
     }
 }
 

@@ -119,6 +119,7 @@ pub(super) fn quick_check(path: &TenantFile) -> ProviderResult<()> {
     if found != "ok" {
         return Err(corrupt(path, found));
     }
+    path.authentic(&conn)?;
     conn.close().map_err(|(_, e)| fail(e))
 }
 

@@ -60,6 +60,7 @@ pub(super) fn start(
     let mut conn = connection::writer(&path, durability).map_err(|e| path.explain(e))?;
     schema::check(&conn, &path)?;
     schema::read_head(&conn, &path)?;
+    path.authentic(&conn)?;
     checkpoint::after_crash(&conn, &path);
     let frames = wal.clone();
     conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, n| {

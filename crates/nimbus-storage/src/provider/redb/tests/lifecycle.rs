@@ -358,7 +358,7 @@ async fn a_tenant_is_served_in_the_middle_of_a_rotation() {
             }
         };
         let subject = subject(&tenant("t")).unwrap();
-        let rotated = crate::encryption::rotate_dek_redb(
+        let rotated = crate::encryption::redb::rotate_dek_redb(
             &path,
             &subject,
             &keyring,
@@ -370,7 +370,7 @@ async fn a_tenant_is_served_in_the_middle_of_a_rotation() {
         let store = provider.open(&tenant("t")).await.unwrap();
         let head = put(&store, head, b"between", b"v").await;
         store.close().await.unwrap();
-        crate::encryption::recover_redb(&path, &subject, &keyring).unwrap();
+        crate::encryption::redb::recover_redb(&path, &subject, &keyring).unwrap();
         assert_eq!(home.names(), home.files_of(&["t"]));
         let store = provider.open(&tenant("t")).await.unwrap();
         assert_eq!(super::head(&store).await, head, "{stop}");
