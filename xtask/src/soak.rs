@@ -20,6 +20,15 @@ pub(crate) enum Suite {
         #[arg(long, default_value_t = 20_000)]
         edits: u64,
     },
+    /// Bits of encrypted files changed one at a time: an error, or nothing that is read differs
+    Tamper {
+        /// How many in each kind of file; 0 changes every byte, which takes hours
+        #[arg(long, default_value_t = 50_000)]
+        flips: u64,
+        /// Where the random choices begin; another one each time unless given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 /// How long the power-loss suite runs.
@@ -41,6 +50,7 @@ pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
     match suite {
         Suite::PowerLoss(args) => power_loss(checkout, args),
         Suite::Audit { edits } => audit(checkout, *edits),
+        Suite::Tamper { flips, seed } => tamper(checkout, *flips, seed.unwrap_or_else(clock)),
     }
 }
 
@@ -48,6 +58,14 @@ fn audit(checkout: &Checkout, edits: u64) -> Result<()> {
     let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-auth", "--lib"]);
     command.args(["--", "tamper::", "--nocapture"]);
     shell::run(command.env("NIMBUS_AUDIT_EDITS", edits.to_string()))
+}
+
+fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
+    println!("seed {seed}; the same again: cargo xtask soak tamper --flips {flips} --seed {seed}");
+    let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-storage", "--lib"]);
+    command.args(["--", "a_changed_", "--nocapture"]);
+    command.env("NIMBUS_FLIPS", flips.to_string());
+    shell::run(command.env("NIMBUS_FLIP_SEED", seed.to_string()))
 }
 
 fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked};

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use zeroize::Zeroizing;
 
 use super::error::{classify, corrupt};
-use super::file::{explain, give_key};
+use super::file::{authentic, explain, give_key};
 use super::{SIDECARS, schema, sidecar};
 use crate::encryption::Progress;
 use crate::provider::{Keyspace, ProviderError, ProviderResult, files};
@@ -40,6 +40,9 @@ pub(crate) fn copy(
     drop(file);
     attach(&conn, target, to)?;
     export(&mut conn, target, progress)?;
+    if from.is_some() {
+        authentic(&conn, source)?;
+    }
     conn.close()
         .map_err(|(_, e)| classify("closing", source, e))?;
     files::open_existing(target)
@@ -116,7 +119,10 @@ pub(crate) fn compare(
     for keyspace in Keyspace::ALL {
         compare_table(&first, one.0, &second, other.0, keyspace)?;
     }
-    for (conn, path) in [(first, one.0), (second, other.0)] {
+    for (conn, (path, key)) in [(first, one), (second, other)] {
+        if key.is_some() {
+            authentic(&conn, path)?;
+        }
         conn.close()
             .map_err(|(_, e)| classify("closing", path, e))?;
     }
