@@ -355,3 +355,58 @@ async fn a_cache_gets_a_new_manifest_and_loses_its_files() {
     assert!(new.current() != old.current());
     assert!(!path.exists() && !home.path("cache.sqlite3-wal").exists());
 }
+
+/// SQLCipher gives zeros for a page that does not authenticate, and inside a long value they would pass.
+#[tokio::test]
+async fn a_changed_page_inside_a_long_value_stops_a_conversion() {
+    let home = Home::with_tenant(true).await;
+    let store = home.provider(true).open(&tenant()).await.unwrap();
+    let (old, next) = (
+        Head {
+            sequence: 1,
+            timestamp: 1,
+            hash: [7; 32],
+        },
+        Head {
+            sequence: 2,
+            timestamp: 2,
+            hash: [7; 32],
+        },
+    );
+    let long = bytes::Bytes::from(vec![b'x'; 100_000]);
+    let writes = [((Keyspace::Docs, b"long".to_vec()), Some(long))].into();
+    store
+        .commit(old, Batch { head: next, writes })
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+    let mut bytes = std::fs::read(home.file()).unwrap();
+    let at = bytes.len() - 3 * 4096;
+    bytes[at] ^= 1;
+    std::fs::write(home.file(), &bytes).unwrap();
+
+    let job = PlainExport {
+        source: home.file(),
+        target: home.path("demo-plain"),
+        subject: home.subject.clone(),
+    };
+    let e = export(&job, &home.keyring, &mut |_| {}).unwrap_err();
+    assert!(e.to_string().contains("demo.sqlite3"), "{e}");
+    home.rotate(true).unwrap_err();
+    home.rotate(false).unwrap_err();
+    assert_eq!(home.names(), ["demo.sqlite3", "demo.sqlite3.nimbus-enc"]);
+    assert!(
+        Manifest::read(&home.file(), &home.subject)
+            .unwrap()
+            .pending()
+            .is_none()
+    );
+    // What is mended can be read again: nothing else was changed.
+    bytes[at] ^= 1;
+    let file = std::fs::read(home.file()).unwrap();
+    assert_eq!(file.len(), bytes.len());
+    let mut mended = file;
+    mended[at] ^= 1;
+    std::fs::write(home.file(), &mended).unwrap();
+    assert_eq!(home.document(true).await.unwrap(), CANARY);
+}
