@@ -3,6 +3,7 @@
 
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nimbus_crypto::{KeyDir, MasterKeyFile, WrappingKey};
 use nimbus_storage::backup::{Backup, BackupError, Source, Summary, restore, verify};
@@ -379,4 +380,49 @@ async fn indexes_that_were_under_way_are_completed() {
     restored(&copy, &bytes, None, &[]).await.unwrap();
     indexes_ready(&copy.tenant("a").await, "notes").await;
     assert_consistent(&copy.tenant("a").await).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_leaves_no_tenant() {
+    let origin = world().await;
+    let bytes = bytes_of(&origin, &[], None).await;
+    let copy = World::new().await;
+    for commits in 0.. {
+        let left = Arc::new(AtomicUsize::new(commits));
+        copy.hooks.on_commit(move |_| {
+            let full = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            async move {
+                if full.is_err() {
+                    disk_full()
+                } else {
+                    Verdict::Pass
+                }
+            }
+        });
+        let outcome = restored(&copy, &bytes, None, &[]).await;
+        copy.hooks.clear();
+        match outcome {
+            Ok(_) => {
+                // Rows, head and the end of the mark, for each tenant.
+                assert!(commits >= 8, "{commits}");
+                return;
+            }
+            Err(BackupError::Store { source, .. }) => {
+                assert!(
+                    matches!(source, StoreError::StorageFull { .. }),
+                    "{source:?}"
+                );
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        // Full at the very end: what is whole stays, and what is not is no tenant.
+        let left = copy.engine().list_tenants().await.unwrap();
+        for tenant in left {
+            match copy.engine().tenant(&tenant).await {
+                Ok(whole) => assert_consistent(&whole).await,
+                Err(error) => assert!(matches!(error, StoreError::RestoreUnfinished { .. })),
+            }
+            copy.engine().delete_tenant(&tenant).await.unwrap();
+        }
+    }
 }
