@@ -498,3 +498,102 @@ fn the_route_is_on_record_and_takes_what_the_command_takes() {
         .get("/api/system/backup")
         .refused(401, "auth.unauthorized");
 }
+
+#[test]
+fn the_backup_of_an_encrypted_store_is_sealed_and_needs_its_key() {
+    const CANARY: &str = "the owl flies at midnight";
+    let home = Arc::new(Home::new());
+    let key = |name: &str| {
+        let file = home.path().join(name);
+        fs::write(&file, Rng::new(name.len() as u64).letters(32)).unwrap();
+        files::set_mode(&file, 0o400);
+        file
+    };
+    let (right, wrong) = (key("right.key"), key("other-wrong.key"));
+    let settings = |file: &Path| {
+        [
+            ("NIMBUS_ENCRYPTION_KEY_PROVIDER", "master-key-file".into()),
+            ("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", file.to_owned()),
+        ]
+    };
+    let mut options = Options::new().home(&home);
+    for (name, value) in settings(&right) {
+        options = options.env(name, value);
+    }
+    let mut server = Server::start(options);
+    let client = server.client();
+    client.create_tenant("a");
+    client.insert("a", "t", &json!({"secret": CANARY}));
+    let data = server.data_dir();
+    let run = |file: Option<&Path>, args: &[&str]| {
+        let mut command = home.command(["backup"].iter().chain(args));
+        command.envs(file.into_iter().flat_map(settings));
+        Finished::of(&mut command)
+    };
+    let (online, offline) = (
+        home.path().join("on.backup"),
+        home.path().join("off.backup"),
+    );
+    let plain = home.path().join("plain.backup");
+    let place = ["--data-dir", path(&data), "--out"];
+    let create = |out: &Path, more: &[&str]| {
+        run(
+            Some(&right),
+            &[&["create"], &place[..], &[path(out)], more].concat(),
+        )
+        .expect(0)
+    };
+    assert!(create(&online, &[]).stdout.contains(", sealed"));
+    assert!(
+        create(&plain, &["--plain"])
+            .stdout
+            .contains(", in plain text")
+    );
+    assert!(server.terminate().success());
+    assert!(create(&offline, &[]).stdout.contains(", sealed"));
+    assert!(files::contains(&plain, CANARY));
+    for file in [&online, &offline] {
+        assert!(!files::contains(file, CANARY) && !files::contains(file, "\"tenants\""));
+        run(Some(&right), &["verify", "--in", path(file)]).expect(0);
+        run(Some(&wrong), &["verify", "--in", path(file)])
+            .expect(1)
+            .says(&["wrong key for artifact:backup"]);
+        run(None, &["verify", "--in", path(file)])
+            .expect(1)
+            .says(&["NIMBUS_ENCRYPTION_KEY_PROVIDER=master-key-file"]);
+    }
+    // Out of the encrypted store into one in plain text, and back.
+    let fresh = home.path().join("fresh");
+    run(
+        None,
+        &["restore", "--in", path(&plain), "--data-dir", path(&fresh)],
+    )
+    .expect(0);
+    let copy = Server::start(Options::new().data_dir(&fresh));
+    assert_eq!(copy.client().documents("a", "t")[0]["secret"], CANARY);
+    for (provider, name) in [("sqlite", "a.sqlite3"), ("redb", "a.redb")] {
+        let encrypted = home.path().join(provider);
+        let args = [
+            "restore",
+            "--in",
+            path(&online),
+            "--data-dir",
+            path(&encrypted),
+        ];
+        run(
+            Some(&right),
+            &[&args[..], &["--provider", provider]].concat(),
+        )
+        .expect(0);
+        let file = encrypted.join(name);
+        assert!(!files::contains(&file, CANARY) && !files::contains(&file, "SQLite format 3"));
+        let mut options = Options::new().data_dir(&encrypted);
+        options = options.args(&["--tenant-provider", provider]);
+        for (name, value) in settings(&right) {
+            options = options.env(name, value);
+        }
+        let copy = Server::start(options);
+        assert_eq!(copy.client().documents("a", "t")[0]["secret"], CANARY);
+        copy.client().check_consistency("a");
+    }
+}

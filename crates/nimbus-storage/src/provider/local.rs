@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use nimbus_core::TenantId;
 
-use super::{ProviderError, ProviderResult, TenantStore, files};
+use super::{ProviderError, ProviderResult, TenantStore, files, write_mark};
 use crate::control::{ControlDb, Distinct, TenantState};
 use crate::pages::error::corrupt;
 
@@ -107,7 +107,7 @@ impl<F: Family> Local<F> {
         all.map(|path| path.display().to_string()).collect()
     }
 
-    pub(super) fn create(&self, tenant: &TenantId) -> ProviderResult<()> {
+    pub(super) fn create(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
         // Before the registry knows the tenant: after a crash, whatever lies under a name that
         // is being created counts as ours.
         if let Err(e) = self.refuse_existing(tenant) {
@@ -119,7 +119,8 @@ impl<F: Family> Local<F> {
         self.control
             .register(tenant, F::NAME, self.distinct, TenantState::Creating)?;
         let mut ours = Vec::new();
-        if let Err(e) = self.make(tenant, &mut ours) {
+        let made = self.make(tenant, &mut ours);
+        if let Err(e) = made.and_then(|()| self.mark(tenant, mark)) {
             let e = self.explain(e);
             self.undo_create(tenant, &ours);
             return Err(e);
@@ -127,6 +128,14 @@ impl<F: Family> Local<F> {
         self.control
             .put_state(tenant, TenantState::Ready)
             .map_err(|e| self.undo_ready(tenant, &ours, e))
+    }
+
+    /// Commits the row of `Provider::create_marked`, before the tenant is ready. On a thread for
+    /// blocking work.
+    fn mark(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
+        let Some(mark) = mark else { return Ok(()) };
+        let store = self.family.open(tenant, &self.path(tenant))?;
+        tokio::runtime::Handle::current().block_on(write_mark(&*store, mark))
     }
 
     fn make(&self, tenant: &TenantId, ours: &mut Vec<PathBuf>) -> ProviderResult<()> {

@@ -142,7 +142,20 @@ impl Provider for RedbProvider {
     }
 
     fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.run(tenant, Local::create)
+        self.run(tenant, |inner, tenant| inner.create(tenant, None))
+    }
+
+    fn create_marked<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        let inner = self.inner.clone();
+        async move {
+            let tenant = tenant.clone();
+            blocking(move || inner.create(&tenant, Some(mark))).await
+        }
+        .boxed()
     }
 
     fn open<'a>(

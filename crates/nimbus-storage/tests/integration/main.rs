@@ -1,6 +1,7 @@
 //! The integration tests of nimbus-storage, in one binary: against its public API only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup_providers;
 mod engine;
 mod redb_conformance;
 mod sqlite_conformance;
