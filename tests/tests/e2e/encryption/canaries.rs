@@ -76,15 +76,19 @@ fn count(bytes: &[u8], text: &[u8]) -> usize {
 fn entropy(path: &Path) -> f64 {
     let bytes = std::fs::read(path).unwrap();
     let mut counts = [0_u64; 256];
-    bytes
+    // A page that was never written is a hole of zeros.
+    let written = bytes
+        .chunks(64)
+        .filter(|chunk| chunk.iter().any(|byte| *byte != 0));
+    for byte in written.flatten() {
+        counts[usize::from(*byte)] += 1;
+    }
+    let all = counts.iter().sum::<u64>() as f64;
+    let shares = counts
         .iter()
-        .for_each(|byte| counts[usize::from(*byte)] += 1);
-    let all = bytes.len() as f64;
-    let parts = counts.iter().filter(|count| **count > 0);
-    parts
-        .map(|count| *count as f64 / all)
-        .map(|p| -p * p.log2())
-        .sum()
+        .filter(|count| **count > 0)
+        .map(|count| *count as f64 / all);
+    shares.map(|share| -share * share.log2()).sum()
 }
 
 /// All files of a home but its token and configuration, while the server runs and after it was killed.
