@@ -5,15 +5,18 @@
 //! A kill cannot show a lost sync, because the page cache survives it; the power-loss tests do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nimbus_e2e::{Client, Options, Rng, Server};
+use nimbus_e2e::{Client, Home, Options, Rng, Server};
 use serde_json::{Value as Json, json};
 
 const SEED: u64 = 0x6e69_6d62_7573_0001;
 const KILLS: usize = 20;
+/// Kills of the kinds of files that are not the default.
+const OTHER_KILLS: usize = 8;
 const WRITERS: u64 = 8;
 const TENANT: &str = "load";
 
@@ -182,11 +185,47 @@ fn check_round(client: &Client, table: &str, writers: &[Writer]) {
 
 #[test]
 fn no_acknowledged_write_is_lost_in_twenty_kills() {
+    kills(Options::new(), KILLS);
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_on_encrypted_sqlite() {
+    kills(encrypted("sqlite"), OTHER_KILLS);
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_on_redb() {
+    kills(
+        Options::new().args(&["--tenant-provider", "redb"]),
+        OTHER_KILLS,
+    );
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_on_encrypted_redb() {
+    kills(encrypted("redb"), OTHER_KILLS);
+}
+
+/// A server with a master key.
+fn encrypted(provider: &str) -> Options {
+    let home = Arc::new(Home::new());
+    let key = home.path().join("master.key");
+    std::fs::write(&key, [0x4b; 32]).unwrap();
+    nimbus_e2e::files::set_mode(&key, 0o400);
+    let options = Options::new()
+        .home(&home)
+        .args(&["--tenant-provider", provider]);
+    options
+        .env("NIMBUS_ENCRYPTION_KEY_PROVIDER", "master-key-file")
+        .env("NIMBUS_ENCRYPTION_MASTER_KEY_FILE", &key)
+}
+
+fn kills(options: Options, kills: usize) {
     let mut rng = Rng::new(SEED);
-    let mut server = Server::start(Options::new());
+    let mut server = Server::start(options);
     server.client().create_tenant(TENANT);
     let mut rounds: Vec<(String, Vec<Writer>)> = Vec::new();
-    for round in 0..KILLS {
+    for round in 0..kills {
         let client = server.client();
         let table = format!("round{round}");
         declare(&client, &table);
@@ -220,7 +259,7 @@ fn no_acknowledged_write_is_lost_in_twenty_kills() {
     let acknowledged: u64 = writers.clone().map(|w| w.acknowledged).sum();
     let kept: usize = writers.map(|w| w.documents.len()).sum();
     println!(
-        "{KILLS} kills with {WRITERS} writers, seed {SEED:#x}: {acknowledged} writes acknowledged, \
+        "{kills} kills with {WRITERS} writers, seed {SEED:#x}: {acknowledged} writes acknowledged, \
          {kept} documents expected, none lost, consistency ok each time"
     );
     // A run in which hardly anything was written shows nothing.
@@ -242,8 +281,14 @@ fn run_for(acknowledged: &mpsc::Receiver<()>, time: Duration) {
 
 #[test]
 fn a_killed_creation_or_deletion_is_finished_or_undone() {
+    for options in [Options::new(), encrypted("sqlite"), encrypted("redb")] {
+        churns(options);
+    }
+}
+
+fn churns(options: Options) {
     let mut rng = Rng::new(SEED ^ 1);
-    let mut server = Server::start(Options::new());
+    let mut server = Server::start(options);
     for round in 0..8 {
         let client = server.client();
         let (first, acknowledged) = mpsc::channel();
@@ -280,7 +325,7 @@ fn a_killed_creation_or_deletion_is_finished_or_undone() {
         let names = nimbus_e2e::files::names(&server.data_dir());
         let left: Vec<_> = names
             .iter()
-            .filter(|name| name.contains("sqlite3"))
+            .filter(|name| name.contains(".sqlite3") || name.contains(".redb"))
             .collect();
         assert!(left.is_empty(), "round {round}: {left:?}");
     }
