@@ -15,6 +15,7 @@ use crate::provider::{
 mod damage;
 mod lifecycle;
 mod store;
+mod swaps;
 
 /// Panics in the writer's thread for a batch that writes this key.
 pub(super) fn panic_if_asked(batch: &Batch) {
