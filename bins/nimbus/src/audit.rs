@@ -98,6 +98,11 @@ impl Log {
     }
 }
 
+/// Whether the control database has a manifest, and so needs a key.
+fn control_is_encrypted(control: &Path) -> bool {
+    nimbus_crypto::manifest_path(&control.join(nimbus_crypto::CONTROL_FILE)).exists()
+}
+
 /// The newer of the anchor in the control database, unless a server holds it, and of the copy beside
 /// the key; and where it was found.
 fn find_anchor(
@@ -109,8 +114,24 @@ fn find_anchor(
     let kept = match free {
         true => {
             let settings = settings::persistence(None, &settings::process_environment)?;
-            let keyring = encryption::keyring(&settings)?;
-            control::look_anchor(control, &anchors::name(key.id()), keyring.as_ref())?
+            let looked = encryption::keyring(&settings).and_then(|keyring| {
+                Ok(control::look_anchor(
+                    control,
+                    &anchors::name(key.id()),
+                    keyring.as_ref(),
+                )?)
+            });
+            match looked {
+                Ok(found) => found,
+                // The copy beside the key is as new, and the log is in plain text.
+                Err(error) if control_is_encrypted(control) => {
+                    tracing::warn!(
+                        "the control database was not read, so the anchor is the copy beside the key: {error:#}"
+                    );
+                    None
+                }
+                Err(error) => return Err(error),
+            }
         }
         false => None,
     };

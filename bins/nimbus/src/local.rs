@@ -54,11 +54,16 @@ impl Local<'_> {
         let Some(keyring) = &self.keyring else {
             return Ok(());
         };
-        for recovered in encryption::recover(self.data, self.control, keyring)? {
+        let (done, failed) = encryption::recover(self.data, self.control, keyring)?;
+        for recovered in done {
             tracing::warn!(
                 ?recovered,
                 "an interrupted change of encryption was put in order"
             );
+        }
+        for error in failed {
+            // The tenant does not open; the others do.
+            tracing::error!(%error, "an interrupted change of encryption could not be put in order");
         }
         Ok(())
     }

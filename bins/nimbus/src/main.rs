@@ -59,7 +59,22 @@ fn told(error: &anyhow::Error) -> String {
     out
 }
 
+/// Warnings of commands that are no server: what was put in order, or left.
+fn show_warnings() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
+    if !matches!(cli.command, Command::Start(_)) {
+        show_warnings();
+    }
     match cli.command {
         Command::Start(args) => start::run(*args),
         Command::Audit(command) => audit::run(command),

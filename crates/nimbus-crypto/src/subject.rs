@@ -276,7 +276,9 @@ impl Subject {
         let quoted = |ending: &str| shell_words::quote(&format!("{shown}{ending}")).into_owned();
         let migrate = |provider: &str, tenant: &str| {
             let source = quoted("");
-            format!("nimbus encryption migrate --source {source} --provider {provider}{tenant}")
+            format!(
+                "nimbus encryption migrate --source {source} --provider {provider}{tenant} --replace"
+            )
         };
         let tenant = format!(" --tenant-id {}", self.tenant);
         match self.kind {

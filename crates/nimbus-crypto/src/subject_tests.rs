@@ -134,15 +134,15 @@ fn the_remedy_is_a_command_for_each_kind() {
     let remedy = |subject: Subject| subject.remedy(Path::new("/data/x"));
     assert_eq!(
         remedy(Subject::sqlite_tenant("demo").unwrap()),
-        "nimbus encryption migrate --source /data/x --provider sqlite --tenant-id demo"
+        "nimbus encryption migrate --source /data/x --provider sqlite --tenant-id demo --replace"
     );
     assert_eq!(
         remedy(Subject::redb_tenant("demo").unwrap()),
-        "nimbus encryption migrate --source /data/x --provider redb --tenant-id demo"
+        "nimbus encryption migrate --source /data/x --provider redb --tenant-id demo --replace"
     );
     assert_eq!(
         remedy(Subject::control()),
-        "nimbus encryption migrate --source /data/x --provider redb"
+        "nimbus encryption migrate --source /data/x --provider redb --replace"
     );
     assert_eq!(
         remedy(Subject::libsql_cache("demo", "tenant.sqlite3").unwrap()),
@@ -165,7 +165,7 @@ fn the_remedy_quotes_what_a_shell_would_take_apart() {
     ] {
         let subject = Subject::sqlite_tenant("demo").unwrap();
         let words = shell_words::split(&subject.remedy(Path::new(path))).unwrap();
-        assert_eq!((words.len(), words[4].as_str()), (9, path), "{words:?}");
+        assert_eq!((words.len(), words[4].as_str()), (10, path), "{words:?}");
         let script = format!("printf '%s\\0' {}", subject.remedy(Path::new(path)));
         let output = std::process::Command::new("sh")
             .args(["-c", &script])

@@ -322,6 +322,10 @@ impl From<BackupError> for ApiError {
             BackupError::TenantsMissing { .. } => {
                 ApiError::new(ErrorCode::SessionTenantNotFound, error.to_string())
             }
+            BackupError::Key(nimbus_storage::ProviderError::Locked { .. }) => {
+                let text = "the backup cannot be sealed, since it has no key; the log says what is missing";
+                ApiError::new(ErrorCode::ServiceStorageOther, text).with_inside(error.to_string())
+            }
             BackupError::Key(_) => {
                 let text = "the key of the backup is not to be had; try again";
                 ApiError::new(ErrorCode::ServiceUnavailable, text).with_inside(error.to_string())

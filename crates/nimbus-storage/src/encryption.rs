@@ -38,6 +38,9 @@ pub type Progress<'a> = &'a mut (dyn FnMut(u64) + Send);
 /// How long a provider may take to answer; an open that waits longer fails (reliability row 24).
 const PATIENCE: Duration = Duration::from_millis(1_900);
 
+/// How much later than that its thread may be.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Makes and unlocks the keys of files. Cheap to share; the keys it gave stay usable without it, so
 /// files that are open are not touched by an outage of the provider.
 pub struct Keyring {
@@ -170,12 +173,11 @@ impl Keyring {
         });
         let gone = || unavailable(file, "the thread of keys ended");
         self.tasks.send(Task(work)).map_err(|_| gone())?;
-        match answer.recv().map_err(|_| gone())? {
+        // The provider itself may block its thread, as a key directory on a network disk does.
+        let late = PATIENCE + GRACE;
+        match answer.recv_timeout(late).map_err(|_| silent(file))? {
             Ok(answer) => answer.map_err(|e| ProviderError::locked(file, e)),
-            Err(_) => Err(unavailable(
-                file,
-                &format!("it did not answer within {} ms", PATIENCE.as_millis()),
-            )),
+            Err(_) => Err(silent(file)),
         }
     }
 }
@@ -189,6 +191,14 @@ async fn run(provider: Arc<dyn KeyProvider>, mut queue: UnboundedReceiver<Task>)
     while let Some(Task(work)) = queue.recv().await {
         tokio::spawn(work(Arc::clone(&provider)));
     }
+}
+
+fn silent(file: &Path) -> ProviderError {
+    let text = format!(
+        "the key provider did not answer within {} ms",
+        PATIENCE.as_millis()
+    );
+    unavailable(file, &text)
 }
 
 fn unavailable(file: &Path, reason: &str) -> ProviderError {

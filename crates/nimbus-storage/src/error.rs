@@ -10,6 +10,7 @@ use nimbus_core::{DocumentId, ErrorCode, TableName, TenantId};
 use thiserror::Error;
 
 use crate::provider::ProviderError;
+use nimbus_crypto::{KeyError, KeyFileError, ManifestError};
 
 /// Result of an engine call.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -301,6 +302,24 @@ impl StoreError {
     }
 }
 
+/// What an operator has to do before this tenant can have a key; `None` for other causes. Names the key
+/// file and no directory.
+fn no_key(e: &ManifestError) -> Option<String> {
+    let ManifestError::Key(e) = e else {
+        return None;
+    };
+    match e {
+        KeyError::Subject(e) => Some(e.to_string()),
+        KeyError::KeyFile(KeyFileError::Missing { path }) => {
+            let name = path.file_name()?.to_string_lossy();
+            Some(format!(
+                "the key directory has no file {name}: put one there first"
+            ))
+        }
+        _ => None,
+    }
+}
+
 impl From<ProviderError> for StoreError {
     fn from(e: ProviderError) -> StoreError {
         match e {
@@ -312,6 +331,10 @@ impl From<ProviderError> for StoreError {
             }
             ProviderError::NotFound { tenant } => StoreError::TenantNotFound { tenant },
             ProviderError::Unregistered { tenant, .. } => StoreError::TenantUnregistered { tenant },
+            ProviderError::Locked { ref source, .. } => match no_key(source) {
+                Some(message) => StoreError::InvalidInput { message },
+                None => StoreError::Storage(e),
+            },
             other => StoreError::Storage(other),
         }
     }

@@ -6,7 +6,7 @@
 mod restore;
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -136,8 +136,16 @@ fn open(path: &Path) -> anyhow::Result<(Source, ProgressBar)> {
         bail!("{shown} is not a regular file; name the file that `nimbus backup create` wrote");
     }
     let bar = progress::bar(Some(meta.len()), "bytes");
-    let settings = settings::persistence(None, &settings::process_environment)?;
-    let keyring = encryption::keyring(&settings)?;
+    // One in plain text is read without a key, whatever the settings are.
+    let sealed = is_sealed(&file).with_context(|| shown.to_string())?;
+    (&file).rewind()?;
+    let keyring = match sealed {
+        true => {
+            let settings = settings::persistence(None, &settings::process_environment)?;
+            encryption::keyring(&settings)?
+        }
+        false => None,
+    };
     let source = Source::open(bar.wrap_read(file), keyring.as_deref());
     Ok((source.with_context(|| shown.to_string())?, bar))
 }

@@ -3,17 +3,18 @@
 
 use std::path::Path;
 
-use nimbus_storage::encryption::{self, Migration, PlainExport};
+use nimbus_storage::encryption::{self, AdminError, Migration, PlainExport};
 use serde_json::json;
 
-use super::cli::{ExportArgs, MigrateArgs, RotateDekArgs};
+use super::cli::{ExportArgs, FileFamily, MigrateArgs, RotateDekArgs};
 use super::source::KeySource;
-use super::{lock_beside, subject};
+use super::{lock_beside, refuse_in_use, subject};
 use crate::cli::Format;
 use crate::{output, progress};
 
 /// Converts a file in plain text into an encrypted one.
 pub(super) fn migrate(args: MigrateArgs, source: &KeySource) -> anyhow::Result<()> {
+    refuse_cache(args.provider, "migrated")?;
     let subject = subject(&args.source, args.provider, args.tenant_id.as_ref())?;
     let job = Migration {
         target: args.target,
@@ -23,9 +24,9 @@ pub(super) fn migrate(args: MigrateArgs, source: &KeySource) -> anyhow::Result<(
         replace: args.replace,
         source: args.source,
     };
-    encryption::check_family(&job.subject, "migrated")?;
     let keyring = source.keyring()?;
     let _lock = lock_beside(&job.source)?;
+    refuse_in_use(job.target.as_deref())?;
     let target = with_bar(&job.source, |told| {
         encryption::migrate(&job, &keyring, told)
     })?;
@@ -33,10 +34,12 @@ pub(super) fn migrate(args: MigrateArgs, source: &KeySource) -> anyhow::Result<(
     let kept = !(job.replace || job.retire_source);
     let text = match (job.replace, kept) {
         (true, _) => format!("{to} is encrypted"),
-        (_, true) => {
-            format!("{to} is the encrypted copy of {from}; the source is still there in plain text")
-        }
-        _ => format!("{to} is the encrypted copy of {from}; the source is deleted"),
+        (_, true) => format!(
+            "{to} is the encrypted copy of {from}; move it and {to}.nimbus-enc into the place of the source, which is still there in plain text"
+        ),
+        _ => format!(
+            "{to} is the encrypted copy of {from}, which is deleted; move it and {to}.nimbus-enc into its place"
+        ),
     };
     told(
         args.format,
@@ -52,14 +55,15 @@ pub(super) fn migrate(args: MigrateArgs, source: &KeySource) -> anyhow::Result<(
 
 /// Converts an encrypted file into one in plain text.
 pub(super) fn export(args: ExportArgs, source: &KeySource) -> anyhow::Result<()> {
+    refuse_cache(args.provider, "exported")?;
     let job = PlainExport {
         subject: subject(&args.source, args.provider, args.tenant_id.as_ref())?,
         source: args.source,
         target: args.target,
     };
-    encryption::check_family(&job.subject, "exported")?;
     let keyring = source.keyring()?;
     let _lock = lock_beside(&job.source)?;
+    refuse_in_use(Some(&job.target))?;
     with_bar(&job.source, |told| encryption::export(&job, &keyring, told))?;
     let (from, to) = (job.source.display(), job.target.display());
     let text = format!("{to} is the copy of {from} in plain text");
@@ -84,6 +88,14 @@ pub(super) fn rotate_dek(args: RotateDekArgs, source: &KeySource) -> anyhow::Res
         &format!("{path} has a new key"),
         &json!({"path": path.to_string()}),
     )
+}
+
+/// Before a tenant is asked for: a cache is not converted, whatever else is wrong.
+fn refuse_cache(family: FileFamily, action: &'static str) -> anyhow::Result<()> {
+    match family {
+        FileFamily::LibsqlCache => Err(AdminError::Cache { action }.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a conversion under a bar as long as the file.

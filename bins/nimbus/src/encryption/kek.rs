@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use nimbus_crypto::{AwsKms, KeyDir, MasterKeyFile};
+use nimbus_crypto::{AwsKms, CONTROL_FILE, KeyDir, MasterKeyFile, manifest_path};
 use nimbus_crypto::{KekRotation, KeyProvider, RotationPlan, RotationProgress, RotationReport};
 use serde_json::json;
 
@@ -12,10 +12,16 @@ use super::cli::RotateKekArgs;
 use super::source::KeySource;
 use super::{lock_beside, lock_directory};
 use crate::cli::{EncryptionArgs, Format};
+use crate::config::Persistence;
+use crate::settings;
 use crate::{output, progress};
 
 /// Plans, and unless it is a dry run, rotates.
-pub(super) fn run(args: RotateKekArgs, source: &KeySource) -> anyhow::Result<()> {
+pub(super) fn run(
+    args: RotateKekArgs,
+    source: &KeySource,
+    file: &Persistence,
+) -> anyhow::Result<()> {
     let new = replacement(&args)?;
     let (old, replacement) = (source.provider()?, new.provider()?);
     let _lock = match args.all {
@@ -25,7 +31,28 @@ pub(super) fn run(args: RotateKekArgs, source: &KeySource) -> anyhow::Result<()>
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(rotate(&args, &*old, &*replacement, &new))
+    runtime.block_on(rotate(&args, &*old, &*replacement, &new))?;
+    mention_control(&args, file)
+}
+
+/// The control database may have a directory of its own, which `--all` does not look into.
+fn mention_control(args: &RotateKekArgs, file: &Persistence) -> anyhow::Result<()> {
+    let env = &settings::process_environment;
+    let (data, control) = settings::directories(None, None, file, env);
+    let apart = !settings::same_directory(&control, &args.path);
+    let database = control.join(CONTROL_FILE);
+    if args.all
+        && apart
+        && settings::same_directory(&data, &args.path)
+        && manifest_path(&database).exists()
+    {
+        tracing::warn!(
+            "{} is in a directory of its own and was not looked at: run the command for it, too, with --path {}",
+            CONTROL_FILE,
+            database.display()
+        );
+    }
+    Ok(())
 }
 
 /// The provider that is named, or the one whose key is given (seed 003).

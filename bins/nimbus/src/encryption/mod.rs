@@ -8,6 +8,7 @@ mod kek;
 pub(crate) mod source;
 mod status;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use anyhow::{Context as _, bail};
 use nimbus_core::TenantId;
 use nimbus_crypto::{CONTROL_FILE, Subject};
 use nimbus_storage::encryption::Keyring;
-use nimbus_storage::provider::lock::{DataDirLock, LockError};
+use nimbus_storage::provider::lock::{self, DataDirLock, Holding, LockError};
 
 use crate::cli::EncryptionArgs;
 use crate::config::Persistence;
@@ -33,7 +34,7 @@ pub(crate) fn run(command: EncryptionCommand) -> anyhow::Result<()> {
         EncryptionCommand::Migrate(args) => convert::migrate(args, &source),
         EncryptionCommand::Export(args) => convert::export(args, &source),
         EncryptionCommand::RotateDek(args) => convert::rotate_dek(args, &source),
-        EncryptionCommand::RotateKek(args) => kek::run(args, &source),
+        EncryptionCommand::RotateKek(args) => kek::run(args, &source, &file),
     }
 }
 
@@ -58,17 +59,50 @@ pub(crate) fn keyring(file: &Persistence) -> anyhow::Result<Option<Arc<Keyring>>
 
 /// Keeps servers out of the directory of a file while it is changed.
 fn lock_beside(path: &Path) -> anyhow::Result<DataDirLock> {
-    let dir = match path.parent() {
+    lock_directory(directory_of(path))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
-    lock_directory(dir)
+    }
+}
+
+/// A target must not be made among the files of a running server. It is not locked, since it may be
+/// anywhere, and a lock would leave its file there.
+fn refuse_in_use(target: Option<&Path>) -> anyhow::Result<()> {
+    let Some(target) = target else { return Ok(()) };
+    let dir = directory_of(target);
+    // The process itself holds the source's directory, which may be the same.
+    let own = |holder: Option<lock::Holder>| holder.is_some_and(|h| h.pid == std::process::id());
+    match lock::look(dir)? {
+        Holding::Held(holder) if !own(holder.clone()) => bail!(
+            "{} is held by a running process: choose another place for the target, or stop it first",
+            dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// What these commands write has to be the server's to read.
+fn check_owner(dir: &Path) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(dir)?.uid();
+    let user = rustix::process::geteuid().as_raw();
+    if owner == user {
+        return Ok(());
+    }
+    bail!(
+        "{} belongs to the user with id {owner}, and this runs as {user}, whose files a server of that user could not read: run it as that user (`sudo -u '#{owner}' nimbus encryption ...`)",
+        dir.display()
+    )
 }
 
 fn lock_directory(dir: &Path) -> anyhow::Result<DataDirLock> {
     if !dir.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
+    check_owner(dir)?;
     DataDirLock::acquire(dir).map_err(|error| match error {
         LockError::Held { .. } => anyhow::Error::from(error)
             .context("the files must not be in use: stop the server first"),

@@ -46,6 +46,14 @@ pub enum AdminError {
         /// Whether there is a manifest.
         manifest: bool,
     },
+    /// The file is not the one that the tenant's data is in.
+    #[error("{} is not the file of that tenant, which is called {expected}: name the tenant that owns it, or leave --replace out", .path.display())]
+    WrongName {
+        /// The source.
+        path: PathBuf,
+        /// The canonical name.
+        expected: String,
+    },
     /// Source and target are one file.
     #[error("source and target are one file: {}", .path.display())]
     SameFile {
@@ -103,6 +111,12 @@ pub(super) fn replacing(place: &Path) -> PathBuf {
 pub fn migrate(job: &Migration, keyring: &Keyring, progress: Progress<'_>) -> AdminResult<PathBuf> {
     check_family(&job.subject, "migrated")?;
     check_source(&job.source)?;
+    if job.replace && job.source.file_name() != Some(job.subject.file().as_ref()) {
+        return Err(AdminError::WrongName {
+            path: job.source.clone(),
+            expected: job.subject.file().to_owned(),
+        });
+    }
     recover_one(&job.source, &job.subject, keyring)?;
     let target = match (&job.target, job.replace) {
         (_, true) => replacing(&job.source),
@@ -117,6 +131,11 @@ pub fn migrate(job: &Migration, keyring: &Keyring, progress: Progress<'_>) -> Ad
     if job.replace {
         // The name is ours alone: what has it was left by an interrupted run.
         clear(&target)?;
+    }
+    // It may be all that is left to open an encrypted file that was moved away.
+    let manifest = manifest_path(&job.source);
+    if present(&manifest)? {
+        return Err(AdminError::Exists { path: manifest });
     }
     check_target(&job.source, &target)?;
     let partial = appended(&target, PARTIAL_ENDING);

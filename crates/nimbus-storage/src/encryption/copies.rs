@@ -1,19 +1,24 @@
 //! The copies that a rotation keeps of a database and its manifest until it has succeeded:
 //! `<file>.bak` and `<file>.nimbus-enc.bak` (seed 003).
 //!
-//! Must not know when they are made or wanted. They are known as ours by the file id in the copy of the
-//! manifest, which is therefore written first and removed last.
+//! Must not know when they are made or wanted. They are known as ours by a mark, `<file>.bak-rotation`,
+//! which holds the file's id, is written first and removed last: without it, whatever has these names is
+//! an operator's own and is neither read nor removed.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use nimbus_crypto::{FileId, MAX_MANIFEST_BYTES, Manifest, manifest_path};
+use nimbus_crypto::{FileId, manifest_path};
 
-use super::steps::{appended, remove, rename, sync_dir_of};
+use super::steps::{appended, look, remove, rename, sync_dir_of};
 use crate::provider::files::{self, Entry};
 use crate::provider::{ProviderError, ProviderResult};
 
 const BACKUP: &str = ".bak";
+/// What is appended to the file's name for the mark.
+const MARK: &str = ".bak-rotation";
+/// Bytes of a mark that are read: one more than it has.
+const MOST_OF_MARK: u64 = 33;
 /// What is appended to a copy until it is whole.
 const PARTIAL: &str = ".partial";
 
@@ -37,29 +42,27 @@ impl Copies {
         appended(&manifest_path(&self.file), BACKUP)
     }
 
-    /// Whether there are copies of this very file.
+    fn mark(&self) -> PathBuf {
+        appended(&self.file, MARK)
+    }
+
+    /// Whether a rotation of this very file made copies, or began to.
     pub(super) fn ours(&self, file_id: FileId) -> ProviderResult<bool> {
-        let path = self.manifest();
-        let mut bytes = Vec::new();
-        let read = files::open_read_only(&path).and_then(|file| {
-            let most = MAX_MANIFEST_BYTES as u64 + 1;
-            file.take(most).read_to_end(&mut bytes)
-        });
-        match read {
-            Ok(_) => {
-                let manifest = Manifest::decode(&bytes);
-                Ok(manifest.is_ok_and(|manifest| manifest.file_id() == file_id))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(files::error("reading", &path, e)),
+        let path = self.mark();
+        if !matches!(look(&path)?, Entry::Regular { .. }) {
+            return Ok(false);
         }
+        let mut text = String::new();
+        let read = files::open_read_only(&path)
+            .and_then(|file| file.take(MOST_OF_MARK).read_to_string(&mut text));
+        read.map_err(|e| files::error("reading", &path, e))?;
+        Ok(text == file_id.to_string())
     }
 
     /// Nothing of someone else has their names.
     pub(super) fn refuse_foreign(&self, file_id: FileId) -> ProviderResult<()> {
-        for path in [self.database(), self.manifest()] {
-            let there = files::inspect(&path).map_err(|e| files::error("looking at", &path, e))?;
-            if there != Entry::Absent && !self.ours(file_id)? {
+        for path in [self.database(), self.manifest(), self.mark()] {
+            if look(&path)? != Entry::Absent && !self.ours(file_id)? {
                 let what = format!("keeping {} as {}", self.file.display(), path.display());
                 let why = "that name is taken: move it away, or pass --skip-backup";
                 return Err(ProviderError::io(what, why));
@@ -69,36 +72,49 @@ impl Copies {
     }
 
     /// Copies manifest and database as they are, each durably under another name first.
-    pub(super) fn make(&self) -> ProviderResult<()> {
+    pub(super) fn make(&self, file_id: FileId) -> ProviderResult<()> {
+        self.write_mark(file_id)?;
         copy(&manifest_path(&self.file), &self.manifest())?;
         copy(&self.file, &self.database())
     }
 
-    /// Whether the database is among them.
+    fn write_mark(&self, file_id: FileId) -> ProviderResult<()> {
+        let (path, partial) = (self.mark(), appended(&self.mark(), PARTIAL));
+        remove(&partial)?;
+        let written = files::create_new(&partial).and_then(|mut file| {
+            file.write_all(file_id.to_string().as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(|e| files::error("writing", &partial, e))?;
+        rename(&partial, &path)
+    }
+
+    /// Whether both are there.
     pub(super) fn whole(&self) -> ProviderResult<bool> {
-        let path = self.database();
-        let there = files::inspect(&path).map_err(|e| files::error("looking at", &path, e))?;
-        Ok(matches!(there, Entry::Regular { .. }))
+        let regular = |path: &Path| Ok(matches!(look(path)?, Entry::Regular { .. }));
+        Ok(regular(&self.database())? && regular(&self.manifest())?)
     }
 
     /// Puts them back. The manifest goes last: until then the one that is there has the old key, too.
     pub(super) fn restore(&self) -> ProviderResult<()> {
         rename(&self.database(), &self.file)?;
-        rename(&self.manifest(), &manifest_path(&self.file))
+        rename(&self.manifest(), &manifest_path(&self.file))?;
+        remove(&self.mark())?;
+        sync_dir_of(&self.file)
     }
 
     /// Removes them if they are ours, and what is left of unfinished ones; true if there was something.
     pub(super) fn remove(&self, file_id: FileId) -> ProviderResult<bool> {
-        let mut found = false;
-        for path in [self.database(), self.manifest()] {
-            found |= remove(&appended(&path, PARTIAL))?;
-        }
+        remove(&appended(&self.mark(), PARTIAL))?;
         if !self.ours(file_id)? {
-            return Ok(found);
+            return Ok(false);
         }
-        remove(&self.database())?;
+        for path in [self.database(), self.manifest()] {
+            remove(&appended(&path, PARTIAL))?;
+            remove(&path)?;
+        }
         sync_dir_of(&self.file)?;
-        remove(&self.manifest())?;
+        remove(&self.mark())?;
         sync_dir_of(&self.file).map(|()| true)
     }
 }

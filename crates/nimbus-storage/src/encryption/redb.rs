@@ -218,7 +218,7 @@ impl Rotation<'_> {
         if !skip_backup {
             step("the backup")?;
             copies.refuse_foreign(key.file_id())?;
-            copies.make()?;
+            copies.make(key.file_id())?;
         }
         step("the pending key")?;
         let new = self.begin()?;

@@ -57,7 +57,7 @@ pub fn rotate_dek(
     if backup {
         copies.refuse_foreign(manifest.file_id())?;
         sqlite::settle_file(path, keys.current())?;
-        copies.make()?;
+        copies.make(manifest.file_id())?;
     }
     let (old, new) = begin(path, subject, keyring)?;
     match sqlite::rekey(path, &old, &new) {
@@ -157,20 +157,24 @@ pub enum Recovered {
     Replaced(PathBuf),
 }
 
-/// Finishes or undoes every rotation and replacement that was interrupted in these directories. Blocks.
+/// Finishes or undoes every rotation and replacement that was interrupted in these directories: what was
+/// done, and one error for each file that could not be put in order. Blocks.
 ///
 /// # Errors
-/// `Locked`, `KeyUnavailable`, `Corrupt` when a file opens with no key and has no copy; `Io`, `Full`.
+/// `Io` when a directory cannot be listed.
 pub fn recover(
     data_dir: &Path,
     control_dir: &Path,
     keyring: &Keyring,
-) -> ProviderResult<Vec<Recovered>> {
-    let mut done = Vec::new();
+) -> ProviderResult<(Vec<Recovered>, Vec<ProviderError>)> {
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
     for (path, subject) in protected(data_dir, control_dir)? {
-        done.extend(recover_one(&path, &subject, keyring)?);
+        match recover_one(&path, &subject, keyring) {
+            Ok(recovered) => done.extend(recovered),
+            Err(e) => failed.push(e),
+        }
     }
-    Ok(done)
+    Ok((done, failed))
 }
 
 /// The same for one file.

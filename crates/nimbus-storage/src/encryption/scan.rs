@@ -193,7 +193,7 @@ mod tests {
         for (text, expected) in found.iter().zip([
             "--provider sqlite --tenant-id a",
             "--provider redb --tenant-id b",
-            "nimbus-control.db --provider redb`",
+            "nimbus-control.db --provider redb --replace`",
         ]) {
             assert!(text.contains("sidecar manifest is missing"), "{text}");
             assert!(text.contains(expected), "{text}");

@@ -105,7 +105,9 @@ impl Home {
     }
 
     fn recover(&self) -> Vec<Recovered> {
-        recover(self.dir.path(), self.dir.path(), &self.keyring).unwrap()
+        let (done, failed) = recover(self.dir.path(), self.dir.path(), &self.keyring).unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+        done
     }
 
     /// The names that begin with the tenant's, sorted.
@@ -311,6 +313,51 @@ async fn a_copy_of_someone_else_is_not_overwritten() {
     );
 }
 
+/// Copies that an operator made by hand, whole and of this very file, are not a rotation's.
+#[tokio::test]
+async fn copies_of_the_operator_are_left_alone() {
+    let home = Home::with_tenant(true).await;
+    let copies = ["demo.sqlite3", "demo.sqlite3.nimbus-enc"].map(|name| {
+        let copy = home.path(&format!("{name}.bak"));
+        std::fs::copy(home.path(name), &copy).unwrap();
+        (std::fs::read(&copy).unwrap(), copy)
+    });
+    assert_eq!(home.recover(), []);
+    assert!(home.rotate(true).is_err());
+    home.rotate(false).unwrap();
+    home.begin().await;
+    std::fs::write(home.file(), vec![0x5a; 8192]).unwrap();
+    let (done, failed) = recover(home.dir.path(), home.dir.path(), &home.keyring).unwrap();
+    assert!(done.is_empty() && failed.len() == 1, "{done:?} {failed:?}");
+    for (bytes, copy) in copies {
+        assert!(std::fs::read(copy).unwrap() == bytes);
+    }
+}
+
+/// With `replace`, the file has to be the one of its tenant, and no manifest may be overwritten.
+#[tokio::test]
+async fn a_replacement_in_the_wrong_place_is_refused() {
+    let home = Home::with_tenant(false).await;
+    let job = Migration {
+        replace: true,
+        subject: Subject::sqlite_tenant("other").unwrap(),
+        ..home.migration()
+    };
+    let e = home.migrate(&job).unwrap_err();
+    assert!(matches!(e, AdminError::WrongName { .. }), "{e:?}");
+    for replace in [true, false] {
+        std::fs::write(home.path("demo.sqlite3.nimbus-enc"), "of another file").unwrap();
+        let job = Migration {
+            replace,
+            ..home.migration()
+        };
+        let e = home.migrate(&job).unwrap_err();
+        assert!(matches!(e, AdminError::Exists { .. }), "{e:?}");
+        assert_eq!(home.names(), ["demo.sqlite3", "demo.sqlite3.nimbus-enc"]);
+        std::fs::remove_file(home.path("demo.sqlite3.nimbus-enc")).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_interrupted_rotation_is_undone_or_finished() {
     let home = Home::with_tenant(true).await;
@@ -334,6 +381,9 @@ async fn a_file_that_no_key_opens_comes_back_from_its_copy() {
         let copy = home.path(&format!("{name}.bak"));
         std::fs::copy(home.path(name), copy).unwrap();
     }
+    let manifest = Manifest::read(&home.file(), &home.subject).unwrap();
+    let mark = home.path("demo.sqlite3.bak-rotation");
+    std::fs::write(mark, manifest.file_id().to_string()).unwrap();
     home.begin().await;
     std::fs::write(home.file(), vec![0x5a; 8192]).unwrap();
     assert_eq!(home.recover(), [Recovered::Restored(home.file())]);

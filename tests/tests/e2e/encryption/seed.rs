@@ -196,14 +196,15 @@ fn a_key_directory_has_one_key_for_each_file() {
     let vault = vault.with(&[(super::PROVIDER, "key-dir"), (super::KEY_DIR, &text(&dir))]);
     let mut server = vault.start();
     fill(&server, "demo");
-    // No key, no tenant; nothing of it is left.
-    let refused = server
-        .client()
-        .post("/api/tenants", &json!({"id": "other"}));
-    assert!(refused.status >= 500, "{}", refused.text());
+    // No key, no tenant; nothing of it is left, and the answer says what is missing.
+    let create = |id: &str| {
+        let refused = server.client().post("/api/tenants", &json!({"id": id}));
+        refused.refused(400, "op.invalid_input").error()["message"].to_string()
+    };
+    assert!(create("other").contains("the key directory has no file 6462"));
+    assert!(create(&"n".repeat(50)).contains("at most 49 characters"));
     assert_eq!(server.client().tenants(), ["demo"]);
     assert!(!vault.file("other.sqlite3").exists());
-    server.wait_for_log("there is no key file at");
     assert!(server.terminate().success());
     server.restart();
     check(&server, "demo");
@@ -258,4 +259,28 @@ fn without_settings_every_command_refuses() {
         .encryption("migrate --source {data}/demo.sqlite3 --provider sqlite --tenant-id demo --retire-source")
         .expect(0);
     assert!(!vault.file("demo.sqlite3").exists());
+}
+
+/// What the refusal names is run as it is written, by a shell, and the server starts.
+#[test]
+fn the_commands_that_a_refusal_names_mend_it() {
+    let vault = Vault::new();
+    vault.plain_tenant("demo");
+    let refused = Server::refused(vault.options()).expect(1);
+    let commands: Vec<_> = refused
+        .stderr
+        .split('`')
+        .filter(|part| part.starts_with("nimbus encryption"))
+        .collect();
+    assert_eq!(commands.len(), 2, "{}", refused.stderr);
+    let binary = nimbus_e2e::home::binary();
+    for command in commands {
+        let script = command.replacen("nimbus", binary.to_str().unwrap(), 1);
+        let mut shell = vault.home.program("sh", ["-c", &script]);
+        shell.envs(vault.env.iter().map(|(name, value)| (*name, value)));
+        nimbus_e2e::home::Finished::of(&mut shell).expect(0);
+    }
+    let mut server = vault.start();
+    check(&server, "demo");
+    assert!(server.terminate().success());
 }

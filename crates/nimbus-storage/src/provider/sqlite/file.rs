@@ -141,7 +141,11 @@ pub(super) fn authentic(conn: &Connection, path: &Path) -> ProviderResult<()> {
 /// SQLCipher's raw key. The statement is wiped; what SQLite copies of it while it is parsed is not.
 pub(super) fn give_key(conn: &Connection, key: &Dek) -> rusqlite::Result<()> {
     let hex = Zeroizing::new(HEXLOWER.encode(key.expose_secret()));
-    let sql = Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", *hex));
+    // SQLCipher would print to standard error what our errors say.
+    let sql = Zeroizing::new(format!(
+        "PRAGMA cipher_log_level = NONE; PRAGMA key = \"x'{}'\"",
+        *hex
+    ));
     conn.execute_batch(&sql)
 }
 

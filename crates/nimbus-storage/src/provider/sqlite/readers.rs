@@ -284,6 +284,7 @@ impl Snapshot for SqliteSnapshot {
 impl Drop for SqliteSnapshot {
     fn drop(&mut self) {
         let Some(conn) = lock(&self.slot).take() else {
+            self.readers.state().open.remove(&self.number);
             return;
         };
         // An error may have ended the transaction.
