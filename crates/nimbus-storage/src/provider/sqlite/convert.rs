@@ -39,10 +39,12 @@ pub(crate) fn copy(
     let file = files::create_new(target).map_err(|e| files::error("creating", target, e))?;
     drop(file);
     attach(&conn, target, to)?;
-    export(&mut conn, target, progress)?;
+    let exported = export(&mut conn, target, progress);
     if from.is_some() {
+        // What SQLite made of the zeros, if anything, is not the cause.
         authentic(&conn, source)?;
     }
+    exported?;
     conn.close()
         .map_err(|(_, e)| classify("closing", source, e))?;
     files::open_existing(target)
