@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use nimbus_storage::Provider;
-use nimbus_storage::control::ControlDb;
+use nimbus_core::TenantId;
+use nimbus_storage::control::{ControlDb, TenantEntry};
 use nimbus_storage::encryption::{self, Keyring};
+use nimbus_storage::provider::Durability;
 use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
-use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
+use nimbus_storage::provider::sqlite::{self, SqliteOptions, SqliteProvider};
+use nimbus_storage::survey::TenantFiles;
+use nimbus_storage::{Provider, ProviderError};
 
 use crate::settings::ProviderName;
 
@@ -45,6 +48,18 @@ pub(crate) fn check_available(provider: ProviderName) -> anyhow::Result<()> {
             "the provider {} is not available in this build; use sqlite or redb",
             other.name()
         ),
+    }
+}
+
+/// Compares the files of a provider's tenants with the registry's entries, without opening any.
+pub(crate) fn survey(
+    provider: ProviderName,
+    data: &Path,
+    entries: &[(TenantId, TenantEntry)],
+) -> Result<TenantFiles, ProviderError> {
+    match provider {
+        ProviderName::Redb => redb::survey(data, entries),
+        _ => sqlite::survey(data, entries),
     }
 }
 
@@ -129,10 +144,7 @@ impl Local<'_> {
 
     fn redb(&self) -> RedbOptions {
         let mut options = RedbOptions::new(self.data);
-        options.durability = match self.durability {
-            Durability::Full => redb::Durability::Full,
-            Durability::Relaxed => redb::Durability::Relaxed,
-        };
+        options.durability = self.durability;
         options.keyring.clone_from(&self.keyring);
         options
     }

@@ -1,6 +1,7 @@
 //! Tests of conversions and rotations: what they make, what they refuse, and a stop at every step.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};

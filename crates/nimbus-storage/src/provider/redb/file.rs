@@ -2,6 +2,7 @@
 //!
 //! Must not know what the rows mean, except for the head and the format row.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use redb::{
@@ -70,14 +71,8 @@ pub(super) fn database(
     builder.set_cache_size(cache).create_with_backend(backend)
 }
 
-/// Makes the file of a new tenant, durably but for its name.
-pub(super) fn create(
-    path: &Path,
-    key: Option<&FileKey>,
-    ours: &mut Vec<PathBuf>,
-) -> ProviderResult<()> {
-    let file = files::create_new(path).map_err(|e| files::error("creating", path, e))?;
-    ours.push(path.to_owned());
+/// Fills the empty file of a new tenant, durably but for its name.
+pub(super) fn create(path: &Path, file: File, key: Option<&FileKey>) -> ProviderResult<()> {
     let kept = file
         .try_clone()
         .map_err(|e| files::error("creating", path, e))?;

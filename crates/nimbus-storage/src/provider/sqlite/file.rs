@@ -51,20 +51,6 @@ impl TenantFile {
         TenantFile { path, key }
     }
 
-    /// A file that is about to be created; with a keyring its manifest is written first. Blocks.
-    pub(super) fn create(
-        path: PathBuf,
-        tenant: &TenantId,
-        keyring: Option<&Keyring>,
-    ) -> ProviderResult<TenantFile> {
-        let key = match keyring {
-            Some(keyring) => Some(keyring.create(&path, &subject(tenant)?)?),
-            None => None,
-        };
-        let key = key.map(|key| Arc::clone(key.current()));
-        Ok(TenantFile { path, key })
-    }
-
     /// A file that is there, unlocked. Blocks.
     pub(super) fn locate(
         path: PathBuf,

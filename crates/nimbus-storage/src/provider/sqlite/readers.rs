@@ -17,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::checkpoint::Wal;
 use super::file::TenantFile;
-use super::{blocking, connection, error, schema};
+use super::{connection, error, schema};
+use crate::provider::local::blocking;
 use crate::provider::{
     Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, Snapshot,
 };
