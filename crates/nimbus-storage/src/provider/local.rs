@@ -1,10 +1,12 @@
 //! The life of tenants that are files in one directory: creating, opening, deleting and adopting,
 //! bracketed by registry states, so that a start after a crash undoes the one and finishes the other.
 //!
-//! Must not know what is in the files, nor touch one that the registry does not name. What differs
+//! Must not know what is in the files but two rows (`format`), nor touch one that the registry does not name. What differs
 //! between such providers is a [`Family`].
 
 mod case;
+mod format;
+mod jobs;
 mod serve;
 mod survey;
 
@@ -21,6 +23,8 @@ use super::{ProviderError, ProviderResult, TenantStore, files, write_mark};
 use crate::control::{ControlDb, Distinct, TenantState};
 use crate::encryption::{FileKey, Keyring};
 use crate::pages::error::corrupt;
+pub(super) use format::{FORMAT_KEY, check_format, decode_head, format_row};
+pub(super) use jobs::{Job, Jobs};
 pub(super) use serve::{Embedded, blocking};
 pub(super) use survey::survey;
 

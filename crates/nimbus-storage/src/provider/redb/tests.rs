@@ -8,6 +8,7 @@ use nimbus_crypto::{MasterKeyFile, WrappingKey, manifest_path};
 use super::*;
 use crate::control::{Distinct, TenantState};
 use crate::provider::files::{self, small_disk::SmallDisk};
+use crate::provider::local::FORMAT_KEY;
 use crate::provider::{
     Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
     Row, StoreStats,

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::control::{Distinct, TenantState};
 use crate::provider::files::small_disk::SmallDisk;
+use crate::provider::local::FORMAT_KEY;
 use crate::provider::{
     Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
     Row, StoreStats,
