@@ -44,7 +44,7 @@ impl Files {
     fn look(protected: &[(std::path::PathBuf, nimbus_crypto::Subject)]) -> Files {
         let mut files = Files::default();
         for (path, subject) in protected {
-            let name = || output::printable(&subject.file().to_owned());
+            let name = || output::printable(subject.file());
             match Manifest::read(path, subject) {
                 Ok(manifest) => {
                     let key = manifest.current();
