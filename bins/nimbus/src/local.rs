@@ -7,12 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use nimbus_storage::Provider;
-use nimbus_storage::control::ControlDb;
+use nimbus_core::TenantId;
+use nimbus_storage::control::{ControlDb, TenantEntry};
 use nimbus_storage::encryption::{self, Keyring};
+use nimbus_storage::provider::Durability;
 use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
-use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
+use nimbus_storage::provider::sqlite::{self, SqliteOptions, SqliteProvider};
+use nimbus_storage::survey::TenantFiles;
+use nimbus_storage::{Provider, ProviderError};
 
+use crate::memory;
 use crate::settings::ProviderName;
 
 /// Faults that are named when a start refuses; the rest is counted.
@@ -45,6 +49,18 @@ pub(crate) fn check_available(provider: ProviderName) -> anyhow::Result<()> {
             "the provider {} is not available in this build; use sqlite or redb",
             other.name()
         ),
+    }
+}
+
+/// Compares the files of a provider's tenants with the registry's entries, without opening any.
+pub(crate) fn survey(
+    provider: ProviderName,
+    data: &Path,
+    entries: &[(TenantId, TenantEntry)],
+) -> Result<TenantFiles, ProviderError> {
+    match provider {
+        ProviderName::Redb => redb::survey(data, entries),
+        _ => sqlite::survey(data, entries),
     }
 }
 
@@ -129,15 +145,15 @@ impl Local<'_> {
         options.durability = self.durability;
         options.readers = self.readers;
         options.keyring.clone_from(&self.keyring);
+        if let Some(memory) = memory::available() {
+            options.heap_limit = memory / 4;
+        }
         options
     }
 
     fn redb(&self) -> RedbOptions {
         let mut options = RedbOptions::new(self.data);
-        options.durability = match self.durability {
-            Durability::Full => redb::Durability::Full,
-            Durability::Relaxed => redb::Durability::Relaxed,
-        };
+        options.durability = self.durability;
         options.keyring.clone_from(&self.keyring);
         options
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::bail;
 use nimbus_auth::{Authenticated, Environment, TokenFile};
 use nimbus_http::Store;
+use nimbus_storage::provider::Durability;
 use nimbus_storage::provider::lock::{DataDirLock, LockError};
-use nimbus_storage::provider::sqlite::Durability;
 use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nimbus_auth::audit::AuditOptions;
 use nimbus_http::ServerConfig;
-use nimbus_storage::provider::sqlite::Durability;
+use nimbus_storage::provider::Durability;
 
 use crate::cli::StartArgs;
 use crate::config::{self, Persistence};

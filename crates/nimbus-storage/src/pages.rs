@@ -20,7 +20,7 @@ use nimbus_crypto::{COPY_BYTES, PAGE_BYTES, PageCipher, PageError, SLOT_BYTES};
 use redb::{BackendError, StorageBackend};
 
 use crate::encryption::FileKey;
-pub(crate) use file::{Pages, Stop, Stoppable, open_file, open_file_to_read, pages_of};
+pub(crate) use file::{Pages, Stop, Stoppable, checked, open_file, open_file_to_read, pages_of};
 pub(crate) use scratch::Scratch;
 use zero::Zero;
 

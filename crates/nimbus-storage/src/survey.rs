@@ -184,6 +184,8 @@ pub struct TenantFiles {
     pub loose: Vec<(PathBuf, u32)>,
     /// What has the name of a tenant file and is none: a link, a directory, a device.
     pub odd: Vec<PathBuf>,
+    /// Manifests of encrypted files that are not there and not registered.
+    pub lone_manifests: Vec<PathBuf>,
     /// Names that a crash left; the next start removes them.
     pub leftovers: Vec<PathBuf>,
     /// The newest change of any file.

@@ -327,6 +327,66 @@ fn faults_of_the_data_directory_are_found() {
     doctor(&home, &[]).fails(&[]);
 }
 
+/// The files of redb, encrypted: those of its own kind are looked at, and manifests beside them.
+#[test]
+fn faults_of_redb_files_are_found() {
+    let home = Arc::new(Home::new());
+    let key = home.path().join("master.key");
+    fs::write(&key, [7; 32]).unwrap();
+    files::set_mode(&key, 0o600);
+    let settings = [
+        "--tenant-provider",
+        "redb",
+        "--encryption-key-provider",
+        "master-key-file",
+        "--encryption-master-key-file",
+        key.to_str().unwrap(),
+    ];
+    let mut server = Server::start(Options::new().home(&home).args(&settings));
+    server.client().create_tenant("acme");
+    assert!(server.terminate().success());
+    let before = everything(&home);
+    doctor(&home, &settings)
+        .fails(&[])
+        .has("provider", "ok", "redb")
+        .has("encryption", "ok", "on")
+        .has("tenants", "ok", "has its file (1)")
+        .has("leftovers", "ok", "none");
+    assert_eq!(everything(&home), before);
+
+    let data = home.data_dir();
+    let (tenant, stray) = (data.join("acme.redb"), data.join("stray.redb"));
+    let beside = |path: &Path| path.with_extension("redb.nimbus-enc");
+    let (manifest, lone) = (beside(&tenant), beside(&stray));
+    fs::copy(&manifest, &lone).unwrap();
+    files::set_mode(&lone, 0o600);
+    doctor(&home, &settings)
+        .has("tenants", "warn", "stray.redb.nimbus-enc")
+        .has("tenants", "warn", "remove the manifest")
+        .has("leftovers", "ok", "none");
+    fs::copy(&tenant, &stray).unwrap();
+    files::set_mode(&stray, 0o600);
+    doctor(&home, &settings).has("tenants", "warn", "nimbus tenants adopt stray");
+    fs::remove_file(&stray).unwrap();
+    fs::remove_file(&lone).unwrap();
+    files::set_mode(&manifest, 0o644);
+    doctor(&home, &settings)
+        .fails(&["tenants"])
+        .has("tenants", "fail", "chmod 600");
+    files::set_mode(&manifest, 0o600);
+    fs::rename(&tenant, home.path().join("away")).unwrap();
+    doctor(&home, &settings)
+        .fails(&["tenants"])
+        .has("tenants", "fail", "without a file: acme");
+    fs::rename(home.path().join("away"), &tenant).unwrap();
+    let staged = data.join("acme.redb.rotating");
+    fs::write(&staged, "").unwrap();
+    files::set_mode(&staged, 0o600);
+    doctor(&home, &settings)
+        .fails(&[])
+        .has("leftovers", "warn", "acme.redb.rotating");
+}
+
 #[test]
 fn a_directory_that_somebody_holds_is_told() {
     let home = used();

@@ -19,12 +19,12 @@ use anyhow::bail;
 use jiff::Timestamp;
 use nimbus_auth::{Environment, PathError};
 use nimbus_storage::provider::lock::{self, Holding};
-use nimbus_storage::provider::sqlite;
 use nimbus_storage::survey::{self, TenantFiles};
 use nimbus_storage::{ProviderError, control};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::cli::{DoctorArgs, Format};
+use crate::local;
 use crate::output;
 use crate::settings::{self, Settings};
 use report::{Check, Report};
@@ -93,7 +93,7 @@ impl Store {
         });
         let files = storage::entries(control.as_ref())
             .filter(|_| settings.data_dir.is_dir())
-            .map(|entries| sqlite::survey(&settings.data_dir, entries));
+            .map(|entries| local::survey(settings.provider, &settings.data_dir, entries));
         Store {
             held,
             control,

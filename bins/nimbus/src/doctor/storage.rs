@@ -234,6 +234,17 @@ pub(crate) fn tenants(found: Option<&Result<TenantFiles, ProviderError>>) -> Che
             format!("`nimbus tenants adopt {first}` takes one in; or move the file away"),
         );
     }
+    if !found.lone_manifests.is_empty() {
+        let paths: Vec<_> = found.lone_manifests.iter().map(|p| p.display()).collect();
+        return Check::warn(
+            name,
+            format!(
+                "manifests of encrypted files that are not there: {}",
+                list(&paths)
+            ),
+            "restore each file beside its manifest, which holds its key, and adopt it; if no copy of it is wanted any more, remove the manifest",
+        );
+    }
     if !found.unfinished.is_empty() {
         return Check::warn(
             name,
@@ -428,6 +439,9 @@ mod tests {
             judge(&|f| f.unfinished = ids(&["half"])).status,
             Status::Warn
         );
+        let check = judge(&|f| f.lone_manifests = vec!["/d/a.redb.nimbus-enc".into()]);
+        assert_eq!(check.status, Status::Warn);
+        assert!(check.message.ends_with(": /d/a.redb.nimbus-enc"));
         let mut found = TenantFiles::default();
         assert_eq!(leftovers(&found).status, Status::Ok);
         found.leftovers = vec!["/d/nimbus-control.db.new".into()];

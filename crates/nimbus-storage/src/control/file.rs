@@ -15,8 +15,8 @@ use super::{
     WAKES_BY_TIME,
 };
 use crate::encryption::{FileKey, Keyring, key_of, refuse_manifest};
-use crate::pages::error::{corrupt, error, guarded};
-use crate::pages::{Scratch, open_file, open_file_to_read, pages_of};
+use crate::pages::error::{corrupt, error};
+use crate::pages::{checked, open_file, pages_of};
 use crate::provider::{ProviderResult, files};
 
 /// Name of the control database inside the data directory.
@@ -170,13 +170,7 @@ fn look_at(path: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResult<Looked
 /// Opens the file with every check redb has, without changing it. Opening writes: doing it in memory
 /// first leaves a damaged file exactly as it was found.
 fn rehearse(path: &Path, key: Option<&FileKey>) -> ProviderResult<Contents> {
-    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
-    guarded(path, || {
-        let db = builder()
-            .create_with_backend(scratch)
-            .map_err(|e| error("checking", path, e.into()))?;
-        read(path, &db)
-    })
+    checked(path, key, |db| read(path, db))
 }
 
 fn builder() -> redb::Builder {

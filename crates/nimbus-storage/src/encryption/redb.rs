@@ -12,14 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked};
+use redb::StorageBackend;
 use redb::backends::FileBackend;
-use redb::{Database, StorageBackend};
 
 use super::copies::Copies;
 use super::steps::{appended, remove, rename, sync_dir_of};
 use super::{FileKey, Keyring, Keys};
-use crate::pages::error::{corrupt, error, guarded};
-use crate::pages::{Pages, REDB_MAGIC, Scratch, open_file_to_read, pages_of};
+use crate::pages::error::{corrupt, error};
+use crate::pages::{Pages, REDB_MAGIC, checked, open_file_to_read, pages_of};
 use crate::provider::{ProviderError, ProviderResult, files};
 
 /// Told how many bytes of the database were done since the last call.
@@ -30,8 +30,6 @@ pub(crate) type Step<'a> = &'a mut dyn FnMut(&str) -> io::Result<()>;
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages that are copied or compared at once (1 MiB).
 const RUN: u64 = 256;
-/// Page cache of a check, bytes.
-const CACHE: usize = 8 << 20;
 /// What is appended to a target until it is whole.
 const PARTIAL: &str = ".partial";
 /// What is appended to a file for its re-encrypted version (seed 003: the staged file).
@@ -113,17 +111,7 @@ pub(crate) fn verify_redb(
 /// # Errors
 /// `Corrupt`, `Io`.
 pub(crate) fn check_redb(path: &Path, key: Option<&FileKey>) -> ProviderResult<()> {
-    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
-    guarded(path, || {
-        let mut builder = Database::builder();
-        builder
-            .set_cache_size(CACHE)
-            .set_check_integrity_on_open(true);
-        let opened = builder.create_with_backend(scratch);
-        opened
-            .map(drop)
-            .map_err(|e| error("checking", path, e.into()))
-    })
+    checked(path, key, |_| Ok(()))
 }
 
 /// Gives a file a new data-encryption key: every page is written anew, under fresh nonces, into a

@@ -2,17 +2,11 @@
 //!
 //! Must not know what the files are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::provider::ProviderResult;
+pub(super) use crate::provider::files::appended;
 use crate::provider::files::{self, Entry};
-
-/// A path with something appended to its last part.
-pub(super) fn appended(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
 
 /// What has the name, without following a link.
 pub(super) fn look(path: &Path) -> ProviderResult<Entry> {

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
+use redb::{BackendError, Database, StorageBackend};
 
-use super::EncryptedPages;
-use super::error::corrupt;
+use super::error::{corrupt, error, guarded};
+use super::{EncryptedPages, Scratch};
 use crate::encryption::FileKey;
 use crate::provider::{ProviderError, ProviderResult, files};
+
+/// Page cache of a check, bytes.
+const CHECK_CACHE: usize = 8 << 20;
 
 /// Where redb's pages are.
 #[derive(Debug)]
@@ -49,9 +52,28 @@ pub(crate) fn pages_of(
     file: File,
     key: Option<&FileKey>,
 ) -> ProviderResult<Pages<FileBackend>> {
-    let backend =
-        FileBackend::new(file).map_err(|e| super::error::error("opening", path, e.into()))?;
+    let backend = FileBackend::new(file).map_err(|e| error("opening", path, e.into()))?;
     Ok(Pages::over(backend, key))
+}
+
+/// Opens a file with every check that redb has, in memory: opening writes, and a damaged file, or one of
+/// somebody else, stays exactly as it was found. What `then` reads of it is guarded as well. Blocks.
+pub(crate) fn checked<T>(
+    path: &Path,
+    key: Option<&FileKey>,
+    then: impl FnOnce(&Database) -> ProviderResult<T>,
+) -> ProviderResult<T> {
+    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
+    guarded(path, || {
+        let mut builder = Database::builder();
+        builder
+            .set_cache_size(CHECK_CACHE)
+            .set_check_integrity_on_open(true);
+        let db = builder
+            .create_with_backend(scratch)
+            .map_err(|e| error("checking", path, e.into()))?;
+        then(&db)
+    })
 }
 
 /// Opens a database file that must be there: no link is followed, and an empty one is refused, which

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ProviderError;
 
@@ -28,6 +28,13 @@ pub(crate) enum Entry {
     },
     /// A symbolic link, directory, socket or device.
     Other,
+}
+
+/// A path with something appended to its last part.
+pub(crate) fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Looks at `path` without opening it: SQLite's locks of this process would be dropped if we

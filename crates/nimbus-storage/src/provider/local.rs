@@ -1,18 +1,32 @@
 //! The life of tenants that are files in one directory: creating, opening, deleting and adopting,
 //! bracketed by registry states, so that a start after a crash undoes the one and finishes the other.
 //!
-//! Must not know what is in the files, nor touch one that the registry does not name. What differs
+//! Must not know what is in the files but two rows (`format`), nor touch one that the registry does not name. What differs
 //! between such providers is a [`Family`].
 
+mod case;
+mod format;
+mod jobs;
+mod serve;
+mod survey;
+
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nimbus_core::TenantId;
+use nimbus_crypto::{ManifestError, Subject, manifest_path};
 
+use super::files::appended;
 use super::{ProviderError, ProviderResult, TenantStore, files, write_mark};
 use crate::control::{ControlDb, Distinct, TenantState};
+use crate::encryption::{FileKey, Keyring};
 use crate::pages::error::corrupt;
+pub(super) use format::{FORMAT_KEY, check_format, decode_head, format_row};
+pub(super) use jobs::{Job, Jobs};
+pub(super) use serve::{Embedded, blocking};
+pub(super) use survey::survey;
 
 /// Files of one kind.
 pub(super) trait Family: Send + Sync + 'static {
@@ -20,11 +34,13 @@ pub(super) trait Family: Send + Sync + 'static {
     const NAME: &'static str;
     /// Ending of a tenant file.
     const ENDING: &'static str;
-    /// What is appended to that for everything that may be beside it. Removed in this order, after the file.
-    const BESIDE: &'static [&'static str];
+    /// What is appended to that for everything that may be beside it. Removed in this order, after
+    /// the file; the manifest last: a file without it is of no use, a manifest without a file does
+    /// no harm.
+    const BESIDE: &'static [(&'static str, Beside)];
 
     /// Makes the file of a new tenant, durably but for its name, and lists in `ours` each name
-    /// that it has made.
+    /// that it has made. See [`new_key`] and [`claim`].
     fn make(&self, tenant: &TenantId, path: &Path, ours: &mut Vec<PathBuf>) -> ProviderResult<()>;
 
     /// Opens it.
@@ -38,6 +54,17 @@ pub(super) trait Family: Send + Sync + 'static {
     fn check(&self, tenant: &TenantId, path: &Path) -> ProviderResult<()>;
 }
 
+/// What a file beside a tenant file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// A part of it, of no use without it.
+    Part,
+    /// A step of ours that a crash cut short.
+    Step,
+    /// Holds its key, and is kept even without it: the file may come back from a backup.
+    Manifest,
+}
+
 /// The tenants in one directory.
 pub(super) struct Local<F> {
     pub(super) dir: PathBuf,
@@ -47,8 +74,37 @@ pub(super) struct Local<F> {
 }
 
 impl<F: Family> Local<F> {
+    /// Prepares the directory: finds out whether it ignores case, unless that is known, undoes
+    /// creations and finishes deletions that a crash interrupted. Opens no tenant. Blocks.
+    pub(super) fn start(
+        data_dir: &Path,
+        ignores_case: Option<bool>,
+        control: Arc<ControlDb>,
+        family: F,
+    ) -> ProviderResult<Arc<Local<F>>> {
+        // Resolved once: every symbolic link that appears later is then refused.
+        let dir =
+            std::fs::canonicalize(data_dir).map_err(|e| files::error("resolving", data_dir, e))?;
+        let ignores_case = match ignores_case {
+            Some(known) => known,
+            None => case::ignores_case(&dir)?,
+        };
+        let distinct = match ignores_case {
+            true => Distinct::IgnoringCase,
+            false => Distinct::Exactly,
+        };
+        let local = Local {
+            dir,
+            distinct,
+            control,
+            family,
+        };
+        local.recover()?;
+        Ok(Arc::new(local))
+    }
+
     /// Undoes creations and finishes deletions that a crash interrupted. Blocks.
-    pub(super) fn recover(&self) -> ProviderResult<()> {
+    fn recover(&self) -> ProviderResult<()> {
         for (tenant, entry) in self.control.entries() {
             if entry.provider != F::NAME {
                 continue;
@@ -88,28 +144,29 @@ impl<F: Family> Local<F> {
         self.control.remove(tenant).map(drop)
     }
 
-    pub(super) fn path(&self, tenant: &TenantId) -> PathBuf {
+    fn path(&self, tenant: &TenantId) -> PathBuf {
         self.dir.join(format!("{tenant}{}", F::ENDING))
     }
 
     /// Every name that the tenant may have on disk.
-    pub(super) fn all_paths(&self, tenant: &TenantId) -> Vec<PathBuf> {
+    fn all_paths(&self, tenant: &TenantId) -> Vec<PathBuf> {
         let path = self.path(tenant);
-        let beside = F::BESIDE.iter().map(|ending| appended(&path, ending));
-        let beside: Vec<_> = beside.collect();
-        std::iter::once(path).chain(beside).collect()
+        let beside = F::BESIDE.iter().map(|(ending, _)| appended(&path, ending));
+        std::iter::once(path.clone()).chain(beside).collect()
     }
 
     /// Those of them that exist.
-    pub(super) fn owned(&self, tenant: &TenantId) -> Vec<String> {
+    fn owned(&self, tenant: &TenantId) -> Vec<String> {
         let there = |path: &PathBuf| !matches!(files::inspect(path), Ok(files::Entry::Absent));
         let all = self.all_paths(tenant).into_iter().filter(there);
         all.map(|path| path.display().to_string()).collect()
     }
 
-    pub(super) fn create(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
+    /// With a `mark`, that of [`super::Provider::create_marked`]. On a thread for blocking work.
+    fn create(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
         // Before the registry knows the tenant: after a crash, whatever lies under a name that
-        // is being created counts as ours.
+        // is being created counts as ours. A left-over log or journal would be replayed into
+        // the new file, so those count as well.
         if let Err(e) = self.refuse_existing(tenant) {
             // The entry comes before the file, so a file made by someone at the same time shows;
             // and on a disk that ignores case the file may be that of another tenant.
@@ -130,17 +187,16 @@ impl<F: Family> Local<F> {
             .map_err(|e| self.undo_ready(tenant, &ours, e))
     }
 
-    /// Commits the row of `Provider::create_marked`, before the tenant is ready. On a thread for
-    /// blocking work.
+    fn make(&self, tenant: &TenantId, ours: &mut Vec<PathBuf>) -> ProviderResult<()> {
+        self.family.make(tenant, &self.path(tenant), ours)?;
+        files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
+    }
+
+    /// Commits the mark, before the tenant is ready.
     fn mark(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
         let Some(mark) = mark else { return Ok(()) };
         let store = self.family.open(tenant, &self.path(tenant))?;
         tokio::runtime::Handle::current().block_on(write_mark(&*store, mark))
-    }
-
-    fn make(&self, tenant: &TenantId, ours: &mut Vec<PathBuf>) -> ProviderResult<()> {
-        self.family.make(tenant, &self.path(tenant), ours)?;
-        files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
     }
 
     /// After a failure to call the tenant ready, which the disk may have taken in all the same:
@@ -185,7 +241,7 @@ impl<F: Family> Local<F> {
         }
     }
 
-    pub(super) fn open(&self, tenant: &TenantId) -> ProviderResult<Arc<dyn TenantStore>> {
+    fn open(&self, tenant: &TenantId) -> ProviderResult<Arc<dyn TenantStore>> {
         if !self.control.contains(tenant, F::NAME) {
             return Err(not_found(tenant));
         }
@@ -193,7 +249,7 @@ impl<F: Family> Local<F> {
         opened.map_err(|e| self.explain(e))
     }
 
-    pub(super) fn delete(&self, tenant: &TenantId) -> ProviderResult<()> {
+    fn delete(&self, tenant: &TenantId) -> ProviderResult<()> {
         match self.control.get(tenant) {
             Some(e) if e.provider == F::NAME && e.state == TenantState::Ready => {
                 self.control.put_state(tenant, TenantState::Deleting)?;
@@ -214,7 +270,7 @@ impl<F: Family> Local<F> {
         files::sync_dir(&self.dir).map_err(|e| files::error("syncing", &self.dir, e))
     }
 
-    pub(super) fn unregistered(&self) -> ProviderResult<Vec<TenantId>> {
+    fn unregistered(&self) -> ProviderResult<Vec<TenantId>> {
         let fail = |e| files::error("listing", &self.dir, e);
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(fail)? {
@@ -229,7 +285,7 @@ impl<F: Family> Local<F> {
         Ok(found)
     }
 
-    pub(super) fn adopt(&self, tenant: &TenantId) -> ProviderResult<()> {
+    fn adopt(&self, tenant: &TenantId) -> ProviderResult<()> {
         if self.control.get(tenant).is_some() {
             return Err(ProviderError::AlreadyExists {
                 tenant: tenant.clone(),
@@ -250,7 +306,7 @@ impl<F: Family> Local<F> {
             .map(drop)
     }
 
-    pub(super) fn health(&self) -> ProviderResult<()> {
+    fn health(&self) -> ProviderResult<()> {
         let stat = rustix::fs::statvfs(&self.dir)
             .map_err(|e| files::error("looking at", &self.dir, e.into()))?;
         if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
@@ -289,24 +345,50 @@ fn not_found(tenant: &TenantId) -> ProviderError {
     }
 }
 
-/// A path with something appended to its last part.
-fn appended(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
+/// The key of a new tenant file, if files are encrypted. Its manifest is written first, durably, and
+/// listed in `ours` unless it is someone else's. Blocks.
+pub(super) fn new_key(
+    keyring: Option<&Keyring>,
+    (tenant, subject): (&TenantId, &Subject),
+    path: &Path,
+    ours: &mut Vec<PathBuf>,
+) -> ProviderResult<Option<FileKey>> {
+    let Some(keyring) = keyring else {
+        return Ok(None);
+    };
+    let manifest = manifest_path(path);
+    match keyring.create(path, subject) {
+        Err(ProviderError::Locked { source, .. })
+            if matches!(*source, ManifestError::Exists { .. }) =>
+        {
+            Err(unregistered(tenant, &manifest))
+        }
+        made => {
+            ours.push(manifest);
+            made.map(Some)
+        }
+    }
+}
+
+/// Makes an empty file under the tenant's name, and lists it in `ours` unless someone else's has it.
+pub(super) fn claim(
+    tenant: &TenantId,
+    path: &Path,
+    ours: &mut Vec<PathBuf>,
+) -> ProviderResult<File> {
+    let file = files::create_new(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => unregistered(tenant, path),
+        _ => files::error("creating", path, e),
+    })?;
+    ours.push(path.to_owned());
+    Ok(file)
 }
 
 /// The tenant whose file has this name.
-pub(super) fn tenant_of(name: &OsStr, ending: &str) -> Option<TenantId> {
+fn tenant_of(name: &OsStr, ending: &str) -> Option<TenantId> {
     name.to_str()?.strip_suffix(ending)?.parse().ok()
 }
 
-/// Runs blocking work on tokio's threads for it.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> ProviderResult<T> + Send + 'static,
-) -> ProviderResult<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(ProviderError::io("blocking work", e)),
-    }
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

@@ -25,6 +25,18 @@ use nimbus_core::TenantId;
 
 pub use error::{CommitError, ProviderError};
 
+/// What a commit of an embedded provider waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Acknowledged means on disk: one sync per commit with SQLite (`synchronous=FULL`), two with redb.
+    #[default]
+    Full,
+    /// No sync, and never a loss of order or consistency. SQLite (`synchronous=NORMAL`): a power cut
+    /// may take the newest commits. redb: a crash or a power cut takes at most those of the last half
+    /// second, or the last 4 MiB of them.
+    Relaxed,
+}
+
 /// The seven parts of a tenant's data (design section 2).
 ///
 /// A SQL provider keeps one table per keyspace under [`Keyspace::name`].

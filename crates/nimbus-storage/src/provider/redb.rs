@@ -9,23 +9,22 @@ mod held;
 mod recovery;
 mod snapshots;
 mod store;
-mod survey;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
-use nimbus_crypto::{ManifestError, Subject, manifest_path};
+use nimbus_crypto::Subject;
 
-use super::local::{Family, Local, blocking};
-use super::{Provider, ProviderError, ProviderResult, TenantStore, files};
-use crate::control::{ControlDb, Distinct};
+pub use super::Durability;
+use super::local::{self, Beside, Embedded, Family, Local, claim, new_key};
+use super::{ProviderError, ProviderResult, TenantStore};
+use crate::control::{ControlDb, TenantEntry};
 use crate::encryption::{Keyring, key_of};
+use crate::survey::TenantFiles;
 use store::RedbStore;
-pub use survey::survey;
 
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "redb";
@@ -33,17 +32,6 @@ const NAME: &str = "redb";
 const CACHE_BYTES: usize = 4 << 20;
 /// How long acknowledged commits may be in memory only, with relaxed durability.
 const RELAXED_FOR: Duration = Duration::from_millis(500);
-
-/// What a commit waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Acknowledged means on disk: two syncs per commit.
-    #[default]
-    Full,
-    /// No sync: a crash or a power cut takes at most the commits of the last half second, or the last
-    /// 4 MiB of them, never order or consistency.
-    Relaxed,
-}
 
 /// Settings of the [`RedbProvider`].
 #[derive(Clone, Debug)]
@@ -95,109 +83,34 @@ impl RedbProvider {
     /// `Full`, or `Io` if the directory is missing or not writable, or if the remains of a
     /// deletion cannot be removed.
     pub fn open(options: RedbOptions, control: Arc<ControlDb>) -> ProviderResult<RedbProvider> {
-        let dir = std::fs::canonicalize(&options.data_dir)
-            .map_err(|e| files::error("resolving", &options.data_dir, e))?;
-        let ignores_case = match options.case_insensitive {
-            Some(known) => known,
-            None => super::sqlite::ignores_case(&dir)?,
+        let family = RedbFiles {
+            durability: options.durability,
+            cache: options.cache_bytes,
+            keyring: options.keyring,
         };
-        let inner = Local {
-            dir,
-            distinct: if ignores_case {
-                Distinct::IgnoringCase
-            } else {
-                Distinct::Exactly
-            },
-            control,
-            family: RedbFiles {
-                durability: options.durability,
-                cache: options.cache_bytes,
-                keyring: options.keyring,
-            },
-        };
-        inner.recover()?;
-        Ok(RedbProvider {
-            inner: Arc::new(inner),
-        })
-    }
-
-    /// Runs blocking work on the shared state, to its end even if the caller goes away.
-    fn run<'a, T: Send + 'static>(
-        &self,
-        tenant: &'a TenantId,
-        work: fn(&Local<RedbFiles>, &TenantId) -> ProviderResult<T>,
-    ) -> BoxFuture<'a, ProviderResult<T>> {
-        let inner = self.inner.clone();
-        async move {
-            let tenant = tenant.clone();
-            blocking(move || work(&inner, &tenant)).await
-        }
-        .boxed()
+        let inner = Local::start(&options.data_dir, options.case_insensitive, control, family)?;
+        Ok(RedbProvider { inner })
     }
 }
 
-impl Provider for RedbProvider {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+impl Embedded for RedbProvider {
+    type Files = RedbFiles;
 
-    fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.run(tenant, |inner, tenant| inner.create(tenant, None))
+    fn local(&self) -> &Arc<Local<RedbFiles>> {
+        &self.inner
     }
+}
 
-    fn create_marked<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        mark: &'static [u8],
-    ) -> BoxFuture<'a, ProviderResult<()>> {
-        let inner = self.inner.clone();
-        async move {
-            let tenant = tenant.clone();
-            blocking(move || inner.create(&tenant, Some(mark))).await
-        }
-        .boxed()
-    }
-
-    fn open<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-    ) -> BoxFuture<'a, ProviderResult<Arc<dyn TenantStore>>> {
-        self.run(tenant, Local::open)
-    }
-
-    fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.run(tenant, Local::delete)
-    }
-
-    fn list(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
-        async { Ok(self.inner.control.list(NAME)) }.boxed()
-    }
-
-    fn contains<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<bool>> {
-        async { Ok(self.inner.control.contains(tenant, NAME)) }.boxed()
-    }
-
-    fn owned(&self, tenant: &TenantId) -> Vec<String> {
-        self.inner.owned(tenant)
-    }
-
-    fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
-        let inner = self.inner.clone();
-        async move { blocking(move || inner.unregistered()).await }.boxed()
-    }
-
-    fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.run(tenant, Local::adopt)
-    }
-
-    fn health(&self) -> BoxFuture<'_, ProviderResult<()>> {
-        let inner = self.inner.clone();
-        async move { blocking(move || inner.health()).await }.boxed()
-    }
+/// Compares the files in `dir` with the registry's entries, without opening any of them.
+///
+/// # Errors
+/// `Io` when the directory cannot be listed or a name in it cannot be looked at.
+pub fn survey(dir: &Path, entries: &[(TenantId, TenantEntry)]) -> ProviderResult<TenantFiles> {
+    local::survey::<RedbFiles>(dir, entries)
 }
 
 /// What tenant files are on this provider.
-struct RedbFiles {
+pub(super) struct RedbFiles {
     durability: Durability,
     cache: usize,
     keyring: Option<Arc<Keyring>>,
@@ -206,23 +119,16 @@ struct RedbFiles {
 impl Family for RedbFiles {
     const NAME: &'static str = NAME;
     const ENDING: &'static str = ".redb";
-    /// The manifest last: a file without it is of no use, a manifest without a file does no harm.
-    const BESIDE: &'static [&'static str] = &[".rotating", ".nimbus-enc.tmp", ".nimbus-enc"];
+    const BESIDE: &'static [(&'static str, Beside)] = &[
+        (".rotating", Beside::Step),
+        (".nimbus-enc.tmp", Beside::Step),
+        (".nimbus-enc", Beside::Manifest),
+    ];
 
     fn make(&self, tenant: &TenantId, path: &Path, ours: &mut Vec<PathBuf>) -> ProviderResult<()> {
-        let key = match &self.keyring {
-            Some(keyring) => {
-                let made = keyring.create(path, &subject(tenant)?);
-                let foreign = matches!(&made, Err(ProviderError::Locked { source, .. })
-                    if matches!(**source, ManifestError::Exists { .. }));
-                if !foreign {
-                    ours.push(manifest_path(path));
-                }
-                Some(made?)
-            }
-            None => None,
-        };
-        file::create(path, key.as_ref(), ours)
+        let subject = subject(tenant)?;
+        let key = new_key(self.keyring.as_deref(), (tenant, &subject), path, ours)?;
+        file::create(path, claim(tenant, path, ours)?, key.as_ref())
     }
 
     fn open(&self, tenant: &TenantId, path: &Path) -> ProviderResult<Arc<dyn TenantStore>> {

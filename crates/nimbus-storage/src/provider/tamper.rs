@@ -126,7 +126,7 @@ pub(crate) async fn flip_each(
                 path.display(),
                 difference(states.last(), &found)
             ),
-            Err(ProviderError::Corrupt { .. } | ProviderError::Locked { .. }) => met.refused += 1,
+            Err(ProviderError::Corrupt { .. }) => met.refused += 1,
             Err(e) => panic!("byte {at} of {}: {e:?}", path.display()),
         }
     }

@@ -2,31 +2,21 @@
 //!
 //! Must not know what the rows mean, except for the head and the format row.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition, TableHandle,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::encryption::FileKey;
 use crate::pages::error::{corrupt, error, guarded};
 use crate::pages::{Stop, Stoppable, open_file, pages_of};
+use crate::provider::local::{self, FORMAT_KEY, decode_head, format_row};
 use crate::provider::{HEAD_KEY, Head, Keyspace, ProviderResult, files};
 
-/// Key of the format row in `meta`. Written by `create` only.
-pub(super) const FORMAT_KEY: &[u8] = b"format";
-/// Layout version of the tenant file.
-const FORMAT_VERSION: u32 = 1;
-const FORMAT_NAME: &str = "nimbus-tenant";
 /// Page cache while a file is created, bytes.
 const SMALL_CACHE: usize = 1 << 20;
-
-#[derive(Serialize, Deserialize)]
-struct Format {
-    format: String,
-    version: u32,
-}
 
 /// Keys and values of every table.
 pub(super) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -70,14 +60,8 @@ pub(super) fn database(
     builder.set_cache_size(cache).create_with_backend(backend)
 }
 
-/// Makes the file of a new tenant, durably but for its name.
-pub(super) fn create(
-    path: &Path,
-    key: Option<&FileKey>,
-    ours: &mut Vec<PathBuf>,
-) -> ProviderResult<()> {
-    let file = files::create_new(path).map_err(|e| files::error("creating", path, e))?;
-    ours.push(path.to_owned());
+/// Fills the empty file of a new tenant, durably but for its name.
+pub(super) fn create(path: &Path, file: File, key: Option<&FileKey>) -> ProviderResult<()> {
     let kept = file
         .try_clone()
         .map_err(|e| files::error("creating", path, e))?;
@@ -97,8 +81,7 @@ pub(super) fn fill(backend: impl StorageBackend) -> Result<(), redb::Error> {
     }
     {
         let mut meta = txn.open_table(table(Keyspace::Meta))?;
-        let format = format!("{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION}}}");
-        meta.insert(FORMAT_KEY, format.as_bytes())?;
+        meta.insert(FORMAT_KEY, format_row().as_bytes())?;
         meta.insert(HEAD_KEY, Head::EMPTY.encode().as_slice())?;
     }
     txn.commit()?;
@@ -135,40 +118,14 @@ pub(super) fn check(db: &impl ReadableDatabase, path: &Path) -> ProviderResult<H
 }
 
 fn check_format(txn: &ReadTransaction, path: &Path) -> ProviderResult<()> {
-    let Some(text) = meta_row(txn, path, FORMAT_KEY)? else {
-        return Err(corrupt(path, "its format row is missing"));
-    };
-    let format: Format = serde_json::from_slice(&text)
-        .map_err(|e| corrupt(path, format!("its format row is unreadable: {e}")))?;
-    if format.format != FORMAT_NAME || format.version != FORMAT_VERSION {
-        let reason = format!(
-            "its format is {} version {} and this server reads {FORMAT_NAME} version \
-             {FORMAT_VERSION}; use the version of Nimbus that wrote it",
-            format.format, format.version
-        );
-        return Err(corrupt(path, reason));
-    }
-    Ok(())
+    let row = meta_row(txn, path, FORMAT_KEY)?;
+    local::check_format(path, row.as_deref())
 }
 
 /// Reads the head row.
 pub(super) fn read_head(txn: &ReadTransaction, path: &Path) -> ProviderResult<Head> {
     let row = meta_row(txn, path, HEAD_KEY)?;
-    decode_head(row.as_deref(), path)
-}
-
-/// The head in its row.
-pub(super) fn decode_head(row: Option<&[u8]>, path: &Path) -> ProviderResult<Head> {
-    let Some(row) = row else {
-        return Err(corrupt(path, "its head row is missing"));
-    };
-    Head::decode(row).ok_or_else(|| {
-        let (found, expected) = (row.len(), Head::ENCODED_LEN);
-        corrupt(
-            path,
-            format!("its head row has {found} bytes, expected {expected}"),
-        )
-    })
+    decode_head(path, row.as_deref())
 }
 
 fn meta_row(txn: &ReadTransaction, path: &Path, key: &[u8]) -> ProviderResult<Option<Vec<u8>>> {

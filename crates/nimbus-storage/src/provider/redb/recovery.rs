@@ -7,32 +7,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_crypto::{ManifestError, Subject};
-use redb::Database;
 
 use super::file;
 use crate::encryption::{FileKey, Keyring, key_of};
-use crate::pages::error::{error, guarded};
-use crate::pages::{Scratch, open_file_to_read, pages_of};
+use crate::pages::checked;
 use crate::provider::{Head, ProviderError, ProviderResult, files};
 
 /// Bytes that an empty tenant can have on disk, with what redb allocates before it is trimmed.
 const MAX_UNBORN: u64 = 2 << 20;
-/// Page cache of a check, bytes.
-const CACHE: usize = 8 << 20;
 
 /// Opens a copy in memory with every check that redb has, and gives the head.
 pub(super) fn full_check(path: &Path, key: Option<&FileKey>) -> ProviderResult<Head> {
-    let scratch = Scratch::new(pages_of(path, open_file_to_read(path)?, key)?);
-    guarded(path, || {
-        let mut builder = Database::builder();
-        builder
-            .set_cache_size(CACHE)
-            .set_check_integrity_on_open(true);
-        let db = builder
-            .create_with_backend(scratch)
-            .map_err(|e| error("checking", path, e.into()))?;
-        file::check(&db, path)
-    })
+    checked(path, key, |db| file::check(db, path))
 }
 
 /// Whether there is nothing that a tenant was ever told of: no file, or a small one that was not

@@ -2,28 +2,25 @@
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, RwLock};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::oneshot;
 
 use super::Durability;
 use super::file::Place;
 use super::held::Held;
 use super::snapshots::Snapshots;
-use super::writer::{self, Counters, Job};
+use super::writer::{self, Counters};
 use crate::pages::Stop;
+use crate::provider::local::Jobs;
 use crate::provider::{
     Batch, CommitError, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
 };
 
 /// An open tenant file.
 pub(super) struct RedbStore {
-    path: PathBuf,
-    /// `None` once closed. The thread ends when the sender is dropped.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Jobs,
     snapshots: Arc<Snapshots>,
     counters: Arc<Counters>,
 }
@@ -39,17 +36,10 @@ impl RedbStore {
         let snapshots = Snapshots::new(path.clone(), db.clone());
         let jobs = writer::start((place, held), db, stop, durability, counters.clone())?;
         Ok(RedbStore {
-            path,
-            jobs: Mutex::new(Some(jobs)),
+            jobs: Jobs::new(&path, jobs),
             snapshots,
             counters,
         })
-    }
-
-    fn send(&self, job: Job) -> Result<(), CommitError> {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = jobs.as_ref().ok_or(CommitError::Closed)?;
-        sender.send(job).map_err(|_| CommitError::Closed)
     }
 }
 
@@ -62,36 +52,15 @@ impl TenantStore for RedbStore {
     fn look_again(&self) {}
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
-        async move {
-            let (reply, answer) = oneshot::channel();
-            self.send(Job::Commit {
-                expected,
-                batch,
-                reply,
-            })?;
-            answer.await.unwrap_or_else(|_| {
-                let reason = format!("the writer of {} ended", self.path.display());
-                Err(CommitError::OutcomeUnknown { reason })
-            })
-        }
-        .boxed()
+        self.jobs.commit(expected, batch).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
         async move {
-            let jobs = self
-                .jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let jobs = self.jobs.close();
             // Snapshots first: what they hold keeps the file open.
             self.snapshots.close().await;
-            if let Some(jobs) = jobs {
-                let (reply, ended) = oneshot::channel();
-                if jobs.send(Job::Stop { reply }).is_ok() {
-                    let _ = ended.await;
-                }
-            }
+            jobs.stop().await;
             Ok(())
         }
         .boxed()

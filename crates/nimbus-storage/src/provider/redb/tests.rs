@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use nimbus_crypto::{MasterKeyFile, WrappingKey};
+use nimbus_crypto::{MasterKeyFile, WrappingKey, manifest_path};
 
 use super::*;
-use crate::control::TenantState;
-use crate::provider::files::small_disk::SmallDisk;
+use crate::control::{Distinct, TenantState};
+use crate::provider::files::{self, small_disk::SmallDisk};
+use crate::provider::local::FORMAT_KEY;
 use crate::provider::{
-    Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Row, StoreStats,
+    Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
+    Row, StoreStats,
 };
 
 mod damage;

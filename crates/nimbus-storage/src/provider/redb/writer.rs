@@ -12,13 +12,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use redb::{Database, ReadableTable, WriteTransaction};
-use tokio::sync::oneshot;
 
 use super::file::{self, Place};
 use super::held::Held;
 use super::snapshots::Shared;
 use super::{Durability, RELAXED_FOR};
 use crate::pages::Stop;
+use crate::provider::local::{FORMAT_KEY, Job, decode_head};
 use crate::provider::{
     Batch, CommitError, HEAD_KEY, Head, Keyspace, ProviderError, ProviderResult, files,
 };
@@ -31,17 +31,6 @@ const SYNCS: u64 = 2;
 const SPARE_BYTES: u64 = 1 << 20;
 /// Bytes that writing a row may take beside the row: its leaf, its branches, the freed pages.
 const ROW_BYTES: u64 = 4 * 4096;
-
-/// What the thread is asked to do.
-pub(super) enum Job {
-    Commit {
-        expected: Head,
-        batch: Batch,
-        reply: oneshot::Sender<Result<(), CommitError>>,
-    },
-    /// Make everything durable, close the file and end.
-    Stop { reply: oneshot::Sender<()> },
-}
 
 /// What the thread shows of itself.
 #[derive(Default)]
@@ -350,7 +339,7 @@ fn write(
     {
         let mut meta = txn.open_table(file::table(Keyspace::Meta))?;
         let row = meta.get(HEAD_KEY)?.map(|row| row.value().to_vec());
-        let actual = file::decode_head(row.as_deref(), path).map_err(|e| {
+        let actual = decode_head(path, row.as_deref()).map_err(|e| {
             let reason = e.to_string();
             Failure::Refused(CommitError::OutcomeUnknown { reason })
         })?;
@@ -378,7 +367,7 @@ fn write(
 
 /// The rows that only the provider writes.
 fn refuse_own_keys(batch: &Batch) -> Result<(), CommitError> {
-    for own in [HEAD_KEY, file::FORMAT_KEY] {
+    for own in [HEAD_KEY, FORMAT_KEY] {
         if batch.writes.contains_key(&(Keyspace::Meta, own.to_vec())) {
             let name = String::from_utf8_lossy(own);
             let reason = format!("the batch writes the provider's own row `{name}`");

@@ -14,9 +14,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
 
+use super::connection;
 use super::file::TenantFile;
 use super::readers::Readers;
-use super::{connection, sidecar};
+use crate::provider::files::appended;
 use crate::provider::{ProviderError, ProviderResult, files};
 
 /// Page size of the files that we create, bytes.
@@ -129,7 +130,7 @@ impl Wal {
 
     /// Bytes of the log on disk now.
     pub(super) fn bytes(&self) -> u64 {
-        std::fs::symlink_metadata(sidecar(&self.path, "-wal")).map_or(0, |m| m.len())
+        std::fs::symlink_metadata(appended(&self.path, "-wal")).map_or(0, |m| m.len())
     }
 
     fn run(&self) {
@@ -202,12 +203,15 @@ pub(super) fn start() -> ProviderResult<mpsc::Sender<Weak<Wal>>> {
 /// # Errors
 /// `Full`, `Io`: nothing may be read from the file then.
 pub(super) fn secure_log(path: &Path) -> ProviderResult<()> {
-    let log = sidecar(path, "-wal");
+    let log = appended(path, "-wal");
     match files::inspect(&log).map_err(|e| files::error("looking at", &log, e))? {
         files::Entry::Absent | files::Entry::Regular { len: 0 } => return Ok(()),
         files::Entry::Regular { .. } => {}
         files::Entry::Other => {
-            return Err(super::corrupt(&log, "it is not a regular file".into()));
+            return Err(super::error::corrupt(
+                &log,
+                "it is not a regular file".into(),
+            ));
         }
     }
     // The locks of a database are on other files, so this one may be opened and closed.
@@ -241,7 +245,7 @@ fn rewrite(file: &File) -> std::io::Result<()> {
 /// there. If it fails (a full disk) the store opens all the same, and the next checkpoint makes
 /// up for it.
 pub(super) fn after_crash(conn: &Connection, path: &Path) {
-    let left = std::fs::symlink_metadata(sidecar(path, "-wal")).map_or(0, |m| m.len());
+    let left = std::fs::symlink_metadata(appended(path, "-wal")).map_or(0, |m| m.len());
     if left == 0 {
         return;
     }
@@ -306,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sqlite3");
         secure_log(&path).unwrap();
-        let log = sidecar(&path, "-wal");
+        let log = appended(&path, "-wal");
         for len in [0, 1, 4096, (1 << 20) + 17] {
             let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
             std::fs::write(&log, &bytes).unwrap();

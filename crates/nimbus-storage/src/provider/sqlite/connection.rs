@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{classify, corrupt};
 use super::file::TenantFile;
 use super::{Durability, schema};
-use crate::provider::{ProviderResult, files};
+use crate::provider::{ProviderError, ProviderResult, files};
 
 /// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
@@ -21,17 +21,30 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else 
 const WRITER_CACHE_KIB: i64 = 2048;
 /// Page cache of a reader, KiB.
 const READER_CACHE_KIB: i64 = 1024;
+/// The same of an encrypted file, where a page that is not in it costs some 10 us of decryption and not
+/// a copy from the system's cache. All of them together are bounded by [`limit_heap`].
+const SEALED_WRITER_CACHE_KIB: i64 = 8 << 10;
+const SEALED_READER_CACHE_KIB: i64 = 64 << 10;
 /// Size that the write-ahead log file is cut back to once it has started over, bytes.
 const WAL_KEEP: i64 = 16 << 20;
 /// Prepared statements kept: the writer has 2 per table and 5 more, a reader 5 per table and 3.
 const STATEMENTS: usize = 48;
 
-/// Bytes that the page caches of one tenant take at most: the writer's and those of its readers.
-/// A checkpoint reads past its own.
+/// Bytes that the page caches of one tenant in plain text take at most: the writer's and those of its
+/// readers. A checkpoint reads past its own. Those of encrypted ones share a limit of their own beyond that.
 pub(super) fn largest_caches(readers: usize) -> u64 {
     let kibibytes =
         WRITER_CACHE_KIB.unsigned_abs() + READER_CACHE_KIB.unsigned_abs() * readers as u64;
     kibibytes * 1024
+}
+
+/// Bounds what SQLite keeps in memory for all connections of the process together: near the bound, caches
+/// take in a page only for another.
+pub(super) fn limit_heap(bytes: u64) -> ProviderResult<()> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    Connection::open_in_memory()
+        .and_then(|conn| conn.pragma_update_and_check(None, "soft_heap_limit", bytes, |_| Ok(())))
+        .map_err(|e| ProviderError::io("limiting the page caches", e))
 }
 
 /// The connection that commits. Sets the file to write-ahead logging.
@@ -45,7 +58,11 @@ pub(super) fn writer(path: &TenantFile, durability: Durability) -> ProviderResul
         Durability::Relaxed => "NORMAL",
     };
     set("synchronous", &synchronous).map_err(fail)?;
-    set("cache_size", &-WRITER_CACHE_KIB).map_err(fail)?;
+    let cache = match path.is_encrypted() {
+        true => SEALED_WRITER_CACHE_KIB,
+        false => WRITER_CACHE_KIB,
+    };
+    set("cache_size", &-cache).map_err(fail)?;
     // These two answer with a row.
     for (name, value) in [("wal_autocheckpoint", 0), ("journal_size_limit", WAL_KEEP)] {
         conn.pragma_update_and_check(None, name, value, |_| Ok(()))
@@ -61,7 +78,11 @@ pub(super) fn reader(path: &TenantFile) -> ProviderResult<Connection> {
     let conn = open(path)?;
     let fail = |e| classify("opening", path, e);
     conn.pragma_update(None, "query_only", true).map_err(fail)?;
-    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)
+    let cache = match path.is_encrypted() {
+        true => SEALED_READER_CACHE_KIB,
+        false => READER_CACHE_KIB,
+    };
+    conn.pragma_update(None, "cache_size", -cache)
         .map_err(fail)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(fail)?;

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 
 use super::error::{classify, corrupt};
 use super::file::{authentic, explain, give_key};
-use super::{SIDECARS, schema, sidecar};
+use super::{SIDECARS, schema};
 use crate::encryption::Progress;
+use crate::provider::files::appended;
 use crate::provider::{Keyspace, ProviderError, ProviderResult, files};
 
 /// Instructions of SQLite between two looks at how far a copy is.
@@ -255,7 +256,7 @@ fn settle(conn: &Connection, path: &Path) -> ProviderResult<()> {
 
 /// The files that SQLite keeps beside `path`.
 pub(crate) fn sidecars(path: &Path) -> [std::path::PathBuf; 3] {
-    SIDECARS.map(|ending| sidecar(path, ending))
+    SIDECARS.map(|ending| appended(path, ending))
 }
 
 fn open(path: &Path, key: Option<&Dek>) -> ProviderResult<Connection> {

@@ -51,20 +51,6 @@ impl TenantFile {
         TenantFile { path, key }
     }
 
-    /// A file that is about to be created; with a keyring its manifest is written first. Blocks.
-    pub(super) fn create(
-        path: PathBuf,
-        tenant: &TenantId,
-        keyring: Option<&Keyring>,
-    ) -> ProviderResult<TenantFile> {
-        let key = match keyring {
-            Some(keyring) => Some(keyring.create(&path, &subject(tenant)?)?),
-            None => None,
-        };
-        let key = key.map(|key| Arc::clone(key.current()));
-        Ok(TenantFile { path, key })
-    }
-
     /// A file that is there, unlocked. Blocks.
     pub(super) fn locate(
         path: PathBuf,
@@ -78,6 +64,11 @@ impl TenantFile {
         let keys = keyring.unlock(&path, &subject(tenant)?)?;
         let key = Some(fitting(&path, &keys)?);
         Ok(TenantFile { path, key })
+    }
+
+    /// Whether its pages have to be decrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Gives a new connection its key. Nothing may have been read through it before.

@@ -17,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::checkpoint::Wal;
 use super::file::TenantFile;
-use super::{blocking, connection, error, schema};
+use super::{connection, error, schema};
+use crate::provider::local::blocking;
 use crate::provider::{
     Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, Snapshot,
 };
@@ -63,6 +64,8 @@ struct State {
     /// By number, so the first is the oldest.
     open: BTreeMap<u64, (Slot, Instant)>,
     next: u64,
+    /// Sequence of the newest state that was handed out.
+    newest: u64,
     closed: bool,
 }
 
@@ -101,12 +104,17 @@ impl Readers {
         };
         // Read before the transaction begins: it may see more than this says, and never less.
         let changes = self.wal.changes();
-        let idle = self.state().idle.pop_back();
+        let (idle, newest) = {
+            let mut state = self.state();
+            (state.idle.pop_back(), state.newest)
+        };
+        // A commit is visible a moment before it is counted: who has seen it must not go back.
+        let current = |pinned: &Pinned| pinned.changes == changes && pinned.head.sequence >= newest;
         let conn = match idle {
             Some(Idle {
                 conn,
                 pinned: Some(pinned),
-            }) if pinned.changes == changes => return self.pin(conn, pinned, permit),
+            }) if current(&pinned) => return self.pin(conn, pinned, permit),
             Some(idle) => match idle.ended() {
                 Some(conn) => conn,
                 None => self.open().await?,
@@ -143,6 +151,7 @@ impl Readers {
         }
         let slot = Arc::new(Mutex::new(Some(conn)));
         let number = state.next;
+        state.newest = state.newest.max(pinned.head.sequence);
         state.next += 1;
         state.open.insert(number, (slot.clone(), Instant::now()));
         drop(state);

@@ -7,25 +7,13 @@ use std::path::Path;
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql};
-use serde::{Deserialize, Serialize};
 
 use super::error::{self, corrupt};
+use crate::provider::local::{self, FORMAT_KEY, decode_head, format_row};
 use crate::provider::{HEAD_KEY, Head, Keyspace, ProviderResult};
 
 /// `PRAGMA application_id`: "Nimb" in ASCII, which `file(1)` can show.
 pub(super) const APPLICATION_ID: i32 = 0x4e69_6d62;
-/// Key of the format row in `meta`. Written by `create` only.
-pub(super) const FORMAT_KEY: &[u8] = b"format";
-/// Layout version of the tenant file.
-const FORMAT_VERSION: u32 = 1;
-const FORMAT_NAME: &str = "nimbus-tenant";
-
-#[derive(Serialize, Deserialize)]
-struct Format {
-    format: String,
-    version: u32,
-}
-
 /// The statements on one table. `index` is a keyword, so names are always quoted.
 pub(super) struct Sql {
     create: &'static str,
@@ -138,10 +126,9 @@ pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
         conn.execute_batch(sql(keyspace).create)?;
     }
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
-    let format = format!("{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION}}}");
     conn.execute(
         META.put,
-        (FORMAT_KEY, Stored(Keyspace::Meta, format.as_bytes())),
+        (FORMAT_KEY, Stored(Keyspace::Meta, format_row().as_bytes())),
     )?;
     write_head(conn, &Head::EMPTY)?;
     conn.execute_batch("COMMIT")
@@ -191,20 +178,11 @@ fn check_format(conn: &Connection, path: &Path) -> ProviderResult<()> {
         .query_row(META.get, (FORMAT_KEY,), |r| r.get(0))
         .optional()
         .map_err(|e| error::read(path, e))?;
-    let Some(Value::Text(text)) = row else {
-        return Err(corrupt(path, "its format row is missing".into()));
+    let row = match &row {
+        Some(Value::Text(text)) => Some(text.as_bytes()),
+        _ => None,
     };
-    let format: Format = serde_json::from_str(&text)
-        .map_err(|e| corrupt(path, format!("its format row is unreadable: {e}")))?;
-    if format.format != FORMAT_NAME || format.version != FORMAT_VERSION {
-        let reason = format!(
-            "its format is {} version {} and this server reads {FORMAT_NAME} version \
-             {FORMAT_VERSION}; use the version of Nimbus that wrote it",
-            format.format, format.version
-        );
-        return Err(corrupt(path, reason));
-    }
-    Ok(())
+    local::check_format(path, row)
 }
 
 /// Reads the head row. The first read of a transaction pins what it sees.
@@ -216,21 +194,14 @@ pub(super) fn read_head(conn: &Connection, path: &Path) -> ProviderResult<Head> 
         .query((HEAD_KEY,))
         .map_err(|e| error::read(path, e))?;
     let row = rows.next().map_err(|e| error::read(path, e))?;
-    let Some(row) = row else {
-        return Err(corrupt(path, "its head row is missing".into()));
+    let row = match row {
+        Some(row) => {
+            let value = row.get_ref(0).map_err(|e| error::read(path, e))?;
+            Some(bytes(path, value)?)
+        }
+        None => None,
     };
-    let value = row.get_ref(0).map_err(|e| error::read(path, e))?;
-    let value = bytes(path, value)?;
-    Head::decode(value).ok_or_else(|| {
-        let expected = Head::ENCODED_LEN;
-        corrupt(
-            path,
-            format!(
-                "its head row has {} bytes, expected {expected}",
-                value.len()
-            ),
-        )
-    })
+    decode_head(path, row)
 }
 
 /// Writes the head row, always as bytes.

@@ -3,25 +3,23 @@
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::oneshot;
 
 use super::Durability;
 use super::checkpoint::Wal;
 use super::file::TenantFile;
 use super::readers::Readers;
-use super::writer::{self, Counters, Job};
+use super::writer::{self, Counters};
+use crate::provider::local::Jobs;
 use crate::provider::{
     Batch, CommitError, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
 };
 
 /// An open tenant file.
 pub(super) struct SqliteStore {
-    path: TenantFile,
-    /// `None` once closed. The thread ends when the sender is dropped.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Jobs,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
     wal: Arc<Wal>,
@@ -41,18 +39,11 @@ impl SqliteStore {
         let readers = Readers::new(path.clone(), readers, wal.clone());
         wal.shared_with(&readers);
         Ok(SqliteStore {
-            jobs: Mutex::new(Some(jobs)),
+            jobs: Jobs::new(&path, jobs),
             readers,
-            path,
             counters,
             wal,
         })
-    }
-
-    fn send(&self, job: Job) -> Result<(), CommitError> {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = jobs.as_ref().ok_or(CommitError::Closed)?;
-        sender.send(job).map_err(|_| CommitError::Closed)
     }
 }
 
@@ -66,37 +57,16 @@ impl TenantStore for SqliteStore {
     }
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
-        async move {
-            let (reply, answer) = oneshot::channel();
-            self.send(Job::Commit {
-                expected,
-                batch,
-                reply,
-            })?;
-            answer.await.unwrap_or_else(|_| {
-                let reason = format!("the writer of {} ended", self.path.display());
-                Err(CommitError::OutcomeUnknown { reason })
-            })
-        }
-        .boxed()
+        self.jobs.commit(expected, batch).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
         async move {
-            let jobs = self
-                .jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let jobs = self.jobs.close();
             // Readers first: the last checkpoint then finds nobody in its way, and the writer's
             // connection, being the last, removes the log.
             self.readers.close().await;
-            if let Some(jobs) = jobs {
-                let (reply, ended) = oneshot::channel();
-                if jobs.send(Job::Stop { reply }).is_ok() {
-                    let _ = ended.await;
-                }
-            }
+            jobs.stop().await;
             Ok(())
         }
         .boxed()

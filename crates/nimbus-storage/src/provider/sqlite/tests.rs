@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::*;
+use crate::control::{Distinct, TenantState};
 use crate::provider::files::small_disk::SmallDisk;
+use crate::provider::local::FORMAT_KEY;
 use crate::provider::{
-    Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Row, StoreStats,
+    Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
+    Row, StoreStats,
 };
 
 mod encrypted;

@@ -10,27 +10,16 @@ use std::sync::mpsc;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Wal};
 use super::error::{self, Phase};
 use super::file::TenantFile;
 use super::schema::{self, Stored};
 use super::{Durability, connection};
+use crate::provider::local::{FORMAT_KEY, Job};
 use crate::provider::{
     Batch, CommitError, HEAD_KEY, Head, Keyspace, ProviderError, ProviderResult,
 };
-
-/// What the thread is asked to do.
-pub(super) enum Job {
-    Commit {
-        expected: Head,
-        batch: Batch,
-        reply: oneshot::Sender<Result<(), CommitError>>,
-    },
-    /// Checkpoint, close the connection and end.
-    Stop { reply: oneshot::Sender<()> },
-}
 
 /// What the thread shows of itself.
 #[derive(Default)]
@@ -225,7 +214,7 @@ impl Writer {
 
 /// The rows that only the provider writes.
 fn refuse_own_keys(batch: &Batch) -> Result<(), CommitError> {
-    for own in [HEAD_KEY, schema::FORMAT_KEY] {
+    for own in [HEAD_KEY, FORMAT_KEY] {
         if batch.writes.contains_key(&(Keyspace::Meta, own.to_vec())) {
             let name = String::from_utf8_lossy(own);
             let reason = format!("the batch writes the provider's own row `{name}`");

@@ -234,7 +234,7 @@ async fn what_is_no_tenant_file_is_refused_untouched() {
                 }
                 let mut meta = txn.open_table(file::table(Keyspace::Meta)).unwrap();
                 let format = &b"{\"format\":\"nimbus-tenant\",\"version\":1}"[..];
-                meta.insert(file::FORMAT_KEY, format).unwrap();
+                meta.insert(FORMAT_KEY, format).unwrap();
                 txn.open_table(other).unwrap();
             }),
         ];

@@ -267,7 +267,7 @@ async fn a_moved_head_and_own_rows_are_refused() {
     let home = Home::plain();
     let provider = home.provider();
     let store = made(&provider, "t").await;
-    for key in [HEAD_KEY, file::FORMAT_KEY] {
+    for key in [HEAD_KEY, FORMAT_KEY] {
         for value in [Some("x".into()), None] {
             let writes = [((Keyspace::Meta, key.to_vec()), value)].into();
             let head = next(Head::EMPTY);

@@ -99,7 +99,7 @@ async fn opening_refuses_what_is_not_a_tenant_file() {
     let good = std::fs::read(&path).unwrap();
     let restore = || {
         for suffix in SIDECARS {
-            let _ = std::fs::remove_file(sidecar(&path, suffix));
+            let _ = std::fs::remove_file(appended(&path, suffix));
         }
         let _ = std::fs::remove_file(&path);
         std::fs::write(&path, &good).unwrap();

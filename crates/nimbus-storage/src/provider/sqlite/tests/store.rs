@@ -381,7 +381,7 @@ async fn the_providers_own_rows_cannot_be_written() {
     let provider = home.provider();
     provider.create(&tenant("t")).await.unwrap();
     let store = provider.open(&tenant("t")).await.unwrap();
-    for key in [HEAD_KEY, schema::FORMAT_KEY] {
+    for key in [HEAD_KEY, FORMAT_KEY] {
         for value in [Some("x".into()), None] {
             let writes = [((Keyspace::Meta, key.to_vec()), value)].into();
             let e = store.commit(
