@@ -5,11 +5,12 @@
 //! one page. Must not know files, caches or redb. Not detected: an older version of the whole file,
 //! or an older version of one slot put back into its own place.
 
-use aes_gcm_siv::Aes256GcmSiv;
+mod aead;
 
 use crate::context::{FILE_ID_BYTES, FileId};
 use crate::key::{Dek, Entropy, random};
-use crate::seal::{self, NONCE_BYTES, TAG_BYTES};
+use crate::seal::{NONCE_BYTES, TAG_BYTES};
+use aead::PageAead;
 
 /// Length of a page in bytes, as its user sees it.
 pub const PAGE_BYTES: usize = 4096;
@@ -59,7 +60,7 @@ pub enum PageError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PageCipher {
-    aead: Aes256GcmSiv,
+    aead: PageAead,
     file_id: FileId,
 }
 
@@ -74,7 +75,7 @@ impl PageCipher {
     #[must_use]
     pub fn new(dek: &Dek, file_id: FileId) -> Self {
         Self {
-            aead: dek.aead(),
+            aead: PageAead::new(dek),
             file_id,
         }
     }
@@ -114,7 +115,7 @@ impl PageCipher {
         let (body, end) = rest.split_at_mut(PAGE_BYTES);
         start.copy_from_slice(&nonce);
         body.copy_from_slice(plain);
-        let tag = seal::seal(&self.aead, nonce, aad, body);
+        let tag = self.aead.seal(nonce, aad, body);
         end.copy_from_slice(&tag.map_err(|_| PageError::Unauthentic { page })?);
         Ok(())
     }
@@ -142,9 +143,10 @@ impl PageCipher {
         let mut nonce = [0; NONCE_BYTES];
         let mut tag = [0; TAG_BYTES];
         nonce.copy_from_slice(&slot[..NONCE_BYTES]);
-        plain.copy_from_slice(&slot[NONCE_BYTES..NONCE_BYTES + PAGE_BYTES]);
         tag.copy_from_slice(&slot[NONCE_BYTES + PAGE_BYTES..]);
-        seal::open(&self.aead, nonce, aad, plain, tag).map_err(|_| PageError::Unauthentic { page })
+        let sealed = (&slot[NONCE_BYTES..NONCE_BYTES + PAGE_BYTES], tag);
+        let opened = self.aead.open(nonce, aad, sealed, plain);
+        opened.map_err(|_| PageError::Unauthentic { page })
     }
 
     /// Encrypts page 0 into one of its two copies, which are numbered 0 and 1, under a fresh random
