@@ -93,7 +93,9 @@ mod tests {
             let page: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
             let sealed = both.each_ref().map(|aead| {
                 let mut buffer = page.clone();
-                let tag = aead.seal([7; NONCE_BYTES], b"associated", &mut buffer).unwrap();
+                let tag = aead
+                    .seal([7; NONCE_BYTES], b"associated", &mut buffer)
+                    .unwrap();
                 (buffer, tag)
             });
             assert_eq!(sealed[0], sealed[1]);
@@ -101,15 +103,22 @@ mod tests {
             for aead in &both {
                 let mut plain = vec![1; len];
                 let nonce = [7; NONCE_BYTES];
-                aead.open(nonce, b"associated", (&bytes, tag), &mut plain).unwrap();
+                aead.open(nonce, b"associated", (&bytes, tag), &mut plain)
+                    .unwrap();
                 assert_eq!(plain, page);
-                assert!(aead.open(nonce, b"other", (&bytes, tag), &mut plain).is_err());
+                assert!(
+                    aead.open(nonce, b"other", (&bytes, tag), &mut plain)
+                        .is_err()
+                );
                 assert!(plain.iter().all(|byte| *byte == 0));
             }
             tag[3] ^= 1;
             for aead in &both {
                 let mut plain = vec![1; len];
-                assert!(aead.open([7; NONCE_BYTES], b"associated", (&bytes, tag), &mut plain).is_err());
+                assert!(
+                    aead.open([7; NONCE_BYTES], b"associated", (&bytes, tag), &mut plain)
+                        .is_err()
+                );
                 assert!(plain.iter().all(|byte| *byte == 0));
             }
         }
