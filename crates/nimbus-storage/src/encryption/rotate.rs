@@ -13,6 +13,7 @@ use super::admin::{
     AdminError, AdminResult, finish_take_place, remove_sidecars, replacing, summed,
 };
 use super::copies::Copies;
+use super::scan::each;
 use super::steps::{present, remove, sync_dir_of};
 use super::{Keyring, Progress, is_plain, protected, redb};
 use crate::provider::sqlite::convert as sqlite;
@@ -167,9 +168,10 @@ pub fn recover(
     control_dir: &Path,
     keyring: &Keyring,
 ) -> ProviderResult<(Vec<Recovered>, Vec<ProviderError>)> {
+    let files = protected(data_dir, control_dir)?;
     let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for (path, subject) in protected(data_dir, control_dir)? {
-        match recover_one(&path, &subject, keyring) {
+    for outcome in each(&files, |path, subject| recover_one(path, subject, keyring)) {
+        match outcome {
             Ok(recovered) => done.extend(recovered),
             Err(e) => failed.push(e),
         }

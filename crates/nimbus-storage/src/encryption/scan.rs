@@ -34,15 +34,39 @@ pub fn scan(
     control_dir: &Path,
     keyring: Option<&Keyring>,
 ) -> ProviderResult<Vec<ProviderError>> {
-    let mut found = Vec::new();
-    for (path, subject) in protected(data_dir, control_dir)? {
-        let checked = match keyring {
-            Some(keyring) => check(&path, &subject, keyring),
-            None => super::refuse_manifest(&path),
-        };
-        found.extend(checked.err());
-    }
-    Ok(found)
+    let files = protected(data_dir, control_dir)?;
+    let checked = each(&files, |path, subject| match keyring {
+        Some(keyring) => check(path, subject, keyring),
+        None => super::refuse_manifest(path),
+    });
+    Ok(checked.into_iter().filter_map(Result::err).collect())
+}
+
+/// Does `work` for each file on as many threads as there are processors; the results in order. A start
+/// with ten thousand files waits for it.
+pub(super) fn each<T: Send>(
+    files: &[(PathBuf, Subject)],
+    work: impl Fn(&Path, &Subject) -> T + Sync,
+) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let share = files.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = files
+            .chunks(share)
+            .map(|part| {
+                let work = &work;
+                scope.spawn(move || {
+                    let done = part.iter().map(|(path, subject)| work(path, subject));
+                    done.collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let joined = parts.into_iter().map(std::thread::ScopedJoinHandle::join);
+        // A panic of one goes on in the caller.
+        joined
+            .flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// Every file in these directories that is encrypted when encryption is on, with its subject; sorted.
@@ -92,7 +116,6 @@ pub(crate) fn tenant_subject(name: &str) -> Option<Subject> {
 }
 
 fn check(path: &Path, subject: &Subject, keyring: &Keyring) -> ProviderResult<()> {
-    let manifest = Manifest::read(path, subject);
     match files::inspect(path).map_err(|e| files::error("looking at", path, e))? {
         // An interrupted creation, or a lost file: the registry knows which.
         Entry::Absent => return Ok(()),
@@ -100,14 +123,18 @@ fn check(path: &Path, subject: &Subject, keyring: &Keyring) -> ProviderResult<()
         Entry::Other => return Ok(()),
         Entry::Regular { .. } => {}
     }
-    let manifest = manifest.map_err(|e| ProviderError::locked(path, e))?;
+    let locked = |e| ProviderError::locked(path, e);
+    let local = LOCAL.contains(&keyring.provider_name());
     if is_plain(path)? {
+        // Without a manifest it is to be migrated; with one, something was mixed up.
+        Manifest::read(path, subject).map_err(locked)?;
         return Err(plain_with_manifest(path));
     }
-    if LOCAL.contains(&keyring.provider_name()) {
+    if local {
         return keyring.unlock(path, subject).map(drop);
     }
-    check_names(&manifest, subject, keyring).map_err(|e| ProviderError::locked(path, e))
+    let manifest = Manifest::read(path, subject).map_err(locked)?;
+    check_names(&manifest, subject, keyring).map_err(locked)
 }
 
 /// What can be told without the key.
@@ -134,9 +161,9 @@ fn check_names(
 
 /// Whether a file that no process has open begins as a database in plain text does.
 pub(crate) fn is_plain(path: &Path) -> ProviderResult<bool> {
-    let begins = |header| files::starts_with(path, header);
-    let plain = begins(SQLITE_HEADER).and_then(|sqlite| Ok(sqlite || begins(REDB_HEADER)?));
-    plain.map_err(|e| files::error("reading", path, e))
+    let start = files::start_of(path, SQLITE_HEADER.len());
+    let start = start.map_err(|e| files::error("reading", path, e))?;
+    Ok(start.starts_with(SQLITE_HEADER) || start.starts_with(REDB_HEADER))
 }
 
 /// The error for a file in plain text that has a manifest.

@@ -88,13 +88,13 @@ pub(crate) fn open_read_only(path: &Path) -> io::Result<File> {
     )
 }
 
-/// Whether a regular file begins with `prefix`. Not for a database that this process has open: closing
-/// it again would drop SQLite's locks.
-pub(crate) fn starts_with(path: &Path, prefix: &[u8]) -> io::Result<bool> {
-    let mut start = Vec::with_capacity(prefix.len());
+/// The first bytes of a regular file. Not for a database that this process has open: closing it again
+/// would drop SQLite's locks.
+pub(crate) fn start_of(path: &Path, len: usize) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(len);
     let file = open_read_only(path)?;
-    file.take(prefix.len() as u64).read_to_end(&mut start)?;
-    Ok(start == prefix)
+    file.take(len as u64).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 fn regular(file: File) -> io::Result<File> {
