@@ -7,6 +7,7 @@
 mod admin;
 mod copies;
 mod lookup;
+mod pending;
 pub(crate) mod redb;
 mod rotate;
 mod scan;
@@ -23,10 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::provider::{ProviderError, ProviderResult, files};
 
-pub use admin::{
-    AdminError, AdminResult, ENCRYPTED_ENDING, Migration, PlainExport, check_family,
-    default_target, export, migrate,
-};
+pub use admin::{AdminError, AdminResult, Migration, PlainExport, export, migrate};
 pub(crate) use lookup::{key_of, refuse_manifest};
 pub use rotate::{Recovered, recover, rotate_dek};
 pub(crate) use scan::{is_plain, plain_with_manifest};

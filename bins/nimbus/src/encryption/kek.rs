@@ -1,8 +1,6 @@
 //! `nimbus encryption rotate-kek`: the keys of one file, or of all in a directory, wrapped under
 //! another key. It must not know manifests: `nimbus-crypto` plans and rewrites them.
 
-use std::path::PathBuf;
-
 use anyhow::bail;
 use nimbus_crypto::{AwsKms, CONTROL_FILE, KeyDir, MasterKeyFile, manifest_path};
 use nimbus_crypto::{KekRotation, KeyProvider, RotationPlan, RotationProgress, RotationReport};
@@ -137,11 +135,10 @@ fn done(report: &RotationReport, source: &KeySource, format: Format) -> anyhow::
     if report.is_complete() {
         return Ok(());
     }
-    let left: &Vec<PathBuf> = &report.left;
     bail!(
         "{} manifests were not rotated and {} not tried; each is under one of the two keys, and running the command again goes on:\n  {}",
         failed.len(),
-        left.len(),
+        report.left.len(),
         failed.join("\n  ")
     )
 }

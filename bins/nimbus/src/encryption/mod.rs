@@ -40,9 +40,7 @@ pub(crate) fn run(command: EncryptionCommand) -> anyhow::Result<()> {
 
 /// The key source of the environment and the configuration file, without which these commands refuse.
 fn configured(file: &Persistence) -> anyhow::Result<KeySource> {
-    let env = &settings::process_environment;
-    let source = source::resolve(&EncryptionArgs::default(), env, file)?;
-    source.ok_or_else(|| {
+    without_flags(file)?.ok_or_else(|| {
         UsageError(
             "encryption is not configured: set NIMBUS_ENCRYPTION_KEY_PROVIDER and the variable of its keys, or name a configuration file in NIMBUS_CONFIG".to_owned(),
         )
@@ -52,9 +50,13 @@ fn configured(file: &Persistence) -> anyhow::Result<KeySource> {
 
 /// The keyring that commands without flags of their own use; `None` while encryption is off.
 pub(crate) fn keyring(file: &Persistence) -> anyhow::Result<Option<Arc<Keyring>>> {
-    let env = &settings::process_environment;
-    let source = source::resolve(&EncryptionArgs::default(), env, file)?;
+    let source = without_flags(file)?;
     source.map(|source| source.keyring()).transpose()
+}
+
+fn without_flags(file: &Persistence) -> anyhow::Result<Option<KeySource>> {
+    let env = &settings::process_environment;
+    source::resolve(&EncryptionArgs::default(), env, file)
 }
 
 /// Keeps servers out of the directory of a file while it is changed.

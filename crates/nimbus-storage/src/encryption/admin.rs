@@ -6,21 +6,19 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbus_crypto::{Cipher, Dek, Subject, SubjectKind, manifest_path};
+use nimbus_crypto::{Cipher, Subject, SubjectKind, manifest_path};
 
 use super::rotate::recover_one;
-use super::steps::{appended, look, present, remove, rename, sync_dir_of};
-use super::{FileKey, Keyring, Progress, is_plain, redb};
+use super::steps::{PARTIAL, appended, look, present, remove, rename, sync_dir_of};
+use super::{Keyring, Progress, is_plain, redb};
 use crate::provider::files::Entry;
 use crate::provider::sqlite::convert as sqlite;
 use crate::provider::{ProviderError, ProviderResult};
 
 /// What is appended to the name of a source by default (seed 003).
-pub const ENCRYPTED_ENDING: &str = ".encrypted";
+const ENCRYPTED_ENDING: &str = ".encrypted";
 /// What is appended to the name of a file that is to be replaced.
 const REPLACING_ENDING: &str = ".replacing";
-/// What is appended to a target that is being made.
-const PARTIAL_ENDING: &str = ".partial";
 
 /// Why a file was not converted. Nothing was changed then, unless it is said.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +79,7 @@ pub type AdminResult<T> = Result<T, AdminError>;
 pub struct Migration {
     /// The file in plain text.
     pub source: PathBuf,
-    /// Where the encrypted one goes; [`default_target`] unless given. Not used with `replace`.
+    /// Where the encrypted one goes; the source's name and `.encrypted` (seed 003) unless given. Not used with `replace`.
     pub target: Option<PathBuf>,
     /// Which file it is, in its place.
     pub subject: Subject,
@@ -94,7 +92,7 @@ pub struct Migration {
 }
 
 /// The source's name and [`ENCRYPTED_ENDING`].
-pub fn default_target(source: &Path) -> PathBuf {
+fn default_target(source: &Path) -> PathBuf {
     appended(source, ENCRYPTED_ENDING)
 }
 
@@ -138,14 +136,13 @@ pub fn migrate(job: &Migration, keyring: &Keyring, progress: Progress<'_>) -> Ad
         return Err(AdminError::Exists { path: manifest });
     }
     check_target(&job.source, &target)?;
-    let partial = appended(&target, PARTIAL_ENDING);
+    let partial = appended(&target, PARTIAL);
     clear(&partial)?;
     let made = make_encrypted(job, keyring, &partial, progress);
-    let key = made.inspect_err(|_| discard(&partial))?;
+    made.inspect_err(|_| discard(&partial))?;
     // The manifest first: a file without one would be taken for lost.
     rename(&manifest_path(&partial), &manifest_path(&target))?;
     rename(&partial, &target)?;
-    drop(key);
     if job.replace {
         take_place(&target, &job.source)?;
         return Ok(job.source.clone());
@@ -161,7 +158,7 @@ fn make_encrypted(
     keyring: &Keyring,
     partial: &Path,
     progress: Progress<'_>,
-) -> AdminResult<FileKey> {
+) -> AdminResult<()> {
     let key = keyring.create(partial, &job.subject)?;
     let dek = key.current();
     match job.subject.cipher() {
@@ -178,7 +175,7 @@ fn make_encrypted(
             }
         }
     }
-    Ok(key)
+    Ok(())
 }
 
 /// From what was done since the last call to what is done in all.
@@ -234,12 +231,12 @@ pub fn export(job: &PlainExport, keyring: &Keyring, progress: Progress<'_>) -> A
     check_source(&job.source)?;
     let key = keyring.unlock(&job.source, &job.subject)?;
     check_target(&job.source, &job.target)?;
-    let partial = appended(&job.target, PARTIAL_ENDING);
+    let partial = appended(&job.target, PARTIAL);
     clear(&partial)?;
     let made = match job.subject.cipher() {
-        Cipher::SqlCipher4 => fitting(&job.source, &key).and_then(|dek| {
-            sqlite::copy(&job.source, Some(dek), &partial, None, progress)?;
-            sqlite::compare((&job.source, Some(dek)), (&partial, None))
+        Cipher::SqlCipher4 => sqlite::fitting(&job.source, &key).and_then(|dek| {
+            sqlite::copy(&job.source, Some(&dek), &partial, None, progress)?;
+            sqlite::compare((&job.source, Some(&dek)), (&partial, None))
         }),
         _ => redb::decrypt_redb(&job.source, &key, &partial, &mut summed(progress)),
     };
@@ -247,21 +244,11 @@ pub fn export(job: &PlainExport, keyring: &Keyring, progress: Progress<'_>) -> A
     Ok(rename(&partial, &job.target)?)
 }
 
-/// The one of the two keys that opens a SQLite file.
-pub(super) fn fitting<'k>(path: &Path, key: &'k FileKey) -> ProviderResult<&'k Dek> {
-    match (sqlite::fits(path, key.current()), key.pending()) {
-        (Err(ProviderError::Corrupt { .. }), Some(pending)) => {
-            sqlite::fits(path, pending).map(|()| &**pending)
-        }
-        (outcome, _) => outcome.map(|()| &**key.current()),
-    }
-}
-
 /// Whether files of this kind are converted at all; `action` is `migrated` or `exported`.
 ///
 /// # Errors
 /// [`AdminError::Cache`].
-pub fn check_family(subject: &Subject, action: &'static str) -> AdminResult<()> {
+fn check_family(subject: &Subject, action: &'static str) -> AdminResult<()> {
     match subject.kind() {
         SubjectKind::LibsqlCache => Err(AdminError::Cache { action }),
         _ => Ok(()),
@@ -289,7 +276,7 @@ fn check_target(source: &Path, target: &Path) -> AdminResult<()> {
         });
     }
     // A manifest whose file was still being made is that of an interrupted run.
-    let partial = appended(target, PARTIAL_ENDING);
+    let partial = appended(target, PARTIAL);
     if !present(target)? && present(&partial)? && !present(&manifest_path(&partial))? {
         remove(&manifest_path(target))?;
     }

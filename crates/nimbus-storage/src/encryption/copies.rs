@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nimbus_crypto::{FileId, manifest_path};
 
-use super::steps::{appended, look, remove, rename, sync_dir_of};
+use super::steps::{PARTIAL, appended, look, remove, rename, sync_dir_of};
 use crate::provider::files::{self, Entry};
 use crate::provider::{ProviderError, ProviderResult};
 
@@ -19,8 +19,6 @@ const BACKUP: &str = ".bak";
 const MARK: &str = ".bak-rotation";
 /// Bytes of a mark that are read: one more than it has.
 const MOST_OF_MARK: u64 = 33;
-/// What is appended to a copy until it is whole.
-const PARTIAL: &str = ".partial";
 
 /// The copies of one file.
 pub(super) struct Copies {

@@ -9,15 +9,15 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
 
-use nimbus_crypto::{Manifest, ManifestError, PAGE_BYTES, Subject, Unlocked};
+use nimbus_crypto::{PAGE_BYTES, Subject};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::copies::Copies;
-use super::steps::{appended, remove, rename, sync_dir_of};
-use super::{FileKey, Keyring, Keys};
+use super::pending::{self, Keep};
+use super::steps::{PARTIAL, appended, remove, rename, sync_dir_of};
+use super::{FileKey, Keyring};
 use crate::pages::error::{corrupt, error};
 use crate::pages::{Pages, REDB_MAGIC, checked, open_file_to_read, pages_of};
 use crate::provider::{ProviderError, ProviderResult, files};
@@ -29,9 +29,7 @@ pub(crate) type Step<'a> = &'a mut dyn FnMut(&str) -> io::Result<()>;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages that are copied or compared at once (1 MiB).
-const RUN: u64 = 256;
-/// What is appended to a target until it is whole.
-const PARTIAL: &str = ".partial";
+const RUN: usize = 256;
 /// What is appended to a file for its re-encrypted version (seed 003: the staged file).
 const ROTATING: &str = ".rotating";
 
@@ -92,7 +90,7 @@ pub(crate) fn verify_redb(
         return Err(corrupt(encrypted, text));
     }
     let (mut expected, mut found) = (Vec::new(), Vec::new());
-    for first in (0..one.pages()).step_by(256) {
+    for first in (0..one.pages()).step_by(RUN) {
         one.read_run(first, &mut expected)
             .map_err(|e| failed("reading", plain, e))?;
         two.read_run(first, &mut found)
@@ -164,14 +162,14 @@ pub(crate) fn recover_redb(
         subject,
         keyring,
     };
-    let manifest = rotation.manifest()?;
-    let pending = manifest.pending().is_some();
-    if pending {
-        rotation.settle(manifest)?;
+    let manifest = pending::read(file, subject)?;
+    let interrupted = manifest.pending().is_some();
+    if interrupted {
+        rotation.settle()?;
     }
     let staged = remove(&appended(file, ROTATING))?;
-    let copies = Copies::of(file).remove(rotation.manifest()?.file_id())?;
-    Ok(pending | staged | copies)
+    let copies = Copies::of(file).remove(manifest.file_id())?;
+    Ok(interrupted | staged | copies)
 }
 
 /// A rotation of one file.
@@ -209,7 +207,7 @@ impl Rotation<'_> {
             copies.make(key.file_id())?;
         }
         step("the pending key")?;
-        let new = self.begin()?;
+        let (_, new) = pending::begin(self.file, self.subject, self.keyring)?;
         step("the staged file")?;
         let staged = appended(self.file, ROTATING);
         let to = pages_of(&staged, created(&staged)?, Some(&new))?;
@@ -221,53 +219,23 @@ impl Rotation<'_> {
         drop(from);
         rename(&staged, self.file)?;
         step("the end of the rotation")?;
-        self.settle(self.manifest()?)?;
+        self.settle()?;
         step("the removal of the backup")?;
         copies.remove(key.file_id())?;
         Ok(())
     }
 
-    fn manifest(&self) -> ProviderResult<Manifest> {
-        Manifest::read(self.file, self.subject).map_err(|e| self.locked(e))
-    }
-
-    fn locked(&self, e: ManifestError) -> ProviderError {
-        ProviderError::locked(self.file, e)
-    }
-
-    /// Puts a second key into the manifest, and gives it.
-    fn begin(&self) -> ProviderResult<FileKey> {
-        let (manifest, subject) = (self.manifest()?, self.subject.clone());
-        let file_id = manifest.file_id();
-        let (next, keys) = self.keyring.ask(self.file, move |provider| {
-            Box::pin(async move { manifest.begin_rotation(&*provider, &subject).await })
-        })?;
-        next.replace(self.file).map_err(|e| self.locked(e))?;
-        let Unlocked { current, pending } = keys;
-        Ok(FileKey(Arc::new(Keys {
-            subject: self.subject.clone(),
-            file_id,
-            current: Arc::new(pending.unwrap_or(current)),
-            pending: None,
-        })))
-    }
-
     /// Leaves the manifest with the one key that the file has.
-    fn settle(&self, manifest: Manifest) -> ProviderResult<()> {
+    fn settle(&self) -> ProviderResult<()> {
         let key = self.keyring.unlock(self.file, self.subject)?;
         let fits = Source::encrypted(self.file, &key)?.fits(self.file)?;
         // The name must be durable before the manifest says so.
         sync_dir_of(self.file)?;
-        let subject = self.subject.clone();
-        let next = self.keyring.ask(self.file, move |provider| {
-            Box::pin(async move {
-                match fits {
-                    0 => manifest.abandon_rotation(&*provider, &subject).await,
-                    _ => manifest.finish_rotation(&*provider, &subject).await,
-                }
-            })
-        })?;
-        next.replace(self.file).map_err(|e| self.locked(e))
+        let keep = match fits {
+            0 => Keep::Current,
+            _ => Keep::Pending,
+        };
+        pending::end(self.file, self.subject, self.keyring, keep).map(drop)
     }
 }
 
@@ -321,7 +289,7 @@ impl Source {
 
     /// Reads up to [`RUN`] pages; those never written are zeros.
     fn read_run(&self, first: u64, out: &mut Vec<u8>) -> io::Result<()> {
-        let count = RUN.min(self.pages() - first);
+        let count = (RUN as u64).min(self.pages() - first);
         out.clear();
         out.resize(usize::try_from(count * PAGE).unwrap_or(0), 0);
         if self.pages.read(first * PAGE, out).is_ok() {
@@ -355,7 +323,7 @@ fn copy(
     let writing = |e| failed("writing", target, e);
     to.set_len(from.len).map_err(writing)?;
     let mut run = Vec::new();
-    for first in (0..from.pages()).step_by(256) {
+    for first in (0..from.pages()).step_by(RUN) {
         from.read_run(first, &mut run)
             .map_err(|e| failed("reading", source, e))?;
         if run.chunks_exact(PAGE_BYTES).all(is_written) {

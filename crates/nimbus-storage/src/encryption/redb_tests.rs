@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};

@@ -7,12 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbus_crypto::{Cipher, Dek, Manifest, Subject, SubjectKind, manifest_path};
+use nimbus_crypto::{Cipher, Manifest, Subject, SubjectKind, manifest_path};
 
 use super::admin::{
     AdminError, AdminResult, finish_take_place, remove_sidecars, replacing, summed,
 };
 use super::copies::Copies;
+use super::pending::{self, Keep};
 use super::scan::each;
 use super::steps::{present, remove, sync_dir_of};
 use super::{Keyring, Progress, is_plain, protected, redb};
@@ -53,16 +54,16 @@ pub fn rotate_dek(
     }
     recover_one(path, subject, keyring)?;
     let copies = Copies::of(path);
-    let manifest = read(path, subject)?;
+    let manifest = pending::read(path, subject)?;
     let keys = keyring.unlock(path, subject)?;
     if backup {
         copies.refuse_foreign(manifest.file_id())?;
         sqlite::settle_file(path, keys.current())?;
         copies.make(manifest.file_id())?;
     }
-    let (old, new) = begin(path, subject, keyring)?;
-    match sqlite::rekey(path, &old, &new) {
-        Ok(()) => settle(path, subject, keyring, &copies)?,
+    let (old, new) = pending::begin(path, subject, keyring)?;
+    match sqlite::rekey(path, old.current(), new.current()) {
+        Ok(()) => settle(path, subject, keyring, (Keep::Pending, &copies))?,
         Err(error) => {
             // The file's own state decides, as after a crash.
             if let Err(second) = recover_one(path, subject, keyring) {
@@ -88,58 +89,15 @@ fn rotate_cache(path: &Path, subject: &Subject, keyring: &Keyring) -> ProviderRe
     keyring.create(path, subject).map(drop)
 }
 
-/// Writes a manifest with a pending key beside the current one; both keys.
-fn begin(path: &Path, subject: &Subject, keyring: &Keyring) -> ProviderResult<(Dek, Dek)> {
-    let manifest = read(path, subject)?;
-    let wanted = subject.clone();
-    let (next, keys) = keyring.ask(path, move |provider| {
-        Box::pin(async move { manifest.begin_rotation(&*provider, &wanted).await })
-    })?;
-    replace(&next, path)?;
-    let pending = keys.pending.ok_or_else(|| {
-        ProviderError::io(
-            format!("rotating the key of {}", path.display()),
-            "no new key",
-        )
-    })?;
-    Ok((keys.current, pending))
-}
-
-/// The last steps, when the whole file has the pending key.
+/// The last step, when the whole file has the one key or the other.
 fn settle(
     path: &Path,
     subject: &Subject,
     keyring: &Keyring,
-    copies: &Copies,
+    (keep, copies): (Keep, &Copies),
 ) -> ProviderResult<()> {
-    let manifest = read(path, subject)?;
-    let wanted = subject.clone();
-    let next = keyring.ask(path, move |provider| {
-        Box::pin(async move { manifest.finish_rotation(&*provider, &wanted).await })
-    })?;
-    replace(&next, path)?;
-    copies.remove(next.file_id()).map(drop)
-}
-
-/// The way back, when the file has the current key still.
-fn undo(path: &Path, subject: &Subject, keyring: &Keyring, copies: &Copies) -> ProviderResult<()> {
-    let manifest = read(path, subject)?;
-    let wanted = subject.clone();
-    let next = keyring.ask(path, move |provider| {
-        Box::pin(async move { manifest.abandon_rotation(&*provider, &wanted).await })
-    })?;
-    replace(&next, path)?;
-    copies.remove(next.file_id()).map(drop)
-}
-
-fn read(path: &Path, subject: &Subject) -> ProviderResult<Manifest> {
-    Manifest::read(path, subject).map_err(|e| ProviderError::locked(path, e))
-}
-
-fn replace(manifest: &Manifest, path: &Path) -> ProviderResult<()> {
-    manifest
-        .replace(path)
-        .map_err(|e| ProviderError::locked(path, e))
+    let manifest = pending::end(path, subject, keyring, keep)?;
+    copies.remove(manifest.file_id()).map(drop)
 }
 
 /// What [`recover`] did about a file.
@@ -205,20 +163,17 @@ pub(super) fn recover_one(
         return Ok(left.then(|| Recovered::Settled(path.to_owned())));
     }
     let keys = keyring.unlock(path, subject)?;
-    let Some(pending) = keys.pending() else {
+    let Some(new) = keys.pending() else {
         return Ok(None);
     };
     let place = path.to_owned();
-    match (
-        sqlite::fits(path, keys.current()),
-        sqlite::fits(path, pending),
-    ) {
+    match (sqlite::fits(path, keys.current()), sqlite::fits(path, new)) {
         (Ok(()), _) => {
-            undo(path, subject, keyring, &copies)?;
+            settle(path, subject, keyring, (Keep::Current, &copies))?;
             Ok(Some(Recovered::Undone(place)))
         }
         (_, Ok(())) => {
-            settle(path, subject, keyring, &copies)?;
+            settle(path, subject, keyring, (Keep::Pending, &copies))?;
             Ok(Some(Recovered::Finished(place)))
         }
         (Err(ProviderError::Corrupt { .. }), Err(ProviderError::Corrupt { .. }))

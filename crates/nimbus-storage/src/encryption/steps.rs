@@ -8,6 +8,9 @@ use crate::provider::ProviderResult;
 pub(super) use crate::provider::files::appended;
 use crate::provider::files::{self, Entry};
 
+/// What is appended to the name of a file until it is whole.
+pub(super) const PARTIAL: &str = ".partial";
+
 /// What has the name, without following a link.
 pub(super) fn look(path: &Path) -> ProviderResult<Entry> {
     files::inspect(path).map_err(|e| files::error("looking at", path, e))

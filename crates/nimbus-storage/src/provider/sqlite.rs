@@ -133,7 +133,7 @@ pub(super) struct SqliteFiles {
 
 impl SqliteFiles {
     fn locate(&self, tenant: &TenantId, path: &Path) -> ProviderResult<TenantFile> {
-        TenantFile::locate(path.to_owned(), tenant, self.keyring.as_deref())
+        TenantFile::locate(path.to_owned(), tenant, self.keyring.as_ref())
     }
 }
 
@@ -170,7 +170,7 @@ impl Family for SqliteFiles {
     }
 
     fn is_unborn(&self, tenant: &TenantId, path: &Path) -> ProviderResult<bool> {
-        recovery::is_unborn(self.keyring.as_deref(), tenant, path)
+        recovery::is_unborn(self.keyring.as_ref(), tenant, path)
     }
 
     fn check(&self, tenant: &TenantId, path: &Path) -> ProviderResult<()> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nimbus_core::TenantId;
 
+use super::testing::next;
 use super::{
     Batch, Direction, Head, KeyRange, Keyspace, Provider, ProviderError, ProviderResult,
     TenantStore,
@@ -61,11 +62,7 @@ pub(crate) async fn fill(store: &Arc<dyn TenantStore>) -> Vec<Contents> {
     let mut states = vec![contents(store).await.unwrap()];
     let mut head = Head::EMPTY;
     for n in 0..COMMITS {
-        let next = Head {
-            sequence: head.sequence + 1,
-            timestamp: head.timestamp + 1,
-            hash: [7; 32],
-        };
+        let new = next(head);
         let mut writes = BTreeMap::new();
         for (keyspace, len) in Keyspace::ALL
             .into_iter()
@@ -75,10 +72,10 @@ pub(crate) async fn fill(store: &Arc<dyn TenantStore>) -> Vec<Contents> {
             writes.insert((keyspace, key), Some(vec![n as u8; len].into()));
         }
         store
-            .commit(head, Batch { head: next, writes })
+            .commit(head, Batch { head: new, writes })
             .await
             .unwrap();
-        head = next;
+        head = new;
         states.push(contents(store).await.unwrap());
     }
     states

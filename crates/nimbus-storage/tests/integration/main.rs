@@ -3,5 +3,6 @@
 
 mod backup_providers;
 mod engine;
+mod local_fixture;
 mod redb_conformance;
 mod sqlite_conformance;

@@ -9,6 +9,7 @@ use super::*;
 use crate::control::{Distinct, TenantState};
 use crate::provider::files::{self, small_disk::SmallDisk};
 use crate::provider::local::FORMAT_KEY;
+use crate::provider::testing::{batch, next, put, tenant};
 use crate::provider::{
     Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
     Row, StoreStats,
@@ -134,40 +135,6 @@ impl Home {
             }
         }
     }
-}
-
-fn tenant(id: &str) -> TenantId {
-    id.parse().unwrap()
-}
-
-fn next(head: Head) -> Head {
-    Head {
-        sequence: head.sequence + 1,
-        timestamp: head.timestamp + 1,
-        hash: [7; 32],
-    }
-}
-
-fn batch(head: Head, rows: &[(Keyspace, &[u8], &[u8])]) -> Batch {
-    let row = |(keyspace, key, value): &(Keyspace, &[u8], &[u8])| {
-        (
-            (*keyspace, key.to_vec()),
-            Some(bytes::Bytes::copy_from_slice(value)),
-        )
-    };
-    Batch {
-        head,
-        writes: rows.iter().map(row).collect::<BTreeMap<_, _>>(),
-    }
-}
-
-async fn put(store: &Arc<dyn TenantStore>, head: Head, key: &[u8], value: &[u8]) -> Head {
-    let new = next(head);
-    store
-        .commit(head, batch(new, &[(Keyspace::Docs, key, value)]))
-        .await
-        .unwrap();
-    new
 }
 
 async fn made(provider: &RedbProvider, id: &str) -> Arc<dyn TenantStore> {

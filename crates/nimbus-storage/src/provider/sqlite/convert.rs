@@ -4,6 +4,7 @@
 //! replaced: `encryption` does. What it writes is synced when it returns.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use nimbus_crypto::Dek;
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 use super::error::{classify, corrupt};
 use super::file::{authentic, explain, give_key};
 use super::{SIDECARS, schema};
-use crate::encryption::Progress;
+use crate::encryption::{FileKey, Progress};
 use crate::provider::files::appended;
 use crate::provider::{Keyspace, ProviderError, ProviderResult, files};
 
@@ -215,6 +216,22 @@ pub(crate) fn rekey(path: &Path, old: &Dek, new: &Dek) -> ProviderResult<()> {
     conn.close()
         .map_err(|(_, e)| classify("closing", path, e))?;
     fits(path, new)
+}
+
+/// The one of a file's keys that opens it: after an interrupted rotation it may be the pending one. The
+/// file is not looked at when there is one key alone.
+///
+/// # Errors
+/// `Corrupt` when neither does; `Io`.
+pub(crate) fn fitting(path: &Path, keys: &FileKey) -> ProviderResult<Arc<Dek>> {
+    let current = keys.current();
+    let Some(pending) = keys.pending() else {
+        return Ok(Arc::clone(current));
+    };
+    match fits(path, current) {
+        Err(ProviderError::Corrupt { .. }) => fits(path, pending).map(|()| Arc::clone(pending)),
+        outcome => outcome.map(|()| Arc::clone(current)),
+    }
 }
 
 /// Whether a key opens the file.

@@ -13,9 +13,9 @@ use nimbus_crypto::{Dek, Subject};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use super::connection;
+use super::convert::fitting;
 use super::error::{classify, corrupt};
-use crate::encryption::{FileKey, Keyring, is_plain, plain_with_manifest, refuse_manifest};
+use crate::encryption::{Keyring, is_plain, key_of, plain_with_manifest};
 use crate::provider::{ProviderError, ProviderResult};
 
 /// Where a tenant's data is, and what unlocks it. Dereferences to its path.
@@ -55,14 +55,10 @@ impl TenantFile {
     pub(super) fn locate(
         path: PathBuf,
         tenant: &TenantId,
-        keyring: Option<&Keyring>,
+        keyring: Option<&Arc<Keyring>>,
     ) -> ProviderResult<TenantFile> {
-        let Some(keyring) = keyring else {
-            refuse_manifest(&path)?;
-            return Ok(TenantFile { path, key: None });
-        };
-        let keys = keyring.unlock(&path, &subject(tenant)?)?;
-        let key = Some(fitting(&path, &keys)?);
+        let keys = key_of(keyring, &path, &subject(tenant)?)?;
+        let key = keys.map(|keys| fitting(&path, &keys)).transpose()?;
         Ok(TenantFile { path, key })
     }
 
@@ -138,21 +134,4 @@ pub(super) fn give_key(conn: &Connection, key: &Dek) -> rusqlite::Result<()> {
         *hex
     ));
     conn.execute_batch(&sql)
-}
-
-/// The one of a file's keys that opens it: after an interrupted rotation it may be the pending one.
-fn fitting(path: &Path, keys: &FileKey) -> ProviderResult<Arc<Dek>> {
-    let current = Arc::clone(keys.current());
-    let Some(pending) = keys.pending() else {
-        return Ok(current);
-    };
-    let with = |key: &Arc<Dek>| TenantFile::with_key(path.to_owned(), Some(Arc::clone(key)));
-    match connection::inspector(&with(&current)).and_then(|conn| connection::touch(&conn, path)) {
-        Err(ProviderError::Corrupt { .. }) => {
-            let conn = connection::inspector(&with(pending))?;
-            connection::touch(&conn, path)?;
-            Ok(Arc::clone(pending))
-        }
-        outcome => outcome.map(|()| current),
-    }
 }

@@ -3,6 +3,7 @@
 //! Must not remove anything: it says what is there.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use nimbus_core::TenantId;
 
@@ -18,7 +19,7 @@ const MAX_UNBORN: u64 = 256 << 10;
 
 /// Whether there is nothing that a tenant was ever told of: no commit, and a small file, torn or not.
 pub(super) fn is_unborn(
-    keyring: Option<&Keyring>,
+    keyring: Option<&Arc<Keyring>>,
     tenant: &TenantId,
     path: &Path,
 ) -> ProviderResult<bool> {
