@@ -58,8 +58,14 @@ pub(crate) struct Conversation<'a> {
 type Answered = (u32, Result<Reply, SyscallError>);
 
 enum Asked {
-    Syscall { op: String, args: String },
-    Finished { token: u64, result: Result<String, JsFailure> },
+    Syscall {
+        op: String,
+        args: String,
+    },
+    Finished {
+        token: u64,
+        result: Result<String, JsFailure>,
+    },
 }
 
 /// What a message leads to.
@@ -171,7 +177,9 @@ impl Conversation<'_> {
             FromWorker::Resume => Next::Resume,
             FromWorker::Done(done) => Next::Done(done),
             FromWorker::Analyzed(result) => Next::Analyzed(result),
-            FromWorker::Ready => return Err(WorkerError::Unexpected.into()),
+            FromWorker::Ready | FromWorker::Snapshot(_) => {
+                return Err(WorkerError::Unexpected.into());
+            }
         })
     }
 
