@@ -77,6 +77,7 @@ pub fn main() -> ExitCode {
 /// Runs queries, mutations and analyses.
 fn transactions(mut link: Link, factory: Factory) -> ExitCode {
     let mut isolate = factory.isolate();
+    factory.prepare(&mut isolate);
     link.send(&FromWorker::Ready);
     session::open(link);
     loop {
@@ -85,6 +86,7 @@ fn transactions(mut link: Link, factory: Factory) -> ExitCode {
                 let done = measured(|| invoke::run(&factory, &mut isolate, &Call::of(&start)));
                 let heap = isolate.get_heap_statistics().used_heap_size() as u64;
                 finish(done, heap > RETIRE_MB * 1024 * 1024);
+                factory.prepare(&mut isolate);
             }
             ToWorker::Analyze(asked) => {
                 let found = analyze::run(&factory, &mut isolate, &asked);

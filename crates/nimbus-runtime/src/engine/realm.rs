@@ -3,6 +3,7 @@
 //! The context comes from a snapshot with our scripts already run in it. What a function may do is what
 //! [`super::natives`] gives it; the isolate has no file, no network and no clock.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 
 use deno_core::v8;
@@ -15,6 +16,8 @@ pub(crate) struct Factory {
     snapshot: Option<&'static [u8]>,
     heap_mb: u64,
     initial_heap_mb: u64,
+    /// A context made while there was nothing else to do.
+    next: RefCell<Option<v8::Global<v8::Context>>>,
 }
 
 const INSPECT: &str = include_str!("js/inspect.js");
@@ -28,6 +31,7 @@ impl Factory {
             snapshot,
             heap_mb: setup.heap_mb,
             initial_heap_mb: setup.initial_heap_mb,
+            next: RefCell::new(None),
         }
     }
 
@@ -57,11 +61,25 @@ impl Factory {
         isolate
     }
 
-    /// A context with our scripts in it.
+    /// Makes the next context, before anyone waits for it.
+    pub(crate) fn prepare(&self, isolate: &mut v8::OwnedIsolate) {
+        v8::scope!(let scope, isolate);
+        let context = self.make(scope);
+        self.next.replace(Some(v8::Global::new(scope, context)));
+    }
+
+    /// A context with our scripts in it, which nobody used before.
     pub(crate) fn context<'s>(
         &self,
         scope: &mut v8::PinScope<'s, '_, ()>,
     ) -> v8::Local<'s, v8::Context> {
+        match self.next.take() {
+            Some(context) => v8::Local::new(scope, context),
+            None => self.make(scope),
+        }
+    }
+
+    fn make<'s>(&self, scope: &mut v8::PinScope<'s, '_, ()>) -> v8::Local<'s, v8::Context> {
         let context = v8::Context::new(scope, v8::ContextOptions::default());
         let mut entered = v8::ContextScope::new(scope, context);
         if self.snapshot.is_none() {
