@@ -40,6 +40,14 @@ pub(crate) struct Actions {
     snapshot: Option<&'static [u8]>,
     heap_mb: u64,
     initial_heap_mb: u64,
+    /// Made while there was nothing else to do.
+    next: Option<Prepared>,
+}
+
+/// A realm that nobody used, and the event loop that it belongs to. The realm goes first.
+struct Prepared {
+    runtime: JsRuntime,
+    tokio: tokio::runtime::Runtime,
 }
 
 fn extensions() -> Vec<deno_core::Extension> {
@@ -85,7 +93,24 @@ impl Actions {
             snapshot,
             heap_mb: setup.heap_mb,
             initial_heap_mb: setup.initial_heap_mb,
+            next: None,
         }
+    }
+
+    /// Makes the next realm, before anyone waits for it.
+    pub(crate) fn prepare(&mut self) {
+        // What fails here fails again, and is told, when the realm is needed.
+        self.next = self.make().ok();
+    }
+
+    fn make(&self) -> std::io::Result<Prepared> {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = tokio.enter();
+        let runtime = self.runtime();
+        drop(entered);
+        Ok(Prepared { runtime, tokio })
     }
 
     fn runtime(&self) -> JsRuntime {
@@ -114,17 +139,19 @@ impl Actions {
     }
 
     /// Runs an action.
-    pub(crate) fn run(&self, call: &Call<'_>) -> Result<String, JsFailure> {
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
+    pub(crate) fn run(&mut self, call: &Call<'_>) -> Result<String, JsFailure> {
+        let next = match self.next.take() {
+            Some(next) => Ok(next),
+            None => self.make(),
+        };
+        let Prepared { mut runtime, tokio } =
+            next.map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
         session::with(|session| session.frames.push(Frame::new(&call.import)));
         let result = tokio.block_on(async {
-            let mut runtime = self.runtime();
             let result = run_in(&mut runtime, call).await;
             // What the frame holds of the isolate goes before it.
             session::with(|session| session.frames.pop());
+            drop(runtime);
             result
         });
         // A lookup of a name that takes for ever is not waited for.

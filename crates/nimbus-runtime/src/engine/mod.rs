@@ -105,12 +105,16 @@ fn transactions(mut link: Link, factory: Factory) -> ExitCode {
 }
 
 /// Runs actions; each has an isolate of its own.
-fn actions(mut link: Link, actions: Actions) -> ExitCode {
+fn actions(mut link: Link, mut actions: Actions) -> ExitCode {
+    actions.prepare();
     link.send(&FromWorker::Ready);
     session::open(link);
     loop {
         match session::with(|session| session.link.receive()) {
-            ToWorker::Start(start) => finish(measured(|| actions.run(&Call::of(&start))), false),
+            ToWorker::Start(start) => {
+                finish(measured(|| actions.run(&Call::of(&start))), false);
+                actions.prepare();
+            }
             _ => return ExitCode::FAILURE,
         }
     }
