@@ -5,6 +5,7 @@
 
 mod action;
 mod analyze;
+mod confine;
 mod egress;
 mod failure;
 mod invoke;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use deno_core::v8;
 
 use crate::call::JsFailure;
-use crate::protocol::{Done, FromWorker, Lane, Setup, Task, ToWorker};
+use crate::protocol::{Done, FromWorker, Lane, Task, ToWorker};
 use action::Actions;
 use invoke::Call;
 use link::Link;
@@ -35,8 +36,6 @@ use realm::Factory;
 /// stopped in any loop (ARCHITECTURE.md, "Functions"); one thread is enough for one invocation.
 const V8_FLAGS: &str = "--single-threaded --no-concurrent-osr --stack-size=900";
 
-/// Memory that a worker may have beside its heap and array buffers, in MiB.
-const OVERHEAD_MB: u64 = 512;
 /// Heap of a warm worker beyond which it is not used again, in MiB.
 const RETIRE_MB: u64 = 64;
 
@@ -50,7 +49,7 @@ pub fn main() -> ExitCode {
     let ToWorker::Setup(setup) = link.receive() else {
         return ExitCode::FAILURE;
     };
-    if confine(&setup).is_err() {
+    if confine::confine(&setup).is_err() {
         return ExitCode::FAILURE;
     }
     v8::V8::set_flags_from_string(V8_FLAGS);
@@ -171,19 +170,4 @@ fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-/// Gives up what a worker does not need: files, core dumps, memory without end.
-fn confine(setup: &Setup) -> rustix::io::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let to = |n: u64| Rlimit {
-        current: Some(n),
-        maximum: Some(n),
-    };
-    setrlimit(Resource::Core, to(0))?;
-    setrlimit(Resource::Fsize, to(0))?;
-    setrlimit(Resource::Nofile, to(256))?;
-    let memory = (2 * setup.heap_mb + OVERHEAD_MB) * 1024 * 1024;
-    setrlimit(Resource::Data, to(memory))?;
-    Ok(())
 }
