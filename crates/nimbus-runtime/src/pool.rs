@@ -93,10 +93,18 @@ impl Pool {
         let spare = self.state().spare.take();
         let worker = match spare {
             Some(worker) => worker,
-            None => Worker::start(&self.inner.config.worker, self.setup()).await?,
+            None => self.start().await?,
         };
         self.keep_a_spare();
         Ok(worker)
+    }
+
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn start(&self) -> Result<Worker, WorkerError> {
+        Worker::start(&self.inner.config.worker, self.setup()).await
     }
 
     /// Starts a spare in the background, unless there is one.
@@ -111,7 +119,7 @@ impl Pool {
                 state.spare.is_none() && !state.closed
             };
             if wanted {
-                match Worker::start(&pool.inner.config.worker, pool.setup()).await {
+                match pool.start().await {
                     Ok(worker) => pool.put_spare(worker),
                     Err(error) => tracing::warn!(%error, "no spare function worker"),
                 }
