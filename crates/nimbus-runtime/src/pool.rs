@@ -78,11 +78,16 @@ impl Pool {
         }
     }
 
-    /// A warm worker for `key`.
+    /// A warm worker for `key` that is still alive.
     pub(crate) fn warm(&self, key: &Key) -> Option<Worker> {
         let mut state = self.state();
-        let at = state.idle.iter().rposition(|idle| idle.key == *key)?;
-        state.idle.remove(at).map(|idle| idle.worker)
+        while let Some(at) = state.idle.iter().rposition(|idle| idle.key == *key) {
+            let mut worker = state.idle.remove(at)?.worker;
+            if worker.is_alive() {
+                return Some(worker);
+            }
+        }
+        None
     }
 
     /// A worker that ran nothing yet.
@@ -91,7 +96,8 @@ impl Pool {
     /// When none can be started.
     pub(crate) async fn fresh(&self) -> Result<Worker, WorkerError> {
         let spare = self.state().spare.take();
-        let worker = match spare {
+        let alive = spare.and_then(|mut spare| spare.is_alive().then_some(spare));
+        let worker = match alive {
             Some(worker) => worker,
             None => self.start().await?,
         };

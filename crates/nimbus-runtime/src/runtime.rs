@@ -297,7 +297,7 @@ impl Runtime {
             _ => String::new(),
         };
         let ended = match &stop {
-            Stop::Worker(_) => worker.end().await,
+            Stop::Worker(_) => worker.end(&said).await,
             _ => {
                 worker.kill().await;
                 Ended::Killed

@@ -7,6 +7,7 @@ mod action;
 mod analyze;
 mod egress;
 mod failure;
+mod guard;
 mod invoke;
 mod link;
 mod maps;
@@ -41,9 +42,13 @@ const RETIRE_MB: u64 = 64;
 /// Runs the worker until the server closes the socket. The main function of the hidden subcommand; the process must
 /// have done nothing else.
 pub fn main() -> ExitCode {
+    guard::close_inherited();
     let Ok(fd) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
     };
+    if guard::end_with_server(&fd).is_err() {
+        return ExitCode::FAILURE;
+    }
     let mut link = link::Link::new(UnixStream::from(fd));
     let ToWorker::Setup(setup) = link.receive() else {
         return ExitCode::FAILURE;
