@@ -4,6 +4,7 @@
 //! The model must not use the engine's filters, planner or key encoding.
 
 mod faults;
+mod functions;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use nimbus_storage::{
 };
 
 pub use faults::*;
+pub use functions::*;
 
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -343,7 +345,7 @@ impl From<&[Document]> for Model {
     }
 }
 
-fn lookup<'a>(document: &'a Object, path: &FieldPath) -> Option<&'a Value> {
+pub fn lookup<'a>(document: &'a Object, path: &FieldPath) -> Option<&'a Value> {
     let mut segments = path.as_str().split('.');
     let mut found = document.get(segments.next()?)?;
     for segment in segments {
