@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use nimbus_core::{TableName, TenantId};
 
 use crate::encryption::cli::EncryptionCommand;
+use crate::functions::RuntimeArgs;
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -132,6 +133,9 @@ pub(crate) struct StartArgs {
 
     #[command(flatten)]
     pub(crate) external: ExternalArgs,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
 
     /// Bytes of audit log to keep; beyond, the oldest segments are deleted; 0 keeps all [env: NIMBUS_AUDIT_KEEP_BYTES] [default: 4294967296]
     #[arg(long, value_name = "BYTES", help_heading = "Log")]

@@ -29,7 +29,9 @@ pub use call::{
     Answer, Code, Host, Invocation, JsFailure, Module, Nesting, Outcome, SubCall, SyscallError,
     UdfKind,
 };
-pub use config::{EgressGrants, RuntimeConfig, WorkerCommand};
+pub use config::{
+    EgressGrantError, EgressGrants, EgressHost, RuntimeConfig, WORKER, WorkerCommand,
+};
 pub use error::{AnalyzeError, RunError};
 pub use metrics::{Limits, Metrics};
 pub use runtime::Runtime;

@@ -98,11 +98,16 @@ impl Pool {
         }
     }
 
-    /// A warm worker for `key`.
+    /// A warm worker for `key` that is still alive.
     pub(crate) fn warm(&self, key: &Key) -> Option<Worker> {
         let mut state = self.state();
-        let at = state.idle.iter().rposition(|idle| idle.key == *key)?;
-        state.idle.remove(at).map(|idle| idle.worker)
+        while let Some(at) = state.idle.iter().rposition(|idle| idle.key == *key) {
+            let mut worker = state.idle.remove(at)?.worker;
+            if worker.is_alive() {
+                return Some(worker);
+            }
+        }
+        None
     }
 
     /// A worker that ran nothing yet.
@@ -111,7 +116,8 @@ impl Pool {
     /// When none can be started.
     pub(crate) async fn fresh(&self, lane: Lane) -> Result<Worker, WorkerError> {
         let spare = lock(&self.lane(lane).spare).take();
-        let worker = match spare {
+        let alive = spare.and_then(|mut spare| spare.is_alive().then_some(spare));
+        let worker = match alive {
             Some(worker) => worker,
             None => self.start(lane).await?,
         };
@@ -119,7 +125,11 @@ impl Pool {
         Ok(worker)
     }
 
-    async fn start(&self, lane: Lane) -> Result<Worker, WorkerError> {
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn start(&self, lane: Lane) -> Result<Worker, WorkerError> {
         let command = &self.inner.config.worker;
         let make = async || {
             let bytes = Worker::snapshot(command, self.setup(lane, Task::MakeSnapshot)).await?;

@@ -23,6 +23,9 @@ const BUFFER: usize = 64 * 1024;
 /// Bytes of its standard error that are logged when a worker is lost.
 const LAST_WORDS: u64 = 2_048;
 
+/// The words of Rust's standard library before it aborts for want of memory.
+const NO_MEMORY: &str = "memory allocation of ";
+
 /// What ends a conversation with a worker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,6 +100,7 @@ impl Worker {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let child = Command::new(&command.program)
+            .arg0("nimbus")
             .args(&command.args)
             .env_clear()
             .current_dir("/")
@@ -159,6 +163,11 @@ impl Worker {
         quiet
     }
 
+    /// Whether the process has not ended, which nobody notices while it has no work.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// CPU time that the process used so far; `None` where the system does not say.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         process_cpu(self.pid)
@@ -177,8 +186,8 @@ impl Worker {
         String::from_utf8_lossy(&said).trim().to_owned()
     }
 
-    /// Kills the process and says how it had ended, if it ended by itself.
-    pub(crate) async fn end(mut self) -> Ended {
+    /// Kills the process and says how it had ended, if it ended by itself. `said` is what it said last.
+    pub(crate) async fn end(mut self, said: &str) -> Ended {
         let by_itself = tokio::time::timeout(Duration::from_millis(100), self.child.wait()).await;
         let Ok(Ok(status)) = by_itself else {
             drop(self.child.start_kill());
@@ -188,6 +197,8 @@ impl Worker {
         match (status.code(), status.signal()) {
             (Some(protocol::EXIT_OUT_OF_MEMORY), _) => Ended::OutOfMemory,
             (Some(code), _) => Ended::Exited(code),
+            // What Rust says when the process may have no more memory than its limit.
+            (None, Some(libc::SIGABRT)) if said.contains(NO_MEMORY) => Ended::OutOfMemory,
             (None, signal) => Ended::Signalled(signal.unwrap_or_default()),
         }
     }

@@ -73,6 +73,19 @@ impl Runtime {
         Runtime { inner }
     }
 
+    /// Starts one worker and ends it, to see whether this machine lets it: how long it took.
+    ///
+    /// # Errors
+    /// [`RunError::WorkerLost`] with what is known.
+    pub async fn try_worker(config: &RuntimeConfig) -> Result<Duration, RunError> {
+        let started = Instant::now();
+        let pool = Pool::new(config.clone());
+        let worker = pool.start(Lane::Transactions).await.map_err(lost)?;
+        let took = started.elapsed();
+        worker.kill().await;
+        Ok(took)
+    }
+
     /// Runs a function to its end. Dropping the future kills it.
     ///
     /// # Errors
@@ -285,7 +298,7 @@ impl Runtime {
             _ => String::new(),
         };
         let ended = match &stop {
-            Stop::Worker(_) => worker.end().await,
+            Stop::Worker(_) => worker.end(&said).await,
             _ => {
                 worker.kill().await;
                 Ended::Killed

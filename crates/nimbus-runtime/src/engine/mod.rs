@@ -8,6 +8,7 @@ mod analyze;
 mod confine;
 mod egress;
 mod failure;
+mod guard;
 mod invoke;
 mod link;
 mod maps;
@@ -54,13 +55,16 @@ pub fn main() -> ExitCode {
 }
 
 fn worker() -> Result<(), Box<dyn std::error::Error>> {
-    let mut link = Link::new(UnixStream::from(
-        std::io::stdin().as_fd().try_clone_to_owned()?,
-    ));
+    guard::close_inherited();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let watched = socket.try_clone()?;
+    let mut link = Link::new(UnixStream::from(socket));
     let ToWorker::Setup(setup) = link.receive() else {
         return Err("a worker is started by the server".into());
     };
     confine::confine(&setup)?;
+    // After it, so that the thread is confined as well.
+    guard::end_with_server(&watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
     if setup.task == Task::MakeSnapshot {

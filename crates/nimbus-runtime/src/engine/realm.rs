@@ -20,6 +20,7 @@ pub(crate) struct Factory {
     next: RefCell<Option<v8::Global<v8::Context>>>,
 }
 
+const OWN: &str = include_str!("js/own.js");
 const INSPECT: &str = include_str!("js/inspect.js");
 const COMMON: &str = include_str!("js/common.js");
 const BARE: &str = include_str!("js/bare.js");
@@ -114,20 +115,22 @@ fn make_snapshot() -> Option<Vec<u8>> {
 
 /// Runs our scripts in the context that is entered.
 fn bootstrap(scope: &mut v8::PinScope<'_, '_>) -> Option<()> {
-    let host = install_host(scope)?;
+    let (own, host) = install_host(scope)?;
     let global = scope.get_current_context().global(scope).into();
-    call(scope, "bare.js", BARE, &[global, host])
+    call(scope, "bare.js", BARE, &[global, own, host]).map(drop)
 }
 
-/// Gives the context that is entered what every realm has, and returns the natives.
+/// Gives the context that is entered what every realm has. Returns the builtins as our scripts use them, and the
+/// natives.
 pub(crate) fn install_host<'s>(
     scope: &mut v8::PinScope<'s, '_>,
-) -> Option<v8::Local<'s, v8::Value>> {
+) -> Option<(v8::Local<'s, v8::Value>, v8::Local<'s, v8::Value>)> {
     let host = natives::object(scope)?.into();
     let global = scope.get_current_context().global(scope).into();
-    let inspect = evaluate(scope, "inspect.js", INSPECT)?;
-    call(scope, "common.js", COMMON, &[global, host, inspect])?;
-    Some(host)
+    let own = evaluate(scope, "own.js", OWN)?;
+    let inspect = call(scope, "inspect.js", INSPECT, &[own])?;
+    call(scope, "common.js", COMMON, &[global, own, host, inspect])?;
+    Some((own, host))
 }
 
 /// Takes away what would let one call see another or time itself finely, and what deno_core works with. Not in the
@@ -152,10 +155,10 @@ fn call<'s>(
     name: &str,
     source: &str,
     args: &[v8::Local<'s, v8::Value>],
-) -> Option<()> {
+) -> Option<v8::Local<'s, v8::Value>> {
     let function = v8::Local::<v8::Function>::try_from(evaluate(scope, name, source)?).ok()?;
     let undefined = v8::undefined(scope).into();
-    function.call(scope, undefined, args).map(drop)
+    function.call(scope, undefined, args)
 }
 
 /// Runs a script of ours.

@@ -3,6 +3,7 @@
 //!
 //! The model must not use the engine's filters, planner or key encoding.
 
+mod app;
 mod faults;
 mod functions;
 
@@ -24,6 +25,7 @@ use nimbus_storage::{
     IndexSchema, IndexState, Order, ProviderError, Query, TableSchema, Tenant, WakeStore,
 };
 
+pub use app::*;
 pub use faults::*;
 pub use functions::*;
 
