@@ -12,6 +12,7 @@ use crate::config::ServerConfig;
 use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
+use crate::edge::gate::Gate;
 use crate::edge::origin::{Hosts, Origins};
 use crate::encryption::EncryptionReport;
 use crate::metrics::Metrics;
@@ -35,6 +36,17 @@ pub(crate) struct App {
     pub stop: watch::Sender<bool>,
     /// Work that a shutdown waits for.
     pub drain: Drain,
+}
+
+impl App {
+    /// What credentials are checked with.
+    pub(crate) fn gate(&self) -> Gate<'_> {
+        Gate {
+            authenticator: &self.authenticator,
+            attempts: &self.attempts,
+            keys: &self.store,
+        }
+    }
 }
 
 /// Counts work in progress, so that a shutdown can wait for its end.
