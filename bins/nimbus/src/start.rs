@@ -149,6 +149,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     }
 
     let services = Services {
+        runtime: Runtime::new(RuntimeConfig::new(WorkerCommand::this_binary()?)),
         store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,

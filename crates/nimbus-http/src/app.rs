@@ -15,6 +15,7 @@ use crate::edge::exchange::AuditTrail;
 use crate::edge::gate::Gate;
 use crate::edge::origin::{Hosts, Origins};
 use crate::encryption::EncryptionReport;
+use crate::functions::FunctionService;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -26,6 +27,7 @@ pub(crate) struct App {
     pub token_path: PathBuf,
     pub trail: Arc<AuditTrail>,
     pub encryption: EncryptionReport,
+    pub functions: FunctionService,
     pub config: ServerConfig,
     pub attempts: FailedTokens,
     pub proxies: TrustedProxies,

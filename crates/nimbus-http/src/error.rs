@@ -173,6 +173,17 @@ impl ApiError {
         )
     }
 
+    /// Its code.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The code that Convex clients are given, where it is a special one.
+    #[cfg(test)]
+    pub(crate) fn convex_name(&self) -> Option<&'static str> {
+        self.convex
+    }
+
     /// The same error with data for programs.
     pub(crate) fn with_detail(self, detail: Json) -> ApiError {
         ApiError {

@@ -13,10 +13,12 @@ mod answer;
 mod app;
 pub mod cells;
 mod config;
+mod convex;
 mod edge;
 mod encryption;
 mod error;
 mod extract;
+mod functions;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -31,6 +33,7 @@ mod server;
 mod status;
 mod store;
 mod stream;
+mod stub;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};

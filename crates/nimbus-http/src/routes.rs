@@ -17,7 +17,8 @@ use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{
-    backup, convex, debug, documents, export, health, import, journal, keys, query, schema, system, tenants,
+    backup, convex, debug, documents, export, health, import, journal, keys, query, schema, system,
+    tenants,
 };
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
@@ -248,8 +249,18 @@ mod tests {
     fn every_row_but_health_and_convex_lies_behind_the_gate() {
         for route in table() {
             let convex = route.class == RouteClass::Convex;
-            assert_eq!(convex, route.family() == RouteFamily::ConvexHttp, "{}", route.path);
-            assert_eq!(convex, route.path.starts_with("/convex/{tenant}"), "{}", route.path);
+            assert_eq!(
+                convex,
+                route.family() == RouteFamily::ConvexHttp,
+                "{}",
+                route.path
+            );
+            assert_eq!(
+                convex,
+                route.path.starts_with("/convex/{tenant}"),
+                "{}",
+                route.path
+            );
             if convex {
                 assert!(!classify(route.path).gated && route.permission.is_none());
                 continue;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::stub::{StoredKey, Stub as _};
 use futures_util::future::BoxFuture;
 use nimbus_auth::{
     FunctionContext, KeyClaim, KeyRecord, OperationContext, Permission, ServerContext,
@@ -13,7 +14,7 @@ use nimbus_auth::{
 use nimbus_core::TenantId;
 use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
 use nimbus_storage::encryption::Keyring;
-use nimbus_storage::{Engine, EngineMetrics, StoreError, StoreResult, StoredKey, Tenant};
+use nimbus_storage::{Engine, EngineMetrics, StoreError, StoreResult, Tenant};
 
 use crate::edge::gate::KeySource;
 

@@ -52,7 +52,11 @@ impl Client {
             "python" => version < PYTHON_CLEAN,
             _ => false,
         };
-        let default_format = if ancient { Format::Encoded } else { Format::Clean };
+        let default_format = if ancient {
+            Format::Encoded
+        } else {
+            Format::Clean
+        };
         Ok(Client { default_format })
     }
 }
@@ -68,14 +72,19 @@ fn split(text: &str) -> Option<(&str, Version)> {
 
 /// Major, minor and patch of a semantic version (semver.org 2.0.0).
 fn semantic(text: &str) -> Option<Version> {
-    let (text, build) = text.split_once('+').map_or((text, None), |(v, b)| (v, Some(b)));
-    let (core, pre) = text.split_once('-').map_or((text, None), |(v, p)| (v, Some(p)));
+    let (text, build) = text
+        .split_once('+')
+        .map_or((text, None), |(v, b)| (v, Some(b)));
+    let (core, pre) = text
+        .split_once('-')
+        .map_or((text, None), |(v, p)| (v, Some(p)));
     let identifier = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     let good = |list: Option<&str>| list.is_none_or(|list| list.split('.').all(identifier));
     let mut numbers = core.split('.').map(|part| {
-        let plain = part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
+        let plain =
+            part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
         part.parse::<u64>().ok().filter(|_| plain)
     });
     let version = Version(numbers.next()??, numbers.next()??, numbers.next()??);
@@ -101,7 +110,11 @@ mod tests {
             ("python-0.8.1", "python", Version(0, 8, 1)),
             ("npm-1.0.0-alpha.1", "npm", Version(1, 0, 0)),
             ("npm-1.0.0-1.2.3", "npm", Version(1, 0, 0)),
-            ("streaming-import-0.0.0+x-y", "streaming-import", Version(0, 0, 0)),
+            (
+                "streaming-import-0.0.0+x-y",
+                "streaming-import",
+                Version(0, 0, 0),
+            ),
         ];
         for (text, name, version) in table {
             assert_eq!(split(text), Some((name, version)), "{text}");
@@ -110,7 +123,13 @@ mod tests {
 
     #[test]
     fn the_default_format_depends_on_the_client() {
-        for text in ["npm-1.48.0", "npm-1.4.1", "python-0.8.1", "rust-0.10.4", "x-0.0.1"] {
+        for text in [
+            "npm-1.48.0",
+            "npm-1.4.1",
+            "python-0.8.1",
+            "rust-0.10.4",
+            "x-0.0.1",
+        ] {
             assert_eq!(client(text).unwrap(), Format::Clean, "{text}");
         }
         for text in ["npm-1.4.0", "npm-0.20.0", "python-0.4.9"] {
@@ -122,13 +141,28 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        for text in ["", "npm", "npm-", "-1.2.3", "npm-1.2", "npm-1.2.3.4", "npm-01.2.3", "npm-1.2.x", "npm-1.2.3-", "npm-99999999999999999999.0.0"] {
+        for text in [
+            "",
+            "npm",
+            "npm-",
+            "-1.2.3",
+            "npm-1.2",
+            "npm-1.2.3.4",
+            "npm-01.2.3",
+            "npm-1.2.x",
+            "npm-1.2.3-",
+            "npm-99999999999999999999.0.0",
+        ] {
             let error = client(text).unwrap_err();
             assert_eq!(error.convex_name(), Some("InvalidClientVersion"), "{text}");
         }
         for text in ["npm-0.19.1", "npm-0.1.0"] {
             let error = client(text).unwrap_err();
-            assert_eq!(error.convex_name(), Some("ClientVersionUnsupported"), "{text}");
+            assert_eq!(
+                error.convex_name(),
+                Some("ClientVersionUnsupported"),
+                "{text}"
+            );
         }
     }
 }

@@ -4,4 +4,5 @@
 
 pub(crate) mod client;
 pub(crate) mod entry;
+mod failure;
 pub(crate) mod wire;

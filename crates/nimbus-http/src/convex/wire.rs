@@ -2,7 +2,6 @@
 //!
 //! It must not know how functions run or who calls.
 
-use nimbus_core::value::Object;
 use nimbus_core::{ErrorCode, Value};
 use serde::Deserialize;
 
@@ -185,8 +184,8 @@ fn format(name: Option<&str>, default: Format) -> ApiResult<Format> {
 }
 
 /// The one object of arguments, whether or not it stands in an array.
-fn arguments(args: Value) -> ApiResult<Object> {
-    let refuse = |text: &str| {
+fn arguments(args: Value) -> ApiResult<Value> {
+    let refuse = |text: String| {
         ApiError::convex("InvalidArguments", ErrorCode::OpInvalidInput, text)
     };
     let object = match args {
@@ -194,28 +193,19 @@ fn arguments(args: Value) -> ApiResult<Object> {
             let mut items = items.into_iter();
             match (items.next(), items.next()) {
                 (Some(only), None) => only,
-                _ => return Err(refuse("a function takes exactly one object of arguments")),
+                _ => return Err(refuse("a function takes exactly one object of arguments".into())),
             }
         }
         other => other,
     };
-    match object {
-        Value::Object(fields) => {
-            let value = Value::Object(fields);
-            let checked = nimbus_core::value::check_value(&value);
-            checked.map_err(|error| refuse(&format!("the arguments are refused: {error}")))?;
-            match value {
-                Value::Object(fields) => Ok(fields),
-                _ => Err(refuse("the arguments of a function are an object")),
-            }
-        }
-        other => {
-            let kind = other.type_name();
-            Err(refuse(&format!(
-                "the arguments of a function are an object, not of type {kind}"
-            )))
-        }
+    if !matches!(object, Value::Object(_)) {
+        let kind = object.type_name();
+        let text = format!("the arguments of a function are an object, not of type {kind}");
+        return Err(refuse(text));
     }
+    let checked = nimbus_core::value::check_value(&object);
+    checked.map_err(|error| refuse(format!("the arguments are refused: {error}")))?;
+    Ok(object)
 }
 
 /// A timestamp in ns: base64 of eight bytes, the lowest first.

@@ -6,7 +6,7 @@ use crate::functions::UdfError;
 fn read(body: &str) -> ApiResult<(String, String, Format)> {
     let body: CallBody = parse(body.as_bytes())?;
     let wanted = body.wanted(Format::Clean)?;
-    let args = Value::Object(wanted.call.args).to_json();
+    let args = wanted.call.args.to_json();
     Ok((wanted.call.path.to_string(), args, wanted.format))
 }
 
@@ -38,12 +38,21 @@ fn bad_bodies_have_their_codes() {
         (r#"{"args":{}}"#, "BadJsonBody"),
         (r#"{"path":1,"args":{}}"#, "BadJsonBody"),
         (r#"{"path":"m:f","args":{"$x":1}}"#, "BadJsonBody"),
-        (r#"{"path":"m:f","args":{"$undefined":null}}"#, "BadJsonBody"),
+        (
+            r#"{"path":"m:f","args":{"$undefined":null}}"#,
+            "BadJsonBody",
+        ),
         (r#"{"path":"m:f","args":{"a":{"$set":[]}}}"#, "BadJsonBody"),
         (r#"{"path":"m:f","args":{"a":1,"a":2}}"#, "BadJsonBody"),
         (r#"{"path":"m:f","args":{"a":"\ud800"}}"#, "BadJsonBody"),
-        (r#"{"path":"m:f","args":{"a":9007199254740993}}"#, "BadJsonBody"),
-        (r#"{"path":"m-1:f","args":{}}"#, "BadConvexFunctionIdentifier"),
+        (
+            r#"{"path":"m:f","args":{"a":9007199254740993}}"#,
+            "BadJsonBody",
+        ),
+        (
+            r#"{"path":"m-1:f","args":{}}"#,
+            "BadConvexFunctionIdentifier",
+        ),
         (r#"{"path":"","args":{}}"#, "BadConvexFunctionIdentifier"),
         (r#"{"path":"m:f","args":[]}"#, "InvalidArguments"),
         (r#"{"path":"m:f","args":[{},{}]}"#, "InvalidArguments"),
@@ -52,8 +61,14 @@ fn bad_bodies_have_their_codes() {
         (r#"{"path":"m:f","args":"{}"}"#, "InvalidArguments"),
         (r#"{"path":"m:f","args":{"\u00e9":1}}"#, "InvalidArguments"),
         (r#"{"path":"m:f","args":{},"format":"xml"}"#, "BadFormat"),
-        (r#"{"path":"m:f","args":{},"componentPath":"c"}"#, "ComponentNotFound"),
-        (&format!(r#"{{"path":"m:f","args":{deep}}}"#), "InvalidArguments"),
+        (
+            r#"{"path":"m:f","args":{},"componentPath":"c"}"#,
+            "ComponentNotFound",
+        ),
+        (
+            &format!(r#"{{"path":"m:f","args":{deep}}}"#),
+            "InvalidArguments",
+        ),
     ];
     for (body, code) in table {
         let error = read(body).unwrap_err();
@@ -67,7 +82,7 @@ fn a_query_string_is_the_same_call() {
     let read = |query: &str| {
         let uri = format!("/convex/t/api/query?{query}").parse().unwrap();
         let wanted = from_query(&uri, Format::Clean)?;
-        let args = Value::Object(wanted.call.args).to_json();
+        let args = wanted.call.args.to_json();
         ApiResult::Ok((wanted.call.path.to_string(), args, wanted.format))
     };
     let expected = ("m:f".into(), r#"{"a":"x y"}"#.into(), Format::Encoded);

@@ -14,7 +14,7 @@ use http::{Response, StatusCode, request::Parts};
 use nimbus_auth::{
     AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId, RouteFamily,
 };
-use nimbus_core::ErrorCode;
+use nimbus_core::{ErrorCode, TenantId};
 
 use super::request_id::Ulid;
 use super::surface::{Target, classify};
@@ -62,6 +62,33 @@ impl AuditTrail {
         }
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
         outcome.ok()
+    }
+
+    /// Writes that a function of `tenant` was kept from reaching `host`. The text comes from other
+    /// people's code: the log cuts and escapes it.
+    pub(crate) fn egress_denied(
+        &self,
+        tenant: &TenantId,
+        request: Option<&RequestId>,
+        host: &str,
+        why: &str,
+    ) {
+        let reason = format!("egress.denied: {why}");
+        self.record(&AuditEntry {
+            ts: jiff::Timestamp::now(),
+            route_family: RouteFamily::ConvexHttp,
+            tenant_id: Some(tenant),
+            auth_scope: AuthScope::Egress,
+            auth_method: None,
+            success: false,
+            origin: None,
+            reason: &reason,
+            method: "FETCH",
+            path: host,
+            status: StatusCode::FORBIDDEN.as_u16(),
+            request_id: request,
+            client_addr: None,
+        });
     }
 
     /// Waits until a line is durable.

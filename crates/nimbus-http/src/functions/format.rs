@@ -40,7 +40,11 @@ fn write_clean(value: &Value, out: &mut String) {
         }
         Value::Float64(number) if number.is_nan() => out.push_str("\"NaN\""),
         Value::Float64(number) if number.is_infinite() => {
-            out.push_str(if *number > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
+            out.push_str(if *number > 0.0 {
+                "\"Infinity\""
+            } else {
+                "\"-Infinity\""
+            });
         }
         Value::Float64(number) if *number == 0.0 && number.is_sign_negative() => {
             out.push_str("-0.0");
@@ -95,7 +99,10 @@ mod tests {
             (r#"{"$float":"AAAAAAAA8H8="}"#, r#""Infinity""#),
             (r#"{"$float":"AAAAAAAA8P8="}"#, r#""-Infinity""#),
             (r#"{"$integer":"BQAAAAAAAAA="}"#, r#""5""#),
-            (r#"{"$integer":"AAAAAAAAAIA="}"#, r#""-9223372036854775808""#),
+            (
+                r#"{"$integer":"AAAAAAAAAIA="}"#,
+                r#""-9223372036854775808""#,
+            ),
             (r#"{"$bytes":"AP8="}"#, r#""AP8=""#),
             (r#""a\"b\n""#, r#""a\"b\n""#),
             (

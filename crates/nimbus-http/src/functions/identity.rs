@@ -56,9 +56,11 @@ impl Identity {
                 let parts = parts.map(|(i, s)| (i.to_owned(), s.to_owned())).unzip();
                 [Some(token), issuer.or(parts.0), subject.or(parts.1)]
             }
-            [None, Some(issuer), Some(subject)] => {
-                [Some(format!("{issuer}|{subject}")), Some(issuer), Some(subject)]
-            }
+            [None, Some(issuer), Some(subject)] => [
+                Some(format!("{issuer}|{subject}")),
+                Some(issuer),
+                Some(subject),
+            ],
             _ => {
                 return Err(IdentityError(
                     "needs a `tokenIdentifier`, or both `issuer` and `subject`",
@@ -103,7 +105,10 @@ mod tests {
                 "subject": "a|b", "name": "Zo\u{eb}", "role": 7})
         );
         let token = read(r#"{"tokenIdentifier":"https://i|u"}"#).unwrap();
-        assert_eq!((&token["issuer"], &token["subject"]), (&"https://i".into(), &"u".into()));
+        assert_eq!(
+            (&token["issuer"], &token["subject"]),
+            (&"https://i".into(), &"u".into())
+        );
         let plain = read(r#"{"tokenIdentifier":"u","issuer":null}"#).unwrap();
         assert_eq!(plain, serde_json::json!({"tokenIdentifier": "u"}));
     }

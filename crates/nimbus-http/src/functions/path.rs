@@ -141,7 +141,12 @@ mod tests {
             assert_eq!(path.to_string().parse::<FunctionPath>().unwrap(), path);
         }
         assert!("_system/x:y".parse::<FunctionPath>().unwrap().is_system());
-        assert!("_deps/x:y".parse::<FunctionPath>().unwrap().is_shared_code());
+        assert!(
+            "_deps/x:y"
+                .parse::<FunctionPath>()
+                .unwrap()
+                .is_shared_code()
+        );
     }
 
     #[test]
