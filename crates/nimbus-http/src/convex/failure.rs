@@ -27,7 +27,9 @@ fn store(error: StoreError) -> ApiError {
                 Some(table) => format!("Documents read from or written to the \"{table}\" table"),
                 None => "Documents that were read or written".to_owned(),
             };
-            let text = format!("{what} changed while this mutation was being run and on every subsequent retry. Another call to this mutation changed the same documents.");
+            let text = format!(
+                "{what} changed while this mutation was being run and on every subsequent retry. Another call to this mutation changed the same documents."
+            );
             let (name, code) = (
                 "OptimisticConcurrencyControlFailure",
                 ErrorCode::ServiceUnavailable,

@@ -185,15 +185,18 @@ fn format(name: Option<&str>, default: Format) -> ApiResult<Format> {
 
 /// The one object of arguments, whether or not it stands in an array.
 fn arguments(args: Value) -> ApiResult<Value> {
-    let refuse = |text: String| {
-        ApiError::convex("InvalidArguments", ErrorCode::OpInvalidInput, text)
-    };
+    let refuse =
+        |text: String| ApiError::convex("InvalidArguments", ErrorCode::OpInvalidInput, text);
     let object = match args {
         Value::Array(items) => {
             let mut items = items.into_iter();
             match (items.next(), items.next()) {
                 (Some(only), None) => only,
-                _ => return Err(refuse("a function takes exactly one object of arguments".into())),
+                _ => {
+                    return Err(refuse(
+                        "a function takes exactly one object of arguments".into(),
+                    ));
+                }
             }
         }
         other => other,

@@ -72,7 +72,9 @@ impl<'j> ActionHost<'j> {
         let body: CallBody = read(name, args)?;
         let path = body.reference.path().map_err(SyscallError::user)?;
         if !matches!(body.args, Value::Object(_)) {
-            return Err(SyscallError::user("the arguments of a function are an object"));
+            return Err(SyscallError::user(
+                "the arguments of a function are an object",
+            ));
         }
         let call = FunctionCall {
             path,

@@ -201,7 +201,8 @@ impl QueryCache {
             true => Reader::This(user.cloned()),
             false => Reader::Anyone,
         };
-        self.lock().insert((key.clone(), reader), run, size, self.limit);
+        self.lock()
+            .insert((key.clone(), reader), run, size, self.limit);
     }
 
     /// Joins the run of this query that is in progress, or becomes the first of one.
@@ -228,7 +229,10 @@ impl QueryCache {
     pub(super) fn forget(&self, tenant: &TenantId) {
         let mut kept = self.lock();
         let slots = kept.entries.keys();
-        let slots: Vec<_> = slots.filter(|(key, _)| key.tenant == *tenant).cloned().collect();
+        let slots: Vec<_> = slots
+            .filter(|(key, _)| key.tenant == *tenant)
+            .cloned()
+            .collect();
         for slot in slots {
             kept.remove(&slot);
         }

@@ -154,7 +154,12 @@ pub(super) fn check_args(
     args: &Value,
     tables: &dyn TableNames,
 ) -> Result<(), UdfError> {
-    check("ArgumentValidationError", function.args.as_ref(), args, tables)
+    check(
+        "ArgumentValidationError",
+        function.args.as_ref(),
+        args,
+        tables,
+    )
 }
 
 /// Reads the result of a function and checks it against what the function declares.

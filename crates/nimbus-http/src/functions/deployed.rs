@@ -148,9 +148,8 @@ impl Deployments {
             return Ok(None);
         };
         let cell = self.cell(id, deployment);
-        let loading = cell.get_or_try_init(async || {
-            Deployed::load(id, tenant, deployment).await.map(Arc::new)
-        });
+        let loading = cell
+            .get_or_try_init(async || Deployed::load(id, tenant, deployment).await.map(Arc::new));
         Ok(Some(Arc::clone(loading.await?)))
     }
 

@@ -35,7 +35,9 @@ impl Reference {
             (None, None, Some(_)) => {
                 return Err("references into components are not supported".to_owned());
             }
-            _ => return Err("a function is named by one of name, reference, functionHandle".into()),
+            _ => {
+                return Err("a function is named by one of name, reference, functionHandle".into());
+            }
         };
         text.parse()
             .map_err(|error: super::path::FunctionPathError| error.to_string())

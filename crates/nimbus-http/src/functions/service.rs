@@ -195,7 +195,8 @@ impl Job {
                 UdfKind::Action => self.action().await,
                 UdfKind::HttpAction => {
                     let path = &self.call.path;
-                    let text = format!("Function {path} is an HTTP action and is not called by its path.");
+                    let text =
+                        format!("Function {path} is an HTTP action and is not called by its path.");
                     Ok(UdfError::new(text).into())
                 }
             }
@@ -326,9 +327,10 @@ impl Job {
             }
         };
         let tables = txn.table_names();
-        let result = outcome.result.map_err(UdfError::from).and_then(|text| {
-            call::read_result(path, function.returns.as_ref(), &text, &tables)
-        });
+        let result = outcome
+            .result
+            .map_err(UdfError::from)
+            .and_then(|text| call::read_result(path, function.returns.as_ref(), &text, &tables));
         Ok(InTransaction {
             ran: Ran {
                 result,
@@ -476,9 +478,9 @@ fn mutate(
 pub(super) fn nested_failure(error: CallError) -> SyscallError {
     match error {
         // Nothing that the function could do something about, and no fault of its own.
-        CallError::Store(
-            error @ (StoreError::Conflict { .. } | StoreError::QueueFull),
-        ) => SyscallError::user(error.to_string()),
+        CallError::Store(error @ (StoreError::Conflict { .. } | StoreError::QueueFull)) => {
+            SyscallError::user(error.to_string())
+        }
         other => system(other),
     }
 }

@@ -142,7 +142,10 @@ fn table_of(call: &str, name: Option<String>) -> Result<Option<TableName>, Sysca
 
 fn text_of(document: &Document) -> Result<&str, SyscallError> {
     std::str::from_utf8(&document.json).map_err(|error| {
-        system(CallError::Damaged(format!("document {}: {error}", document.id)))
+        system(CallError::Damaged(format!(
+            "document {}: {error}",
+            document.id
+        )))
     })
 }
 
@@ -174,7 +177,11 @@ impl Sub {
         };
         let args = match body.args {
             args @ Value::Object(_) => args,
-            _ => return Err(SyscallError::user("the arguments of a function are an object")),
+            _ => {
+                return Err(SyscallError::user(
+                    "the arguments of a function are an object",
+                ));
+            }
         };
         Ok(Sub {
             kind,
@@ -330,7 +337,8 @@ impl State<'_> {
 
     pub(super) fn metrics(&mut self) -> String {
         let used = self.txn.usage();
-        let of = |used: u64, limit: u64| json!({"used": used, "remaining": limit.saturating_sub(used)});
+        let of =
+            |used: u64, limit: u64| json!({"used": used, "remaining": limit.saturating_sub(used)});
         let none = json!({"used": 0, "remaining": 0});
         json!({
             "bytesRead": of(used.bytes_read, MAX_FUNCTION_BYTES_READ),

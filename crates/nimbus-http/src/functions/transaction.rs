@@ -203,7 +203,9 @@ impl Host for TransactionHost<'_> {
 impl State<'_> {
     /// The kind of the function that runs now.
     fn kind(&self) -> UdfKind {
-        self.frames.last().map_or(UdfKind::Query, |frame| frame.kind)
+        self.frames
+            .last()
+            .map_or(UdfKind::Query, |frame| frame.kind)
     }
 
     /// The function that runs now.
