@@ -343,7 +343,7 @@ fn store_detail(error: &StoreError) -> Option<Json> {
         } => {
             json!({"cap": cap, "observed": observed, "limit": limit})
         }
-        StoreError::Conflict { attempts } => json!({"attempts": attempts}),
+        StoreError::Conflict { attempts, .. } => json!({"attempts": attempts}),
         StoreError::Corrupt { .. } => json!({"storageKind": "corruption"}),
         StoreError::DocumentNotFound { table, id } => json!({"table": table, "documentId": id}),
         StoreError::MissingIndex { fields, limit } => json!({"fields": fields, "limit": limit}),
