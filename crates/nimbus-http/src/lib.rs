@@ -17,6 +17,7 @@ mod edge;
 mod encryption;
 mod error;
 mod extract;
+mod functions;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -69,7 +69,9 @@ fn changes<V: PartialEq>(old: &BTreeMap<String, V>, new: &BTreeMap<String, V>) -
     };
     Changes {
         added: names(new, &|name, _| !old.contains_key(name)),
-        changed: names(new, &|name, value| old.get(name).is_some_and(|before| before != value)),
+        changed: names(new, &|name, value| {
+            old.get(name).is_some_and(|before| before != value)
+        }),
         removed: names(old, &|name, _| !new.contains_key(name)),
     }
 }
@@ -97,7 +99,10 @@ fn routes(analysis: &Analysis) -> BTreeMap<String, ()> {
 }
 
 fn crons(analysis: &Analysis) -> BTreeMap<String, Json> {
-    let texts = analysis.modules.values().filter_map(|module| module.crons.as_deref());
+    let texts = analysis
+        .modules
+        .values()
+        .filter_map(|module| module.crons.as_deref());
     // What is deployed was checked, so nothing is lost here.
     let parsed = texts.filter_map(|text| serde_json::from_str::<BTreeMap<String, Json>>(text).ok());
     parsed.flatten().collect()
@@ -121,7 +126,10 @@ mod tests {
         });
         let module = ModuleAnalysis {
             functions: functions.collect(),
-            http_routes: Some(vec![HttpRoute { path: route.into(), method: "GET".into() }]),
+            http_routes: Some(vec![HttpRoute {
+                path: route.into(),
+                method: "GET".into(),
+            }]),
             crons: Some(cron.into()),
         };
         let mut side = Side::default();
@@ -133,13 +141,27 @@ mod tests {
     #[test]
     fn names_are_told_apart_by_what_they_declare() {
         use UdfKind::{Mutation, Query};
-        let old = side(&[("a", Query), ("b", Query), ("c", Query)], "/x", r#"{"one":1,"two":2}"#, "aa");
-        let mut new = side(&[("a", Query), ("b", Mutation), ("d", Query)], "/y", r#"{"two":3,"three":3}"#, "bbb");
+        let old = side(
+            &[("a", Query), ("b", Query), ("c", Query)],
+            "/x",
+            r#"{"one":1,"two":2}"#,
+            "aa",
+        );
+        let mut new = side(
+            &[("a", Query), ("b", Mutation), ("d", Query)],
+            "/y",
+            r#"{"two":3,"three":3}"#,
+            "bbb",
+        );
         new.analysis.auth = Some("{}".into());
         let diff = between(&old, &new);
         let these = |added: &[&str], changed: &[&str], removed: &[&str]| {
             let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            Changes { added: own(added), changed: own(changed), removed: own(removed) }
+            Changes {
+                added: own(added),
+                changed: own(changed),
+                removed: own(removed),
+            }
         };
         assert_eq!(diff.functions, these(&["d/m:d"], &["d/m:b"], &["d/m:c"]));
         assert_eq!(diff.http_routes, these(&["GET /y"], &[], &["GET /x"]));

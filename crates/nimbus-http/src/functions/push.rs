@@ -115,7 +115,8 @@ impl PushBody {
     pub(crate) fn check(self) -> Result<Push, PushError> {
         let app = self.app_definition;
         if !self.component_definitions.is_empty() || !app.dependencies.is_empty() {
-            let text = "components cannot be deployed here yet: remove `app.use(…)` from convex.config";
+            let text =
+                "components cannot be deployed here yet: remove `app.use(…)` from convex.config";
             return Err(PushError::new("ComponentsNotSupported", text));
         }
         if !app.unchanged_module_hashes.is_empty() {
@@ -129,18 +130,32 @@ impl PushBody {
             );
             return Err(PushError::new("TooManyModules", text));
         }
-        check_text("the message", self.message.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
-        check_text("udfServerVersion", &app.udf_server_version, MAX_COMPONENT_BYTES)?;
+        check_text(
+            "the message",
+            self.message.as_deref().unwrap_or_default(),
+            MAX_MESSAGE_BYTES,
+        )?;
+        check_text(
+            "udfServerVersion",
+            &app.udf_server_version,
+            MAX_COMPONENT_BYTES,
+        )?;
         if let Some(definition) = app.definition {
             alone(definition, "convex.config.js")?;
         }
-        let schema = app.schema.map(|schema| alone(schema, "schema.js")).transpose()?;
+        let schema = app
+            .schema
+            .map(|schema| alone(schema, "schema.js"))
+            .transpose()?;
         let mut modules = BTreeMap::new();
         for module in app.changed_modules {
             check_module_path(&module.path)?;
             let (path, module) = taken(module)?;
             if modules.insert(path.clone(), module).is_some() {
-                return Err(PushError::new("InvalidModules", format!("the module {path} is there twice")));
+                return Err(PushError::new(
+                    "InvalidModules",
+                    format!("the module {path} is there twice"),
+                ));
             }
         }
         Ok(Push {
@@ -173,7 +188,11 @@ fn taken(module: ModuleBody) -> Result<(String, Module), PushError> {
             return Err(PushError::new("NodeNotSupported", text));
         }
         other => {
-            let text = format!("{}: `{}` is no environment of modules", module.path, shown(other));
+            let text = format!(
+                "{}: `{}` is no environment of modules",
+                module.path,
+                shown(other)
+            );
             return Err(PushError::new("InvalidModules", text));
         }
     }
@@ -203,7 +222,9 @@ fn check_module_path(path: &str) -> Result<(), PushError> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
         let within = component.len() <= MAX_COMPONENT_BYTES && component.bytes().all(allowed);
         if !within || !component.bytes().any(|b| b.is_ascii_alphanumeric()) {
-            return wrong("each part has 1 to 64 letters, digits, `_` and `.`, and not only the last two");
+            return wrong(
+                "each part has 1 to 64 letters, digits, `_` and `.`, and not only the last two",
+            );
         }
         if i == 0 && component == "_system" {
             return wrong("`_system` is the server's own");
@@ -214,7 +235,8 @@ fn check_module_path(path: &str) -> Result<(), PushError> {
 
 /// Whether a module holds what others share, and so no functions.
 pub(crate) fn is_shared(path: &str) -> bool {
-    path.strip_prefix(SHARED).is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix(SHARED)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn check_text(what: &str, text: &str, most: usize) -> Result<(), PushError> {
@@ -242,7 +264,8 @@ mod tests {
     }
 
     fn check(app: Json) -> Result<Push, PushError> {
-        let mut definition = json!({"schema": null, "changedModules": [], "udfServerVersion": "1.48.0"});
+        let mut definition =
+            json!({"schema": null, "changedModules": [], "udfServerVersion": "1.48.0"});
         for (name, value) in app.as_object().unwrap() {
             definition[name] = value.clone();
         }
@@ -265,7 +288,9 @@ mod tests {
         assert_eq!(paths, ["_deps/ABC.js", "a/b_1/c.d.js", "auth.config.js"]);
         assert!(push.schema.is_some() && !push.dry_run);
         assert_eq!(push.server_version, "1.48.0");
-        assert!(is_shared("_deps/ABC.js") && !is_shared("_depsx/a.js") && !is_shared("a/_deps/b.js"));
+        assert!(
+            is_shared("_deps/ABC.js") && !is_shared("_depsx/a.js") && !is_shared("a/_deps/b.js")
+        );
     }
 
     #[test]
@@ -273,10 +298,31 @@ mod tests {
         let long = format!("{}.js", "a".repeat(65));
         let deep = format!("{}a.js", "abcdefgh/".repeat(60));
         for path in [
-            "", ".js", "a.ts", "a", "/a.js", "a//b.js", "../a.js", "a/../b.js", "a/./b.js", "my-file.js", "a b.js",
-            "é.js", "_.js", "a/..js", "_system/a.js", "schema.js", "convex.config.js", "a\\b.js", "a\0.js", &long, &deep,
+            "",
+            ".js",
+            "a.ts",
+            "a",
+            "/a.js",
+            "a//b.js",
+            "../a.js",
+            "a/../b.js",
+            "a/./b.js",
+            "my-file.js",
+            "a b.js",
+            "é.js",
+            "_.js",
+            "a/..js",
+            "_system/a.js",
+            "schema.js",
+            "convex.config.js",
+            "a\\b.js",
+            "a\0.js",
+            &long,
+            &deep,
         ] {
-            let error = check(json!({"changedModules": [module(path)]})).err().unwrap_or_else(|| panic!("{path}"));
+            let error = check(json!({"changedModules": [module(path)]}))
+                .err()
+                .unwrap_or_else(|| panic!("{path}"));
             assert_eq!(error.code, "InvalidModulePath", "{path}");
         }
     }
@@ -285,20 +331,34 @@ mod tests {
     fn each_fault_has_its_code() {
         let node = json!({"path": "a.js", "source": "", "environment": "node"});
         let other = json!({"path": "a.js", "source": "", "environment": "moon"});
-        let many: Vec<Json> = (0..=MAX_MODULES).map(|i| module(&format!("m{i}.js"))).collect();
+        let many: Vec<Json> = (0..=MAX_MODULES)
+            .map(|i| module(&format!("m{i}.js")))
+            .collect();
         for (app, code) in [
             (json!({"changedModules": [node]}), "NodeNotSupported"),
             (json!({"changedModules": [other]}), "InvalidModules"),
-            (json!({"changedModules": [module("a.js"), module("a.js")]}), "InvalidModules"),
+            (
+                json!({"changedModules": [module("a.js"), module("a.js")]}),
+                "InvalidModules",
+            ),
             (json!({"changedModules": many}), "TooManyModules"),
             (json!({"schema": module("other.js")}), "InvalidModules"),
             (json!({"definition": module("other.js")}), "InvalidModules"),
-            (json!({"dependencies": ["../node_modules/x"]}), "ComponentsNotSupported"),
+            (
+                json!({"dependencies": ["../node_modules/x"]}),
+                "ComponentsNotSupported",
+            ),
             (json!({"unchangedModuleHashes": [{}]}), "InvalidModules"),
-            (json!({"udfServerVersion": "x".repeat(65)}), "InvalidModules"),
+            (
+                json!({"udfServerVersion": "x".repeat(65)}),
+                "InvalidModules",
+            ),
             (json!({"udfServerVersion": "1\n2"}), "InvalidModules"),
         ] {
-            assert_eq!(check(app).err().map(|error| error.code).as_deref(), Some(code));
+            assert_eq!(
+                check(app).err().map(|error| error.code).as_deref(),
+                Some(code)
+            );
         }
         let body = json!({"message": "m".repeat(1_025), "appDefinition": {"changedModules": [], "udfServerVersion": ""}});
         let body: PushBody = serde_json::from_value(body).unwrap();
