@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
+use nimbus_runtime::{Runtime, RuntimeConfig, WorkerCommand};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::DataDirLock;
@@ -149,6 +150,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     }
 
     let services = Services {
+        runtime: Runtime::new(RuntimeConfig::new(WorkerCommand::this_binary()?)),
         store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,

@@ -13,6 +13,7 @@ mod answer;
 mod app;
 pub mod cells;
 mod config;
+mod convex;
 mod edge;
 mod encryption;
 mod error;
@@ -32,6 +33,7 @@ mod server;
 mod status;
 mod store;
 mod stream;
+mod stub;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};

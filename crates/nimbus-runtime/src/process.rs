@@ -20,6 +20,8 @@ use crate::protocol::{self, FrameError, FromWorker, Setup, ToWorker};
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Read buffers longer than this are given back between invocations.
 const BUFFER: usize = 64 * 1024;
+/// Bytes of its standard error that are logged when a worker is lost.
+const LAST_WORDS: u64 = 2_048;
 
 /// What ends a conversation with a worker.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +65,10 @@ impl Worker {
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
+            // The zone and language of functions do not follow the machine's.
+            .env("TZ", "UTC")
+            .env("LC_ALL", "en_US.UTF-8")
             .kill_on_drop(true)
             .spawn()?;
         let pid = child.id().ok_or(WorkerError::Closed)?;
@@ -122,6 +127,19 @@ impl Worker {
     /// CPU time that the process used so far; `None` where the system does not say.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         process_cpu(self.pid)
+    }
+
+    /// The beginning of what the engine said when it failed; for the log.
+    pub(crate) async fn last_words(&mut self) -> String {
+        let Some(stderr) = self.child.stderr.take() else {
+            return String::new();
+        };
+        let mut said = Vec::new();
+        let mut stderr = stderr.take(LAST_WORDS);
+        let read = stderr.read_to_end(&mut said);
+        // A process that lives on holds the pipe open.
+        drop(tokio::time::timeout(Duration::from_millis(100), read).await);
+        String::from_utf8_lossy(&said).trim().to_owned()
     }
 
     /// Kills the process and says how it had ended, if it ended by itself.

@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::Analysis;
 use crate::call::{JsFailure, SubCall, UdfKind};
 use crate::config::EgressGrants;
 
@@ -108,7 +107,8 @@ pub(crate) enum FromWorker {
     /// It woke up.
     Resume,
     Done(Done),
-    Analyzed(Result<Analysis, WireAnalyzeError>),
+    /// An [`crate::Analysis`] as JSON.
+    Analyzed(Result<String, WireAnalyzeError>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

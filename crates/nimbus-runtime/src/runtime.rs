@@ -178,7 +178,11 @@ impl Runtime {
         match ended {
             Ok(Ok(analysis)) => {
                 worker.kill().await;
-                Ok(analysis)
+                serde_json::from_str(&analysis).map_err(|error| {
+                    let why = format!("its analysis does not parse: {error}");
+                    let log_lines = Vec::new();
+                    RunError::WorkerLost { why, log_lines }.into()
+                })
             }
             Ok(Err(error)) => {
                 worker.kill().await;
@@ -273,8 +277,12 @@ impl Runtime {
     }
 
     /// Ends the worker and says what its end means to the caller.
-    async fn explain(&self, stop: Stop, worker: Worker, log_lines: Vec<String>) -> RunError {
+    async fn explain(&self, stop: Stop, mut worker: Worker, log_lines: Vec<String>) -> RunError {
         let counters = &self.inner.counters;
+        let said = match &stop {
+            Stop::Worker(_) => worker.last_words().await,
+            _ => String::new(),
+        };
         let ended = match &stop {
             Stop::Worker(_) => worker.end().await,
             _ => {
@@ -303,7 +311,7 @@ impl Runtime {
             }
             Stop::Worker(error) => {
                 metrics::add(&counters.lost, 1);
-                let why = format!("{error}; it ended so: {ended:?}");
+                let why = format!("{error}; it ended so: {ended:?}; it said: {said}");
                 RunError::WorkerLost { why, log_lines }
             }
             Stop::Host(error) => RunError::Host(error),

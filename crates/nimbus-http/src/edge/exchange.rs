@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::body::Body;
 use http::header::ORIGIN;
 use http::{Response, StatusCode, request::Parts};
-use nimbus_auth::{AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId};
-use nimbus_core::ErrorCode;
+use nimbus_auth::{
+    AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId, RouteFamily,
+};
+use nimbus_core::{ErrorCode, TenantId};
 
 use super::request_id::Ulid;
 use super::surface::{Target, classify};
@@ -60,6 +62,33 @@ impl AuditTrail {
         }
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
         outcome.ok()
+    }
+
+    /// Writes that a function of `tenant` was kept from reaching `host`. The text comes from other
+    /// people's code: the log cuts and escapes it.
+    pub(crate) fn egress_denied(
+        &self,
+        tenant: &TenantId,
+        request: Option<&RequestId>,
+        host: &str,
+        why: &str,
+    ) {
+        let reason = format!("egress.denied: {why}");
+        self.record(&AuditEntry {
+            ts: jiff::Timestamp::now(),
+            route_family: RouteFamily::ConvexHttp,
+            tenant_id: Some(tenant),
+            auth_scope: AuthScope::Egress,
+            auth_method: None,
+            success: false,
+            origin: None,
+            reason: &reason,
+            method: "FETCH",
+            path: host,
+            status: StatusCode::FORBIDDEN.as_u16(),
+            request_id: request,
+            client_addr: None,
+        });
     }
 
     /// Waits until a line is durable.
@@ -118,16 +147,17 @@ impl Exchange {
         let id = Ulid::next();
         let target = classify(parts.uri.path());
         let audited = target.gated;
+        let named = audited || target.family == RouteFamily::ConvexHttp;
         let origin = parts.headers.get(ORIGIN);
         Exchange {
             id,
-            shared_id: audited.then(|| id.shared()).flatten(),
-            method: if audited {
+            shared_id: named.then(|| id.shared()).flatten(),
+            method: if named {
                 parts.method.to_string()
             } else {
                 String::new()
             },
-            path: if audited {
+            path: if named {
                 parts.uri.path().to_owned()
             } else {
                 String::new()
@@ -189,6 +219,20 @@ impl Exchange {
         self.decision().weighty = true;
     }
 
+    /// A credential was presented where none is needed: what becomes of it is recorded.
+    pub(crate) fn audit(&self) {
+        self.decision().recorded = None;
+    }
+
+    /// The answer to a failure, in the shape of the surface: `{code, message}` for the clients of
+    /// Convex, the envelope for all others (design section 6).
+    pub(crate) fn fail(&self, error: ApiError) -> Response<Body> {
+        match self.target.family {
+            RouteFamily::ConvexHttp => error.into_convex_response(&self.id),
+            _ => error.into_response(&self.id),
+        }
+    }
+
     /// No decision is asked for: a CORS preflight carries no credential and reaches nothing.
     pub(crate) fn exempt(&self) {
         self.decision().recorded = Some(Recorded::Exempt);
@@ -233,7 +277,7 @@ impl Exchange {
         }
         let text = "the audit log cannot be written, so this call is not answered; if it was a \
                     write it may have been carried out";
-        ApiError::new(ErrorCode::ServiceUnavailable, text).into_response(&self.id)
+        self.fail(ApiError::new(ErrorCode::ServiceUnavailable, text))
     }
 
     fn record(&self, status: StatusCode) -> Recorded {
@@ -287,7 +331,21 @@ mod tests {
 
     use super::*;
     use crate::edge::attempts::{FailedTokenLimits, FailedTokens};
-    use crate::edge::gate::admit;
+    use crate::edge::gate::{Gate, KeySource};
+
+    struct NoKeys;
+
+    impl KeySource for NoKeys {
+        fn keys_of<'a>(
+            &'a self,
+            _: &'a nimbus_auth::KeyClaim,
+        ) -> futures_util::future::BoxFuture<
+            'a,
+            nimbus_storage::StoreResult<Vec<nimbus_auth::KeyRecord>>,
+        > {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+    }
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -390,7 +448,12 @@ mod tests {
         let attempts = FailedTokens::new(FailedTokenLimits::none());
         let call = async || {
             let exchange = fixture.begin("/api/tenants");
-            let admitted = admit(&authenticator, &attempts, &exchange, &headers).await;
+            let gate = Gate {
+                authenticator: &authenticator,
+                attempts: &attempts,
+                keys: &NoKeys,
+            };
+            let admitted = gate.admit(&exchange, &headers).await;
             let ran = admitted.is_ok();
             let answer = match admitted {
                 Ok(_) => Response::new(Body::empty()),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nimbus_auth::audit::{AuditOptions, MemoryAnchors};
 use nimbus_auth::{AdminVerifier, AuditLog, TokenFile};
 use nimbus_http::{FailedTokenLimits, Server, ServerConfig, Services, Stopped, Store};
+use nimbus_runtime::{Runtime, RuntimeConfig, WorkerCommand};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions, Provider};
@@ -71,6 +72,11 @@ impl Fixture {
             verifier: Arc::new(AdminVerifier::new(&token_file)),
             token_path: token_path.clone(),
             audit: Arc::new(audit),
+            // Functions are not run here: there is no such program.
+            runtime: Runtime::new(RuntimeConfig::new(WorkerCommand {
+                program: dir.path().join("no-worker"),
+                args: Vec::new(),
+            })),
             encryption: nimbus_http::EncryptionReport::disabled(),
         };
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();

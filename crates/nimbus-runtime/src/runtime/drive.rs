@@ -11,7 +11,6 @@ use tokio::sync::watch as signal;
 
 use super::watch::Watch;
 use crate::admission::{ActiveSlot, Admission};
-use crate::analysis::Analysis;
 use crate::call::{Answer, Code, Host, JsFailure, Nesting, SyscallError};
 use crate::error::RunError;
 use crate::process::{Worker, WorkerError};
@@ -74,14 +73,14 @@ enum Next {
     Ask(u32, Asked),
     Resume,
     Done(Done),
-    Analyzed(Result<Analysis, WireAnalyzeError>),
+    Analyzed(Result<String, WireAnalyzeError>),
     Nothing,
 }
 
 /// How a conversation ends well.
 enum End {
     Done(Done),
-    Analyzed(Result<Analysis, WireAnalyzeError>),
+    Analyzed(Result<String, WireAnalyzeError>),
 }
 
 impl Conversation<'_> {
@@ -102,7 +101,7 @@ impl Conversation<'_> {
         &mut self,
         worker: &mut Worker,
         start: &ToWorker,
-    ) -> Result<Result<Analysis, WireAnalyzeError>, Stop> {
+    ) -> Result<Result<String, WireAnalyzeError>, Stop> {
         match self.converse(worker, start).await? {
             End::Analyzed(result) => Ok(result),
             End::Done(_) => Err(WorkerError::Unexpected.into()),

@@ -11,6 +11,7 @@ use nimbus_core::{DocumentId, InternalId, Object, TableName, TableNumber, Value,
 use super::catalog::{COUNTERS_KEY, Catalog, Counters, MAX_TABLES, TableDef};
 use super::cursor::Position;
 use super::exec::{self, Want, parse};
+use super::function::TransactionUsage;
 use super::index;
 use super::query::{MAX_PAGE_SIZE, MAX_RESULT_DOCUMENTS, Query, check_count};
 use super::record::render_writes;
@@ -31,6 +32,8 @@ pub struct Transaction {
     execution: Option<String>,
     wake_at: Option<u64>,
     random: Entropy,
+    /// What a function read and wrote so far.
+    pub(crate) usage: TransactionUsage,
     /// Keeps the tenant open.
     _lease: Tenant,
 }
@@ -44,6 +47,7 @@ impl Transaction {
             execution: None,
             wake_at: None,
             random: Entropy::default(),
+            usage: TransactionUsage::default(),
         }
     }
 
@@ -244,8 +248,9 @@ impl Transaction {
         let before = self.view.get(Keyspace::Meta, key).await?;
         let mut catalog = Catalog::clone(&self.view.catalog);
         catalog.apply(key, Some(&after))?;
+        self.view.put(Keyspace::Meta, key, before, Some(after))?;
         self.view.catalog = Arc::new(catalog);
-        self.view.put(Keyspace::Meta, key, before, Some(after))
+        Ok(())
     }
 
     async fn existing(
@@ -339,7 +344,8 @@ fn check_patch(patch: &BTreeMap<String, Option<Value>>) -> StoreResult<()> {
     value::check_user_fields(&probe).map_err(|e| StoreError::invalid(e.to_string()))
 }
 
-fn lookup(view: &mut View, name: &TableName) -> Option<Arc<TableDef>> {
+/// A table's definition, recording that it was relied on.
+pub(crate) fn lookup(view: &mut View, name: &TableName) -> Option<Arc<TableDef>> {
     view.rely_on(Keyspace::Meta, &TableDef::meta_key(name));
     view.catalog.table(name).cloned()
 }
