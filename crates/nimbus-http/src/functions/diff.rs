@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use super::checks::identifier;
 
 /// Names that appeared, changed and went.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Changes {
     /// New ones.
     pub added: Vec<String>,
@@ -23,7 +23,7 @@ pub(crate) struct Changes {
 }
 
 /// What differs from the deployment before.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeploymentDiff {
     /// Functions (`messages:list`); changed are those with another kind, visibility or validator.
