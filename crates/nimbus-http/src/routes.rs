@@ -17,8 +17,8 @@ use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{
-    backup, convex, debug, documents, export, health, import, journal, keys, query, schema, system,
-    tenants,
+    backup, convex, debug, deployments, documents, export, health, import, journal, keys, query,
+    schema, system, tenants,
 };
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
@@ -36,7 +36,7 @@ pub(crate) fn table() -> &'static [Route] {
 
 #[rustfmt::skip] // one route, one line: the table is read as a table
 fn built() -> Vec<Route> {
-    use Permission::{Inspect, ManageKeys, ManageSchema, ManageSystem, ManageTenants, ReadData, WriteData};
+    use Permission::{Deploy, Inspect, ManageKeys, ManageSchema, ManageSystem, ManageTenants, ReadData, WriteData};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
     const PUT: Method = Method::PUT;
@@ -82,6 +82,12 @@ fn built() -> Vec<Route> {
         Route::new(POST, "/api/tenants/{tenant}/keys", ManageKeys, "Make a key of the tenant; its secret is shown this once.", keys::create),
         Route::new(GET, "/api/tenants/{tenant}/keys", ManageKeys, "List the keys of the tenant, without secrets.", keys::list),
         Route::new(DELETE, "/api/tenants/{tenant}/keys/{key}", ManageKeys, "Revoke a key of the tenant, at once.", keys::revoke),
+
+        Route::new(POST, "/api/tenants/{tenant}/deployments", Deploy, "Deploy a bundled application, or find out what that would change.", deployments::create),
+        Route::new(GET, "/api/tenants/{tenant}/deployments", Deploy, "List the newest deployments; the first one runs.", deployments::list),
+        Route::new(POST, "/api/tenants/{tenant}/deployments/{deployment}/rollback", Deploy, "Deploy again what an earlier deployment was.", deployments::roll_back),
+        Route::new(GET, "/api/tenants/{tenant}/environment", Deploy, "List the variables that functions read, with their values.", deployments::variables),
+        Route::new(POST, "/api/tenants/{tenant}/environment", Deploy, "Set and remove variables, all in one commit.", deployments::change_variables),
 
         Route::new(GET, "/debug/tenants/{tenant}/consistency", Inspect, "Check documents, indexes and commit log against each other.", debug::consistency),
         Route::new(GET, "/debug/tenants/{tenant}/engine/metrics", Inspect, "Counters of one tenant.", debug::engine_metrics),
@@ -306,6 +312,10 @@ mod tests {
             let reads = matches!(
                 route.permission,
                 Some(Permission::ReadData | Permission::Inspect | Permission::ManageTenants)
+            ) || matches!(
+                // Read as well, but what only those may see who may change it.
+                route.permission,
+                Some(Permission::Deploy | Permission::ManageKeys)
             ) || route.path == "/api/system/backup"; // reads, but everything
             let asks = matches!(route.method, Method::GET) || route.path.contains("/query");
             if asks {

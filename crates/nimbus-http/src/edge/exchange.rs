@@ -4,6 +4,7 @@
 //! unconcluded (the client left, the handler was cancelled) the line is written then. This room
 //! must not decide anything; the gate and the handlers do.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,7 +107,7 @@ struct Decision {
     scope: AuthScope,
     method: Option<AuthMethod>,
     success: bool,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     /// Whether the line must be durable before the answer although the caller was let through.
     weighty: bool,
     /// What became of the line; `None` before it is written.
@@ -170,7 +171,7 @@ impl Exchange {
                 scope: AuthScope::ServerAccess,
                 method: None,
                 success: false,
-                reason: "request.unfinished",
+                reason: Cow::Borrowed("request.unfinished"),
                 weighty: false,
                 recorded: (!audited).then_some(Recorded::Exempt),
             }),
@@ -209,8 +210,8 @@ impl Exchange {
 
     /// Replaces the reason of an allowed call, for acts that have a name of their own
     /// (nimbus.md 4: `token.rotated`, `server.shutdown_requested`).
-    pub(crate) fn note(&self, reason: &'static str) {
-        self.decision().reason = reason;
+    pub(crate) fn note(&self, reason: impl Into<Cow<'static, str>>) {
+        self.decision().reason = reason.into();
     }
 
     /// The call changes what the server is, or destroys something: its line is durable before the
@@ -259,7 +260,7 @@ impl Exchange {
             scope,
             method,
             success,
-            reason,
+            reason: Cow::Borrowed(reason),
             ..*decision
         };
     }
@@ -303,7 +304,7 @@ impl Exchange {
             auth_method: decision.method,
             success: decision.success,
             origin: self.origin.as_deref(),
-            reason: decision.reason,
+            reason: &decision.reason,
             method: &self.method,
             path: &self.path,
             status,

@@ -29,6 +29,19 @@ pub(crate) struct UdfConfig {
     pub import_time_ms: f64,
 }
 
+impl UdfConfig {
+    /// The seed's bytes.
+    ///
+    /// # Errors
+    /// [`CallError::Damaged`] if it has not 32 of them.
+    pub(super) fn seed(&self) -> Result<[u8; 32], CallError> {
+        let seed = HEXLOWER.decode(self.import_seed.as_bytes()).ok();
+        let damaged = || CallError::Damaged("the seed of a deployment has not 32 bytes".to_owned());
+        seed.and_then(|seed| seed.try_into().ok())
+            .ok_or_else(damaged)
+    }
+}
+
 /// A deployment, loaded.
 pub(super) struct Deployed {
     pub code: Arc<Code>,
@@ -67,9 +80,7 @@ impl Deployed {
             .map_err(|error| damaged("analysis", &error))?;
         let config: UdfConfig = serde_json::from_str(&deployment.udf_config)
             .map_err(|error| damaged("configuration", &error))?;
-        let seed = HEXLOWER.decode(config.import_seed.as_bytes()).ok();
-        let import_seed = seed.and_then(|seed| seed.try_into().ok());
-        let import_seed = import_seed.ok_or_else(|| damaged("seed", &"it has not 32 bytes"))?;
+        let import_seed = config.seed()?;
         let mut modules = BTreeMap::new();
         for (path, module) in &deployment.modules {
             let stored = tenant.module(&module.hash).await?;

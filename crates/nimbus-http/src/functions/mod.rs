@@ -6,11 +6,15 @@
 mod actions;
 mod cache;
 mod call;
+mod checks;
+pub(crate) mod deploy;
 mod deployed;
+pub(crate) mod diff;
 pub(crate) mod error;
 pub(crate) mod format;
 pub(crate) mod identity;
 pub(crate) mod path;
+pub(crate) mod push;
 mod reference;
 mod service;
 mod syscalls;

@@ -88,6 +88,16 @@ impl FunctionService {
         &self.inner.runtime
     }
 
+    /// The environment variables that the server itself sets for a tenant.
+    pub(super) fn system_environment(&self, id: &TenantId) -> [(String, String); 2] {
+        let base = format!("{}/convex/{id}", self.inner.origin);
+        let site = format!("{base}/http");
+        [
+            ("CONVEX_CLOUD_URL".to_owned(), base),
+            ("CONVEX_SITE_URL".to_owned(), site),
+        ]
+    }
+
     /// Counters of the query cache.
     pub(crate) fn cache_metrics(&self) -> CacheMetrics {
         self.inner.cache.metrics()
@@ -399,12 +409,9 @@ impl Job {
 
     /// An environment variable that the server itself sets.
     pub(super) fn system_env(&self, name: &str) -> Option<String> {
-        let base = || format!("{}/convex/{}", self.service.inner.origin, self.id);
-        match name {
-            "CONVEX_CLOUD_URL" => Some(base()),
-            "CONVEX_SITE_URL" => Some(format!("{}/http", base())),
-            _ => None,
-        }
+        let all = self.service.system_environment(&self.id);
+        let found = all.into_iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value)
     }
 
     pub(super) fn function_metadata(&self, path: Option<&FunctionPath>) -> String {

@@ -6,6 +6,7 @@
 pub(crate) mod backup;
 pub(crate) mod convex;
 pub(crate) mod debug;
+pub(crate) mod deployments;
 pub(crate) mod documents;
 pub(crate) mod export;
 pub(crate) mod health;
