@@ -10,6 +10,7 @@ use nimbus_core::{TableName, TenantId};
 
 use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
+use crate::functions::RuntimeArgs;
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -139,15 +140,14 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(crate) max_open_tenants: Option<String>,
 
-    /// Results of queries that are kept, in MiB; 0 keeps none [env: NIMBUS_RUNTIME_QUERY_CACHE_MB] [default: 100]
-    #[arg(long, value_name = "MIB", help_heading = "Functions")]
-    pub(crate) runtime_query_cache_mb: Option<String>,
-
     #[command(flatten)]
     pub(crate) encryption: EncryptionArgs,
 
     #[command(flatten)]
     pub(crate) external: ExternalArgs,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
 
     /// Bytes of audit log to keep; beyond, the oldest segments are deleted; 0 keeps all [env: NIMBUS_AUDIT_KEEP_BYTES] [default: 4294967296]
     #[arg(long, value_name = "BYTES", help_heading = "Log")]

@@ -13,6 +13,7 @@ mod config;
 mod deploy;
 mod doctor;
 mod encryption;
+mod functions;
 mod local;
 mod memory;
 mod output;
@@ -29,8 +30,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
+use nimbus_runtime::WORKER;
 
 fn main() -> ExitCode {
+    // A process that runs functions: nothing of the server may be done, read or kept in it, and it
+    // must start fast.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == WORKER) {
+        return nimbus_runtime::engine::main();
+    }
     // Files that any part of the program creates are the owner's only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match run(Cli::parse()) {

@@ -6,6 +6,11 @@
     reason = "a panic is how a test fails"
 )]
 
+mod actions;
 mod analysis;
 mod basics;
+mod bombs;
+mod budgets;
+mod escapes;
+mod isolation;
 mod support;
