@@ -355,6 +355,9 @@ fn store_detail(error: &StoreError) -> Option<Json> {
         } => {
             json!({"requested": requested, "floor": floor, "head": head})
         }
+        StoreError::SchemaEnforcement { table, failure } => {
+            json!({"table": table, "path": failure.path(), "reason": failure.message()})
+        }
         StoreError::SchemaNotFound { table } => json!({"table": table}),
         StoreError::SchemaViolation {
             table,
