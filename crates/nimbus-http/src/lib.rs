@@ -33,7 +33,6 @@ mod server;
 mod status;
 mod store;
 mod stream;
-mod stub;
 mod wire;
 
 pub use config::{ServerConfig, ServerError};

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use crate::stub::{StoredKey, Stub as _};
 use futures_util::future::BoxFuture;
 use nimbus_auth::{
     FunctionContext, KeyClaim, KeyRecord, OperationContext, Permission, ServerContext,
 };
 use nimbus_core::TenantId;
+use nimbus_storage::StoredKey;
 use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
 use nimbus_storage::encryption::Keyring;
 use nimbus_storage::{Engine, EngineMetrics, StoreError, StoreResult, Tenant};

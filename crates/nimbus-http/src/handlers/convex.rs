@@ -21,7 +21,6 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{check_content_type, read_body};
 use crate::functions::{Ran, Wants};
 use crate::route::{ConvexCall, detached};
-use crate::stub::Stub as _;
 
 /// Longest time of a query, its wait for a place included (convex.md 0).
 const QUERY_TIME: Duration = Duration::from_secs(300);

@@ -3,9 +3,9 @@
 //! The secret of a key is in the answer that makes it and nowhere else. This room must not compare
 //! keys; the gate does.
 
-use crate::stub::{StoredKey, Stub as _};
 use nimbus_auth::{KeyId, KeyScope, NewKey, OperationContext, Permission};
 use nimbus_core::ErrorCode;
+use nimbus_storage::StoredKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -156,6 +156,35 @@ impl Fixture {
         assert_eq!(answer.status, 201, "{answer:?}");
     }
 
+    /// Makes a key of a tenant; the credential and the id.
+    pub async fn key(&self, tenant: &str, scope: &str) -> (String, String) {
+        let path = format!("/api/tenants/{tenant}/keys");
+        let ask = Ask::post(&path).json(&json!({"scope": scope}));
+        let answer = self.admin(ask).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let made = answer.json();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        (text("key"), text("id"))
+    }
+
+    /// Makes a key of a tenant that has expired when this returns.
+    pub async fn expired_key(&self, tenant: &str, scope: &str) -> String {
+        let path = format!("/api/tenants/{tenant}/keys");
+        let ask = Ask::post(&path).json(&json!({"scope": scope, "expiresInMs": 1}));
+        let answer = self.admin(ask).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let end = answer.json()["expiresMs"].as_i64().unwrap();
+        while jiff::Timestamp::now().as_millisecond() < end {
+            tokio::task::yield_now().await;
+        }
+        answer.json()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// The engine below, for what no route does.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Inserts a document and returns its id.
     pub async fn insert(&self, tenant: &str, table: &str, fields: Json) -> String {
         let path = format!("/api/tenants/{tenant}/documents");
