@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use nimbus_core::{DocumentId, ErrorCode, TableName, TenantId};
+use nimbus_core::{DocumentId, ErrorCode, TableName, TenantId, ValidationFailure};
 use thiserror::Error;
 
 use crate::provider::ProviderError;
@@ -163,6 +163,16 @@ pub enum StoreError {
         /// The tenant asked for.
         tenant: TenantId,
     },
+    /// A document contradicts the schema of the deployed functions; the text is Convex's.
+    #[error(
+        "Failed to insert or update a document in table \"{table}\" because it does not match the schema: {failure}"
+    )]
+    SchemaEnforcement {
+        /// The table.
+        table: TableName,
+        /// Why the document does not match.
+        failure: Box<ValidationFailure>,
+    },
     /// The table has no schema.
     #[error("table {table} has no schema")]
     SchemaNotFound {
@@ -282,7 +292,9 @@ impl StoreError {
             }
             StoreError::QueueFull => ErrorCode::RateCommitterFull,
             StoreError::SchemaNotFound { .. } => ErrorCode::OpSchemaNotFound,
-            StoreError::SchemaViolation { .. } => ErrorCode::OpSchemaValidation,
+            StoreError::SchemaEnforcement { .. } | StoreError::SchemaViolation { .. } => {
+                ErrorCode::OpSchemaValidation
+            }
             StoreError::Storage(e) => match e {
                 ProviderError::Busy { .. } => ErrorCode::ServiceStorageBusy,
                 ProviderError::Closed | ProviderError::KeyUnavailable { .. } => {

@@ -64,6 +64,8 @@ fn path_line(path: &str) -> String {
 enum Found<'a> {
     Value(&'a Value),
     Object(&'a Object),
+    /// An object whose system fields do not count.
+    Document(&'a Object),
     /// A key of a record.
     Key(&'a str),
 }
@@ -117,7 +119,8 @@ impl<'a> Mismatch<'a> {
         }
         let found = bounded(|out| match self.found {
             Found::Value(value) => render::value(value, out),
-            Found::Object(object) => render::object(object, out),
+            Found::Object(object) => render::object(object.iter(), out),
+            Found::Document(object) => render::object(object.iter().filter(is_own), out),
             Found::Key(key) => render::string(key, out),
         });
         let validator = bounded(|out| render::validator(self.validator, out));
@@ -183,15 +186,8 @@ impl Validator {
         document: &Object,
         tables: &dyn TableNames,
     ) -> Result<(), ValidationFailure> {
-        if self.is_any() {
-            return Ok(());
-        }
-        if !SYSTEM_FIELDS.iter().any(|f| document.contains_key(*f)) {
-            return self.check_object(document, tables);
-        }
-        let mut fields = document.clone();
-        fields.retain(|name, _| !SYSTEM_FIELDS.contains(&name.as_str()));
-        self.check_object(&fields, tables)
+        self.against(Found::Document(document), tables)
+            .map_err(Mismatch::into_failure)
     }
 
     fn against<'a>(&'a self, found: Found<'a>, tables: &dyn TableNames) -> Checked<'a> {
@@ -213,11 +209,16 @@ impl Validator {
             }
             (
                 Kind::Record { keys, values },
-                Found::Value(Value::Object(object)) | Found::Object(object),
-            ) => return record((keys, values), object, tables),
-            (Kind::Object(fields), Found::Value(Value::Object(object)) | Found::Object(object)) => {
-                return self.fields(fields, object, tables);
-            }
+                Found::Value(Value::Object(object))
+                | Found::Object(object)
+                | Found::Document(object),
+            ) => return record((keys, values), (object, found), tables),
+            (
+                Kind::Object(fields),
+                Found::Value(Value::Object(object))
+                | Found::Object(object)
+                | Found::Document(object),
+            ) => return self.fields(fields, (object, found), tables),
             (Kind::Union(members), _) => members.iter().any(|m| m.against(found, tables).is_ok()),
             _ => false,
         };
@@ -270,9 +271,13 @@ impl Validator {
     fn fields<'a>(
         &'a self,
         fields: &'a BTreeMap<String, Field>,
-        object: &'a Object,
+        (object, found): (&'a Object, Found<'a>),
         tables: &dyn TableNames,
     ) -> Checked<'a> {
+        let found = match found {
+            Found::Document(_) => found,
+            _ => Found::Object(object),
+        };
         for (name, field) in fields {
             match object.get(name) {
                 Some(value) => field
@@ -281,20 +286,29 @@ impl Validator {
                     .map_err(|m| m.within(Segment::Field(name)))?,
                 None if field.optional => {}
                 None => {
-                    let problem = Problem::Missing(name);
-                    return Err(Mismatch::new(problem, Found::Object(object), self));
+                    return Err(Mismatch::new(Problem::Missing(name), found, self));
                 }
             }
         }
-        match object.keys().find(|name| !fields.contains_key(*name)) {
-            Some(extra) => Err(Mismatch::new(
-                Problem::Extra(extra),
-                Found::Object(object),
-                self,
-            )),
+        let extra = object
+            .iter()
+            .filter(|field| counts(found, field))
+            .find(|(name, _)| !fields.contains_key(*name));
+        match extra {
+            Some((extra, _)) => Err(Mismatch::new(Problem::Extra(extra), found, self)),
             None => Ok(()),
         }
     }
+}
+
+/// Whether a field of a document is its user's.
+fn is_own((name, _): &(&String, &Value)) -> bool {
+    !SYSTEM_FIELDS.contains(&name.as_str())
+}
+
+/// Whether a field of what was found is looked at.
+fn counts(found: Found<'_>, field: &(&String, &Value)) -> bool {
+    !matches!(found, Found::Document(_)) || is_own(field)
 }
 
 fn elements<'a>(items: &'a Validator, values: &'a [Value], tables: &dyn TableNames) -> Checked<'a> {
@@ -308,10 +322,10 @@ fn elements<'a>(items: &'a Validator, values: &'a [Value], tables: &dyn TableNam
 
 fn record<'a>(
     (keys, values): (&'a Validator, &'a Validator),
-    object: &'a Object,
+    (object, found): (&'a Object, Found<'a>),
     tables: &dyn TableNames,
 ) -> Checked<'a> {
-    for (name, value) in object {
+    for (name, value) in object.iter().filter(|field| counts(found, field)) {
         keys.against(Found::Key(name), tables)?;
         values
             .against(Found::Value(value), tables)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Field, Kind, Validator};
@@ -91,6 +92,19 @@ impl Validator {
                 json!({ "type": "union", "value": members })
             }
         }
+    }
+}
+
+impl Serialize for Validator {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Validator {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Validator, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        Validator::parse(&json).map_err(de::Error::custom)
     }
 }
 

@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 
 use super::parse::is_identifier;
 use super::{Field, Kind, Validator};
-use crate::{Object, Value};
+use crate::Value;
 
 /// Bytes of one rendered value or validator; what is cut off is shown as `…`.
 pub(super) const RENDER_LIMIT: usize = 16 * 1024;
@@ -69,13 +69,16 @@ pub(super) fn value(value: &Value, out: &mut impl Write) -> fmt::Result {
             }
             out.write_char(']')
         }
-        Value::Object(fields) => object(fields, out),
+        Value::Object(fields) => object(fields.iter(), out),
     }
 }
 
-pub(super) fn object(fields: &Object, out: &mut impl Write) -> fmt::Result {
+pub(super) fn object<'a>(
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+    out: &mut impl Write,
+) -> fmt::Result {
     out.write_char('{')?;
-    for (index, (name, field)) in fields.iter().enumerate() {
+    for (index, (name, field)) in fields.enumerate() {
         separate(index, out)?;
         key(name, out)?;
         out.write_str(": ")?;

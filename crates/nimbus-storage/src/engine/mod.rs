@@ -4,6 +4,7 @@
 //! [`Engine`] keeps tenants open within a budget; [`Tenant`] is where work happens. Nothing
 //! here knows which provider is underneath, who the caller is, or what HTTP is.
 
+mod app;
 mod archive;
 mod asof;
 mod bulk;
@@ -44,6 +45,11 @@ use bytes::Bytes;
 use nimbus_core::{DocumentId, TenantId};
 use tokio::task::JoinHandle;
 
+pub use app::{
+    DeployError, DeployPlan, DeployReport, Deployment, DeploymentId, IndexChange, KEPT_DEPLOYMENTS,
+    MAX_DEPLOY_BYTES, MAX_KEYS, MAX_MODULE_BYTES, MAX_MODULES, ModuleRef, ModuleSource, NewModule,
+    StoredKey, TransactionTables,
+};
 pub use bulk::{ImportRow, MAX_IMPORT_CHUNK, MAX_IMPORT_NAME};
 pub use catalog::{
     FieldSchema, FieldType, IndexSchema, IndexState, MAX_INDEX_FIELDS, MAX_INDEXES,

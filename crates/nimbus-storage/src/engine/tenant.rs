@@ -57,6 +57,7 @@ pub(crate) struct TenantInner {
     pub(crate) failed: AtomicBool,
     pub(crate) background: Notify,
     pub(crate) log: super::log::LogControl,
+    pub(crate) app: super::app::AppControl,
 }
 
 /// A tenant that is open for work. Cheap to clone; keeps the tenant from being closed as idle.
@@ -114,6 +115,7 @@ impl TenantInner {
             failed: AtomicBool::new(false),
             background: Notify::new(),
             log: super::log::LogControl::new(log_floor),
+            app: super::app::AppControl::default(),
         }
     }
 

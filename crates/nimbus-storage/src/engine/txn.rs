@@ -284,6 +284,7 @@ impl Transaction {
         new: Option<&Object>,
     ) -> StoreResult<()> {
         if let Some(document) = new {
+            self.admit(def, id, document)?;
             value::check_document(document).map_err(|e| StoreError::invalid(e.to_string()))?;
         }
         for index in def.maintained() {

@@ -4,7 +4,11 @@
 mod backup;
 mod committer;
 mod damage;
+mod deploy_crashes;
+mod deploy_races;
+mod deploys;
 mod documents;
+mod environment;
 mod export;
 mod history;
 mod indexes;

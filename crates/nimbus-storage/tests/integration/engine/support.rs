@@ -3,6 +3,7 @@
 //!
 //! The model must not use the engine's filters, planner or key encoding.
 
+mod app;
 mod faults;
 
 use std::cmp::Ordering;
@@ -23,6 +24,7 @@ use nimbus_storage::{
     IndexSchema, IndexState, Order, ProviderError, Query, TableSchema, Tenant, WakeStore,
 };
 
+pub use app::*;
 pub use faults::*;
 
 /// Longest that a test waits for something that must happen.
