@@ -65,7 +65,7 @@ fn module(
     asked: &Analyze,
     path: &str,
 ) -> Result<Declared, WireAnalyzeError> {
-    let mut frame = Frame::new(None, &asked.import);
+    let mut frame = Frame::new(&asked.import);
     frame.environment = Some(asked.environment.iter().cloned().collect::<HashMap<_, _>>());
     frame.strict_environment = path == AUTH;
     session::with(|session| session.frames.push(frame));

@@ -18,6 +18,9 @@ const BATCH: usize = 16;
 /// Longest result, as JSON, that is sent to the server; what a value may have is counted there.
 const MAX_RESULT: usize = 64 * 1024 * 1024;
 
+/// What an action passes on in its syscalls; there is one action in a process.
+const REQUEST_ID: &str = "0";
+
 /// Which function, with what.
 pub(crate) struct Call<'a> {
     pub kind: UdfKind,
@@ -61,11 +64,7 @@ fn run_in(
     v8::scope!(let scope, scope);
     let context = factory.context(scope);
     let scope = &mut v8::ContextScope::new(scope, context);
-    session::with(|session| {
-        session
-            .frames
-            .push(Frame::new(Some(call.kind), &call.import))
-    });
+    session::with(|session| session.frames.push(Frame::new(&call.import)));
     let result = function(factory, scope, call);
     modules::keep_compiled(scope);
     session::with(|session| session.frames.pop());
@@ -110,7 +109,7 @@ pub(crate) fn thrown(
 }
 
 /// Calls the invoker. `None`: it threw.
-fn begin<'s>(
+pub(crate) fn begin<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     namespace: v8::Local<'s, v8::Object>,
     call: &Call<'_>,
@@ -136,8 +135,13 @@ fn begin<'s>(
     let Ok(invoke) = v8::Local::<v8::Function>::try_from(export.get(scope, key.into())?) else {
         return no_function();
     };
-    let args = v8::String::new(scope, call.args)?;
-    let value = invoke.call(scope, export.into(), &[args.into()])?;
+    let args = v8::String::new(scope, call.args)?.into();
+    let value = if call.kind.is_transactional() {
+        invoke.call(scope, export.into(), &[args])?
+    } else {
+        let request = v8::String::new(scope, REQUEST_ID)?.into();
+        invoke.call(scope, export.into(), &[request, args])?
+    };
     match v8::Local::<v8::Promise>::try_from(value) {
         Ok(promise) => Some(Ok(promise)),
         Err(_) => Some(Err(format!("`{invoker}` gave no promise"))),
@@ -182,7 +186,7 @@ fn settle(
     }
 }
 
-fn result(
+pub(crate) fn result(
     scope: &mut v8::PinScope<'_, '_>,
     value: v8::Local<'_, v8::Value>,
 ) -> Result<String, JsFailure> {
@@ -283,7 +287,7 @@ fn nested(
     })
 }
 
-fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply: Reply) {
+pub(crate) fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply: Reply) {
     let undefined: v8::Local<'_, v8::Value> = v8::undefined(scope).into();
     let text = |scope: &mut v8::PinScope<'_, '_>, text: &str| {
         v8::String::new(scope, text).map(|text| v8::Global::new(scope, text))

@@ -53,7 +53,10 @@ pub(crate) fn import<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     path: &str,
 ) -> Result<v8::Local<'s, v8::Object>, ImportError> {
-    let module = load(scope, path)?;
+    let module = match find(scope, path) {
+        Some(known) => known,
+        None => load(scope, path)?,
+    };
     if module.get_status() == v8::ModuleStatus::Uninstantiated
         && module.instantiate_module(scope, linked).is_none()
     {
@@ -75,6 +78,17 @@ pub(crate) fn import<'s>(
     }
     v8::Local::<v8::Object>::try_from(module.get_module_namespace())
         .map_err(|_| ImportError::Refused(format!("{path} has no namespace")))
+}
+
+/// Imports what `specifier` means in the module named `referrer`.
+pub(crate) fn import_from<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    specifier: &str,
+    referrer: &str,
+) -> Result<v8::Local<'s, v8::Object>, ImportError> {
+    let referrer = referrer.strip_prefix(SCHEME).unwrap_or(referrer);
+    let path = resolve(specifier, referrer).map_err(ImportError::Refused)?;
+    import(scope, &path)
 }
 
 /// The module of `path` in this realm, with everything that it imports compiled.

@@ -3,17 +3,21 @@
 //! The context comes from a snapshot with our scripts already run in it. What a function may do is what
 //! [`super::natives`] gives it; the isolate has no file, no network and no clock.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 
 use deno_core::v8;
 
 use super::{memory, natives, session};
+use crate::protocol::Setup;
 
 /// A bootstrapped context as bytes, and the limits of isolates made from it.
 pub(crate) struct Factory {
-    snapshot: Option<Vec<u8>>,
+    snapshot: Option<&'static [u8]>,
     heap_mb: u64,
     initial_heap_mb: u64,
+    /// A context made while there was nothing else to do.
+    next: RefCell<Option<v8::Global<v8::Context>>>,
 }
 
 const INSPECT: &str = include_str!("js/inspect.js");
@@ -21,16 +25,13 @@ const COMMON: &str = include_str!("js/common.js");
 const BARE: &str = include_str!("js/bare.js");
 
 impl Factory {
-    /// Runs our scripts once.
-    pub(crate) fn new(heap_mb: u64, initial_heap_mb: u64) -> Factory {
+    /// Makes realms from `snapshot`, or without one by running our scripts each time.
+    pub(crate) fn new(snapshot: Option<&'static [u8]>, setup: &Setup) -> Factory {
         Factory {
-            snapshot: if cfg!(feature = "quickjs") {
-                None
-            } else {
-                snapshot()
-            },
-            heap_mb,
-            initial_heap_mb,
+            snapshot,
+            heap_mb: setup.heap_mb,
+            initial_heap_mb: setup.initial_heap_mb,
+            next: RefCell::new(None),
         }
     }
 
@@ -45,10 +46,10 @@ impl Factory {
             .heap_limits(mb(self.initial_heap_mb), mb(self.heap_mb))
             .allow_atomics_wait(false)
             .array_buffer_allocator(memory::allocator(mb(self.heap_mb)));
-        if let Some(snapshot) = &self.snapshot {
+        if let Some(snapshot) = self.snapshot {
             params = params
                 .external_references(natives::external_references().into())
-                .snapshot_blob(snapshot.clone().into());
+                .snapshot_blob(std::borrow::Cow::Borrowed(snapshot).into());
         }
         let mut isolate = v8::Isolate::new(params);
         isolate.set_microtasks_policy(v8::MicrotasksPolicy::Explicit);
@@ -60,28 +61,44 @@ impl Factory {
         isolate
     }
 
-    /// A context with our scripts in it.
+    /// Makes the next context, before anyone waits for it.
+    pub(crate) fn prepare(&self, isolate: &mut v8::OwnedIsolate) {
+        v8::scope!(let scope, isolate);
+        let context = self.make(scope);
+        self.next.replace(Some(v8::Global::new(scope, context)));
+    }
+
+    /// A context with our scripts in it, which nobody used before.
     pub(crate) fn context<'s>(
         &self,
         scope: &mut v8::PinScope<'s, '_, ()>,
     ) -> v8::Local<'s, v8::Context> {
+        match self.next.take() {
+            Some(context) => v8::Local::new(scope, context),
+            None => self.make(scope),
+        }
+    }
+
+    fn make<'s>(&self, scope: &mut v8::PinScope<'s, '_, ()>) -> v8::Local<'s, v8::Context> {
         let context = v8::Context::new(scope, v8::ContextOptions::default());
         let mut entered = v8::ContextScope::new(scope, context);
         if self.snapshot.is_none() {
             bootstrap(&mut entered);
         }
-        // Not in the snapshot: V8 adds to these while it makes a context from one.
-        let global = context.global(&entered);
-        for name in ["SharedArrayBuffer", "Atomics", "Temporal"] {
-            if let Some(key) = v8::String::new(&entered, name) {
-                global.delete(&entered, key.into());
-            }
-        }
+        take_away(&mut entered);
         context
     }
 }
 
-fn snapshot() -> Option<Vec<u8>> {
+/// A context with our scripts run in it, as bytes; nothing where the engine has no snapshots.
+pub(crate) fn snapshot() -> Vec<u8> {
+    match cfg!(feature = "quickjs") {
+        true => Vec::new(),
+        false => make_snapshot().unwrap_or_default(),
+    }
+}
+
+fn make_snapshot() -> Option<Vec<u8>> {
     let references = natives::external_references();
     let mut creator = v8::Isolate::snapshot_creator(Some(references.into()), None);
     {
@@ -97,12 +114,37 @@ fn snapshot() -> Option<Vec<u8>> {
 
 /// Runs our scripts in the context that is entered.
 fn bootstrap(scope: &mut v8::PinScope<'_, '_>) -> Option<()> {
+    let host = install_host(scope)?;
+    let global = scope.get_current_context().global(scope).into();
+    call(scope, "bare.js", BARE, &[global, host])
+}
+
+/// Gives the context that is entered what every realm has, and returns the natives.
+pub(crate) fn install_host<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+) -> Option<v8::Local<'s, v8::Value>> {
     let host = natives::object(scope)?.into();
     let global = scope.get_current_context().global(scope).into();
     let inspect = evaluate(scope, "inspect.js", INSPECT)?;
     call(scope, "common.js", COMMON, &[global, host, inspect])?;
-    call(scope, "bare.js", BARE, &[global, host])?;
-    Some(())
+    Some(host)
+}
+
+/// Takes away what would let one call see another or time itself finely, and what deno_core works with. Not in the
+/// snapshots: they look for these when a context is made from one.
+pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
+    let global = scope.get_current_context().global(scope);
+    for name in [
+        "SharedArrayBuffer",
+        "Atomics",
+        "Temporal",
+        "Deno",
+        "__bootstrap",
+    ] {
+        if let Some(key) = v8::String::new(scope, name) {
+            global.delete(scope, key.into());
+        }
+    }
 }
 
 fn call<'s>(
