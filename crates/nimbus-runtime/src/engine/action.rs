@@ -144,8 +144,8 @@ impl Actions {
             Some(next) => Ok(next),
             None => self.make(),
         };
-        let Prepared { mut runtime, tokio } =
-            next.map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
+        let Prepared { mut runtime, tokio } = next
+            .map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
         session::with(|session| session.frames.push(Frame::new(&call.import)));
         let result = tokio.block_on(async {
             let result = run_in(&mut runtime, call).await;
