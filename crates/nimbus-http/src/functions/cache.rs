@@ -311,3 +311,120 @@ impl Passenger {
         landed.ok().and_then(|run| run.clone())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn key(tenant: &str, args: &str) -> Key {
+        Key {
+            tenant: tenant.parse().unwrap(),
+            path: "m:f".into(),
+            args: args.into(),
+            journal: None,
+            internal: false,
+        }
+    }
+
+    /// A result without a watch, as of a run whose read set is not kept.
+    fn run(text: &str) -> Arc<QueryRun> {
+        Arc::new(QueryRun {
+            ran: Ran {
+                result: Ok(Value::String(text.into())),
+                log_lines: Vec::new(),
+            },
+            journal: None,
+            watch: None,
+            observed: None,
+            identity_read: false,
+        })
+    }
+
+    fn texts(kept: &Kept) -> Vec<&str> {
+        let slots = kept.order.values();
+        slots.map(|(key, _)| key.args.as_str()).collect()
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let mut kept = Kept::default();
+        let slot = |args: &str| (key("demo", args), Reader::Anyone);
+        for args in ["a", "b", "c"] {
+            kept.insert(slot(args), &run(args), 30, 100);
+        }
+        kept.touch(slot("a"));
+        kept.insert(slot("d"), &run("d"), 30, 100);
+        assert_eq!(texts(&kept), ["c", "a", "d"]);
+        assert_eq!((kept.bytes, kept.entries.len()), (90, 3));
+        // The same query again takes its own place.
+        kept.insert(slot("c"), &run("c2"), 40, 100);
+        assert_eq!(texts(&kept), ["a", "d", "c"]);
+        assert_eq!(kept.bytes, 100);
+        kept.insert(slot("e"), &run("e"), 100, 100);
+        assert_eq!((texts(&kept), kept.bytes), (vec!["e"], 100));
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_not_kept_and_a_tenant_is_forgotten() {
+        let cache = QueryCache::new(10_000);
+        cache.put(&key("demo", "a"), None, &run("x"));
+        assert_eq!(cache.metrics().query_cache_entries, 0);
+        assert!(cache.get(&key("demo", "a"), None).is_none());
+        assert_eq!(cache.metrics().query_cache_misses, 1);
+        for tenant in ["demo", "other"] {
+            let slot = (key(tenant, "a"), Reader::Anyone);
+            cache.lock().insert(slot, &run("x"), 10, 10_000);
+        }
+        cache.forget(&"demo".parse().unwrap());
+        assert_eq!(cache.metrics().query_cache_bytes, 10);
+        // A result that is not current is dropped when it is asked for.
+        assert!(cache.get(&key("other", "a"), None).is_none());
+        assert_eq!(cache.metrics().query_cache_bytes, 0);
+        assert!(!QueryCache::new(0).is_on());
+    }
+
+    #[tokio::test]
+    async fn a_run_is_shared_by_those_who_ask_for_the_same() {
+        let cache = QueryCache::new(10_000);
+        let (key, other) = (key("demo", "a"), key("demo", "b"));
+        let Joined::First(flight) = cache.join(&key, None) else {
+            panic!("nobody was first");
+        };
+        assert!(matches!(cache.join(&other, None), Joined::First(_)));
+        let user = Identity::from_base64("eyJ0b2tlbklkZW50aWZpZXIiOiJhfGIifQ==");
+        let user = Arc::new(user.unwrap());
+        assert!(matches!(cache.join(&key, Some(&user)), Joined::First(_)));
+        let Joined::Other(first) = cache.join(&key, None) else {
+            panic!("the run is not shared");
+        };
+        let Joined::Other(second) = cache.join(&key, None) else {
+            panic!("the run is not shared");
+        };
+        flight.land(&run("x"));
+        for passenger in [first, second] {
+            let landed = passenger.landed().await.unwrap();
+            assert_eq!(landed.ran.result, Ok(Value::String("x".into())));
+        }
+        // A caller who leaves takes nobody along.
+        let Joined::First(flight) = cache.join(&key, None) else {
+            panic!("the last run has ended");
+        };
+        let Joined::Other(waiting) = cache.join(&key, None) else {
+            panic!("the run is not shared");
+        };
+        drop(flight);
+        assert!(waiting.landed().await.is_none());
+        assert!(matches!(cache.join(&key, None), Joined::First(_)));
+    }
+
+    #[test]
+    fn memory_counts_what_is_inside() {
+        let text = Value::String("x".repeat(100));
+        let list = Value::Array(vec![text.clone(), text.clone()]);
+        let fields = [("a".to_owned(), text.clone())].into_iter().collect();
+        assert!(memory(&text) >= 100);
+        assert!(memory(&list) >= 2 * memory(&text));
+        assert!(memory(&Value::Object(fields)) > memory(&text));
+    }
+}

@@ -289,8 +289,10 @@ impl Job {
     /// lines of runs that conflicted are dropped (convex.md 6.1).
     async fn mutation(&self) -> Result<Ran, CallError> {
         let job = self.clone();
-        let body = move |txn: &mut Transaction, _run: u32| mutate(job.clone(), txn);
-        let (outcome, _) = self.tenant.transact_function(body).await?;
+        let running = self
+            .tenant
+            .transact_function(move |txn, _| mutate(job.clone(), txn));
+        let (outcome, _) = running.await?;
         outcome
     }
 
