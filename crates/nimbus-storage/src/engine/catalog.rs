@@ -236,7 +236,7 @@ pub(crate) struct IndexDef {
 pub(crate) struct DeployedTable {
     /// What documents must match; `None` when any will do or the schema is not enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) document_type: Option<Arc<Validator>>,
+    pub(crate) document_type: Option<Validator>,
     /// Indexes that are declared but not built, since they are staged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) staged: Vec<IndexName>,
@@ -249,7 +249,7 @@ pub(crate) struct DeployedTable {
 pub(crate) struct PendingPush {
     /// The push.
     pub(crate) id: String,
-    pub(crate) document_type: Arc<Validator>,
+    pub(crate) document_type: Validator,
 }
 
 /// A stored table definition: the value of one `table/<name>` row.

@@ -194,7 +194,12 @@ impl Push {
         }
         let schema = Arc::new(AppSchema::parse(plan.schema.as_deref())?);
         let (refs, modules) = hash_modules(plan.modules)?;
-        let manifest = Manifest::new(refs, plan.analysis, plan.schema, plan.udf_config);
+        let manifest = Manifest::new(
+            refs,
+            &plan.analysis,
+            plan.schema.as_deref(),
+            &plan.udf_config,
+        );
         let (stored, hash) = manifest.encode()?;
         if stored.len() > MAX_MANIFEST_BYTES {
             return Err(DeployError::invalid(format!(
@@ -290,7 +295,7 @@ fn clash(path: &str) -> DeployError {
 /// Runs `body` as [`Tenant::transact`] does; an error of its own undoes what it wrote.
 pub(super) async fn attempt<T, F>(tenant: &Tenant, body: F) -> Result<T, DeployError>
 where
-    T: Send,
+    T: Send + 'static,
     F: for<'t> Fn(&'t mut Transaction) -> BoxFuture<'t, Result<T, DeployError>>
         + Send
         + Sync
@@ -596,7 +601,7 @@ async fn dry(tenant: &Tenant, push: &Push) -> Result<DeployReport, DeployError> 
     let mut summary = Summary::default();
     for (name, table) in &push.schema.tables {
         let def = catalog.table(name);
-        summary.add(name, index_changes(def.map(Arc::as_ref), Some(table)));
+        summary.add(name, index_changes(def.map(|d| &**d), Some(table)));
         let Some(def) = def else { continue };
         refuse_native(def)?;
         if let (Some(validator), true) = (&table.deployed.document_type, table.tightens(def)) {

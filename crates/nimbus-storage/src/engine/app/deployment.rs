@@ -130,9 +130,9 @@ pub(super) struct DeploymentRow {
 pub(super) struct Manifest {
     version: u32,
     pub(super) modules: BTreeMap<String, ModuleRef>,
-    pub(super) analysis: Arc<str>,
-    pub(super) schema: Option<Arc<str>>,
-    pub(super) udf_config: Arc<str>,
+    analysis: String,
+    pub(super) schema: Option<String>,
+    udf_config: String,
 }
 
 impl DeploymentRow {
@@ -183,9 +183,9 @@ impl DeploymentRow {
             created_ms: self.created_ms,
             message: self.message,
             modules: manifest.modules,
-            analysis: manifest.analysis,
-            schema: manifest.schema,
-            udf_config: manifest.udf_config,
+            analysis: manifest.analysis.into(),
+            schema: manifest.schema.map(Arc::from),
+            udf_config: manifest.udf_config.into(),
         }
     }
 }
@@ -202,16 +202,16 @@ fn known(version: u32) -> Result<(), String> {
 impl Manifest {
     pub(super) fn new(
         modules: BTreeMap<String, ModuleRef>,
-        analysis: Arc<str>,
-        schema: Option<Arc<str>>,
-        udf_config: Arc<str>,
+        analysis: &str,
+        schema: Option<&str>,
+        udf_config: &str,
     ) -> Manifest {
         Manifest {
             version: VERSION,
             modules,
-            analysis,
-            schema,
-            udf_config,
+            analysis: analysis.to_owned(),
+            schema: schema.map(str::to_owned),
+            udf_config: udf_config.to_owned(),
         }
     }
 

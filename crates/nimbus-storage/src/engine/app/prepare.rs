@@ -26,7 +26,7 @@ pub(super) struct Done {
 /// A table with what the push has to do before its commit.
 struct Work {
     def: Arc<TableDef>,
-    validator: Option<Arc<Validator>>,
+    validator: Option<Validator>,
     indexes: Vec<IndexDef>,
 }
 

@@ -2,7 +2,6 @@
 //! and which indexes they have. Search and vector indexes are accepted and not served.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use nimbus_core::{FieldPath, IndexName, TableName, Validator};
 use serde::Deserialize;
@@ -157,7 +156,7 @@ fn parse_table(name: &TableName, wire: WireTable, enforced: bool) -> Parsed<AppT
     let document_type = document_type.filter(|v| enforced && !v.is_any());
     Ok(AppTable {
         deployed: DeployedTable {
-            document_type: document_type.map(Arc::new),
+            document_type,
             staged,
         },
         indexes,
