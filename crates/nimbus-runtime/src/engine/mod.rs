@@ -5,6 +5,7 @@
 
 mod action;
 mod analyze;
+mod confine;
 mod egress;
 mod failure;
 mod invoke;
@@ -17,6 +18,7 @@ mod realm;
 mod session;
 mod strings;
 
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use deno_core::v8;
 
 use crate::call::JsFailure;
-use crate::protocol::{Done, FromWorker, Lane, Setup, Task, ToWorker};
+use crate::protocol::{Done, FromWorker, Lane, Task, ToWorker};
 use action::Actions;
 use invoke::Call;
 use link::Link;
@@ -35,24 +37,30 @@ use realm::Factory;
 /// stopped in any loop (ARCHITECTURE.md, "Functions"); one thread is enough for one invocation.
 const V8_FLAGS: &str = "--single-threaded --no-concurrent-osr --stack-size=900";
 
-/// Memory that a worker may have beside its heap and array buffers, in MiB.
-const OVERHEAD_MB: u64 = 512;
 /// Heap of a warm worker beyond which it is not used again, in MiB.
 const RETIRE_MB: u64 = 64;
 
 /// Runs the worker until the server closes the socket. The main function of the hidden subcommand; the process must
 /// have done nothing else.
 pub fn main() -> ExitCode {
-    let Ok(fd) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    let mut link = Link::new(UnixStream::from(fd));
-    let ToWorker::Setup(setup) = link.receive() else {
-        return ExitCode::FAILURE;
-    };
-    if confine(&setup).is_err() {
-        return ExitCode::FAILURE;
+    match worker() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The server reads this when a worker is lost.
+            drop(writeln!(std::io::stderr(), "{error}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn worker() -> Result<(), Box<dyn std::error::Error>> {
+    let mut link = Link::new(UnixStream::from(
+        std::io::stdin().as_fd().try_clone_to_owned()?,
+    ));
+    let ToWorker::Setup(setup) = link.receive() else {
+        return Err("a worker is started by the server".into());
+    };
+    confine::confine(&setup)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
     if setup.task == Task::MakeSnapshot {
@@ -60,22 +68,21 @@ pub fn main() -> ExitCode {
             Lane::Transactions => realm::snapshot(),
             Lane::Actions => action::snapshot(),
         }));
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
-    let Ok(snapshot) = given_snapshot(setup.task) else {
-        return ExitCode::FAILURE;
-    };
+    let snapshot = given_snapshot(setup.task)?;
     match setup.lane {
         Lane::Transactions => transactions(link, Factory::new(snapshot, &setup)),
         Lane::Actions => {
             egress::grant(setup.egress.clone());
-            actions(link, Actions::new(snapshot, &setup))
+            actions(link, Actions::new(snapshot, &setup));
         }
     }
+    Err("the server sent what a worker does not know".into())
 }
 
 /// Runs queries, mutations and analyses.
-fn transactions(mut link: Link, factory: Factory) -> ExitCode {
+fn transactions(mut link: Link, factory: Factory) {
     let mut isolate = factory.isolate();
     factory.prepare(&mut isolate);
     link.send(&FromWorker::Ready);
@@ -99,13 +106,13 @@ fn transactions(mut link: Link, factory: Factory) -> ExitCode {
                     session.link.send(&FromWorker::Analyzed(found));
                 });
             }
-            _ => return ExitCode::FAILURE,
+            _ => return,
         }
     }
 }
 
 /// Runs actions; each has an isolate of its own.
-fn actions(mut link: Link, mut actions: Actions) -> ExitCode {
+fn actions(mut link: Link, mut actions: Actions) {
     actions.prepare();
     link.send(&FromWorker::Ready);
     session::open(link);
@@ -115,7 +122,7 @@ fn actions(mut link: Link, mut actions: Actions) -> ExitCode {
                 finish(measured(|| actions.run(&Call::of(&start))), false);
                 actions.prepare();
             }
-            _ => return ExitCode::FAILURE,
+            _ => return,
         }
     }
 }
@@ -171,19 +178,4 @@ fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-/// Gives up what a worker does not need: files, core dumps, memory without end.
-fn confine(setup: &Setup) -> rustix::io::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let to = |n: u64| Rlimit {
-        current: Some(n),
-        maximum: Some(n),
-    };
-    setrlimit(Resource::Core, to(0))?;
-    setrlimit(Resource::Fsize, to(0))?;
-    setrlimit(Resource::Nofile, to(256))?;
-    let memory = (2 * setup.heap_mb + OVERHEAD_MB) * 1024 * 1024;
-    setrlimit(Resource::Data, to(memory))?;
-    Ok(())
 }

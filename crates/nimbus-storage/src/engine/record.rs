@@ -29,6 +29,14 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// A write of a key whose value before is not logged.
+    pub(crate) fn to(after: Option<Bytes>) -> Write {
+        Write {
+            before: None,
+            after,
+        }
+    }
+
     /// Whether anything is different after it: what one transaction inserts and deletes is not.
     fn is_change(&self) -> bool {
         self.before.is_some() || self.after.is_some()

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::catalog::Catalog;
 use super::overlay::{self, Overlay};
-use super::readset::ReadSet;
+use super::readset::{ReadSet, SpaceKey};
 use super::record::Write;
 use super::state::Writes;
 use crate::error::{StoreError, StoreResult};
@@ -354,6 +354,9 @@ impl View {
     }
 
     /// Writes a key whose value until now was `before`.
+    ///
+    /// # Errors
+    /// As [`View::put_all`].
     pub(crate) fn put(
         &mut self,
         space: Keyspace,
@@ -361,27 +364,46 @@ impl View {
         before: Option<Bytes>,
         after: Option<Bytes>,
     ) -> StoreResult<()> {
+        self.put_all(vec![(space, key.to_vec(), Write { before, after })])
+    }
+
+    /// Writes keys, or none of them.
+    ///
+    /// # Errors
+    /// `CapExceeded` when the transaction would write too much; `InvalidInput` in one that only reads.
+    pub(crate) fn put_all(&mut self, puts: Vec<(Keyspace, Vec<u8>, Write)>) -> StoreResult<()> {
         if self.read_only {
             return Err(StoreError::invalid(
                 "a transaction that only reads cannot write",
             ));
         }
-        self.write_version += 1;
-        self.write_bytes += after.as_ref().map_or(0, Bytes::len);
-        let key = (space, Bytes::copy_from_slice(key));
-        match self.writes.get_mut(&key) {
-            Some(write) => write.after = after,
-            None => {
-                self.writes.insert(key, Write { before, after });
-            }
-        }
-        if self.writes.len() > MAX_WRITES || self.write_bytes > MAX_WRITE_BYTES {
+        let puts: Vec<(SpaceKey, Write)> = puts
+            .into_iter()
+            .map(|(space, key, write)| ((space, Bytes::from(key)), write))
+            .collect();
+        let new = puts
+            .iter()
+            .filter(|(key, _)| !self.writes.contains_key(key));
+        let keys = self.writes.len() + new.count();
+        let values = puts.iter().filter_map(|(_, write)| write.after.as_ref());
+        let bytes = self.write_bytes + values.map(Bytes::len).sum::<usize>();
+        if keys > MAX_WRITES || bytes > MAX_WRITE_BYTES {
             return Err(StoreError::CapExceeded {
                 cap: "transaction_writes",
                 limit: MAX_WRITE_BYTES as u64,
-                observed: self.write_bytes as u64,
+                observed: bytes as u64,
                 advice: "split the work into several transactions",
             });
+        }
+        self.write_bytes = bytes;
+        self.write_version += 1;
+        for (key, write) in puts {
+            match self.writes.get_mut(&key) {
+                Some(known) => known.after = write.after,
+                None => {
+                    self.writes.insert(key, write);
+                }
+            }
         }
         Ok(())
     }

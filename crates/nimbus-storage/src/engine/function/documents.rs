@@ -82,12 +82,13 @@ impl Transaction {
                 return Err(argument("value", &why));
             }
         }
-        let id = self.insert(&table, fields).await.map_err(|e| match e {
+        self.for_function = true;
+        let inserted = self.insert(&table, fields).await;
+        self.for_function = false;
+        inserted.map_err(|e| match e {
             StoreError::InvalidInput { message } => argument("value", &message),
             other => other.into(),
-        })?;
-        self.count_write(id).await?;
-        Ok(id)
+        })
     }
 
     /// Shallow merge; `None` removes a field. Returns the document afterwards.
@@ -103,9 +104,11 @@ impl Transaction {
     ) -> FunctionResult<Document> {
         let (id, def, old) = self.existing_for(Call::Patch, id, table).await?;
         check_system_fields(&old, |name| patch.remove(name))?;
+        self.for_function = true;
         let merged = self.merge(&def.name, id, patch).await;
+        self.for_function = false;
         merged.map_err(|e| bad_value(Call::Patch, e))?;
-        self.count_write(id).await
+        self.written(id).await
     }
 
     /// Replaces every field but `_id` and `_creationTime`. Returns the document afterwards.
@@ -120,9 +123,11 @@ impl Transaction {
     ) -> FunctionResult<Document> {
         let (id, def, old) = self.existing_for(Call::Replace, id, table).await?;
         check_system_fields(&old, |name| fields.remove(name).map(Some))?;
+        self.for_function = true;
         let replaced = self.replace(&def.name, id, fields).await;
+        self.for_function = false;
         replaced.map_err(|e| bad_value(Call::Replace, e))?;
-        self.count_write(id).await
+        self.written(id).await
     }
 
     /// Deletes a document and returns it.
@@ -135,8 +140,10 @@ impl Transaction {
         table: Option<&TableName>,
     ) -> FunctionResult<Document> {
         let (id, def, old) = self.existing_for(Call::Delete, id, table).await?;
-        self.delete(&def.name, id).await?;
-        self.usage.count_write(0)?;
+        self.for_function = true;
+        let deleted = self.delete(&def.name, id).await;
+        self.for_function = false;
+        deleted?;
         Ok(old)
     }
 
@@ -207,12 +214,11 @@ impl Transaction {
         Ok(Some(Document { id, json }))
     }
 
-    /// Counts the document that was just written, and gives it back.
-    async fn count_write(&mut self, id: DocumentId) -> FunctionResult<Document> {
+    /// The document that was just written.
+    async fn written(&mut self, id: DocumentId) -> FunctionResult<Document> {
         let json = self.view.get(Keyspace::Docs, &id.key()).await?;
         let json =
             json.ok_or_else(|| StoreError::corrupt(format!("{id} was written and is not there")))?;
-        self.usage.count_write(json.len())?;
         Ok(Document { id, json })
     }
 }

@@ -4,6 +4,7 @@
 use nimbus_core::ErrorCode;
 use thiserror::Error;
 
+use super::usage;
 use crate::error::StoreError;
 
 /// Result of a call on behalf of a function.
@@ -48,8 +49,10 @@ impl FunctionError {
 impl From<StoreError> for FunctionError {
     /// What a caller did wrong is the function's to catch; the rest is not.
     fn from(error: StoreError) -> FunctionError {
+        if let StoreError::CapExceeded { cap, .. } = &error {
+            return usage::over(cap, error.to_string());
+        }
         let code = match error.code() {
-            ErrorCode::OpCapExceeded => "LimitExceeded",
             ErrorCode::OpDocumentNotFound => "NonexistentDocument",
             ErrorCode::OpInvalidInput => "InvalidArgument",
             ErrorCode::OpMissingIndex => "MissingIndex",

@@ -227,11 +227,12 @@ impl Transaction {
                 filled.stopped = Stopped::Full;
                 break;
             }
-            let most = pipeline
-                .most()
-                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let mut most = pipeline.most();
             if most == 0 {
                 break;
+            }
+            if !pipeline.filters {
+                most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
             }
             let next = reader.peek(&mut self.view, most).await?;
             if filled.looked_at.is_empty() {

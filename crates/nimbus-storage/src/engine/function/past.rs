@@ -50,7 +50,7 @@ pub(super) async fn view_at(tenant: &Tenant, at: u64) -> StoreResult<View> {
     let floor = Floor::decode(floor.as_deref())?.sequence;
     let (first, overwritten) = first_after(&mut view, floor, at).await?;
     // Of the state before the oldest commit that is left it is not known since when it was.
-    let unknown = first == floor + 1 && floor > 0;
+    let unknown = first <= floor + 1 && floor > 0;
     if unknown || now_ns().saturating_sub(overwritten) > MAX_AGE_NS {
         return Err(refused());
     }
@@ -63,7 +63,8 @@ pub(super) async fn view_at(tenant: &Tenant, at: u64) -> StoreResult<View> {
     Ok(view)
 }
 
-/// The first commit whose time is after `at`, and that time. There is one above `floor`.
+/// The first commit whose time is after `at`, and that time: the head has a later one. Looks no further
+/// back than to `floor`.
 async fn first_after(view: &mut View, floor: u64, at: u64) -> StoreResult<(u64, u64)> {
     let (mut low, mut high) = (floor + 1, view.read_sequence);
     let mut found = view.timestamp;

@@ -9,8 +9,9 @@ use super::{FunctionResult, TransactionUsage};
 use crate::engine::Document;
 use crate::engine::exec::{Hit, parse};
 use crate::engine::txn::{Transaction, lookup};
-use crate::engine::view::View;
+use crate::engine::view::{Scan, View};
 use crate::error::StoreResult;
+use crate::provider::{Direction, KeyRange, Keyspace};
 
 /// A query in progress; see [`Transaction::open_query`].
 pub struct QueryStream {
@@ -22,7 +23,8 @@ pub struct QueryStream {
 /// The operators with what they let through so far.
 pub(super) struct Pipeline {
     operators: Vec<(Operator, u64)>,
-    filters: bool,
+    /// Not every document that is looked at passes.
+    pub(super) filters: bool,
 }
 
 impl Pipeline {
@@ -129,14 +131,11 @@ impl Transaction {
 
 /// Counts the documents of a span, all of it read.
 pub(super) async fn count(view: &mut View, span: Span) -> StoreResult<u64> {
-    use crate::engine::view::Scan;
-    use crate::provider::{Direction, KeyRange};
-
     let range = KeyRange {
         start: span.lower,
         end: Some(span.upper),
     };
-    let mut scan = Scan::new(crate::provider::Keyspace::Docs, range, Direction::Forward);
+    let mut scan = Scan::new(Keyspace::Docs, range, Direction::Forward);
     let mut found = 0;
     while !scan.done {
         found += view.scan_next(&mut scan, 1_000).await?.len() as u64;

@@ -4,6 +4,7 @@
 //! document or a filter looks at it, not when it is fetched ahead.
 
 use super::{FunctionError, FunctionResult};
+use crate::error::{StoreError, StoreResult};
 
 /// Documents that one transaction may read.
 pub const MAX_FUNCTION_DOCUMENTS_READ: u64 = 32_000;
@@ -75,25 +76,50 @@ impl TransactionUsage {
         Ok(())
     }
 
-    pub(super) fn count_write(&mut self, bytes: usize) -> FunctionResult<()> {
+    /// Counts a write that is about to be made.
+    pub(crate) fn count_write(&mut self, bytes: usize) -> StoreResult<()> {
         self.documents_written += 1;
         self.bytes_written += bytes as u64;
+        let over = |cap, limit, observed| {
+            Err(StoreError::CapExceeded {
+                cap,
+                limit,
+                observed,
+                advice: "write less in one function",
+            })
+        };
         if self.documents_written > MAX_FUNCTION_DOCUMENTS_WRITTEN {
-            return Err(FunctionError::user(
-                "TooManyWrites",
-                format!(
-                    "Too many writes in a single function execution (limit: {MAX_FUNCTION_DOCUMENTS_WRITTEN})"
-                ),
-            ));
+            let limit = MAX_FUNCTION_DOCUMENTS_WRITTEN;
+            return over(DOCUMENTS_WRITTEN, limit, self.documents_written);
         }
         if self.bytes_written > MAX_FUNCTION_BYTES_WRITTEN {
-            return Err(FunctionError::user(
-                "TooManyBytesWritten",
-                format!(
-                    "Too many bytes written in a single function execution (limit: {MAX_FUNCTION_BYTES_WRITTEN} bytes)"
-                ),
-            ));
+            let limit = MAX_FUNCTION_BYTES_WRITTEN;
+            return over(BYTES_WRITTEN, limit, self.bytes_written);
         }
         Ok(())
+    }
+}
+
+/// Names of the bounds on writes, which are checked where the writes of all callers are made.
+const DOCUMENTS_WRITTEN: &str = "function_documents_written";
+const BYTES_WRITTEN: &str = "function_bytes_written";
+
+/// The error of a function for a bound that the engine found passed.
+pub(super) fn over(cap: &str, text: String) -> FunctionError {
+    match cap {
+        DOCUMENTS_WRITTEN => FunctionError::user(
+            "TooManyWrites",
+            format!(
+                "Too many writes in a single function execution (limit: {MAX_FUNCTION_DOCUMENTS_WRITTEN})"
+            ),
+        ),
+        // The engine's own bound on a transaction counts what the system adds as well.
+        BYTES_WRITTEN | "transaction_writes" => FunctionError::user(
+            "TooManyBytesWritten",
+            format!(
+                "Too many bytes written in a single function execution (limit: {MAX_FUNCTION_BYTES_WRITTEN} bytes)"
+            ),
+        ),
+        _ => FunctionError::user("LimitExceeded", text),
     }
 }

@@ -2,7 +2,7 @@
 //! set. Live queries use the same index of intervals; what was computed from the reads is not
 //! known here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
@@ -49,7 +49,7 @@ impl Tenant {
     pub fn watch(&self, reads: ReadsAt) -> ReadWatch {
         let ReadsAt { reads, at } = reads;
         let mut watch = ReadWatch {
-            tenant: self.inner.clone(),
+            tenant: Arc::downgrade(&self.inner),
             at,
             watched: self.inner.live.watch(reads.clone()),
         };
@@ -73,7 +73,8 @@ impl Tenant {
 
 /// A watch of a read set. Dropping it ends the watch.
 pub struct ReadWatch {
-    tenant: Arc<TenantInner>,
+    /// Who watches something need not keep what a closed tenant held.
+    tenant: Weak<TenantInner>,
     at: CommitStamp,
     /// Its number and where its end is told; `None` when it was over from the start.
     watched: Option<(u64, watch::Receiver<Option<CommitStamp>>)>,
@@ -89,11 +90,11 @@ impl ReadWatch {
 
     /// The newest commit up to which it is known that nothing changed.
     pub fn valid_through(&self) -> CommitStamp {
-        let Some((_, receiver)) = &self.watched else {
+        let Some(((_, receiver), tenant)) = self.watched.as_ref().zip(self.tenant.upgrade()) else {
             return self.at;
         };
         // In this order: a commit that ends the watch is settled only after that was told.
-        let settled = self.tenant.live.settled();
+        let settled = tenant.live.settled();
         let ended = *receiver.borrow();
         match ended {
             Some(ended) => ended.max(self.at),
@@ -112,8 +113,9 @@ impl ReadWatch {
     }
 
     fn give_up(&mut self) {
-        if let Some((id, _)) = self.watched.take() {
-            self.tenant.live.unwatch(id);
+        let watched = self.watched.take();
+        if let Some(((id, _), tenant)) = watched.zip(self.tenant.upgrade()) {
+            tenant.live.unwatch(id);
         }
     }
 }
