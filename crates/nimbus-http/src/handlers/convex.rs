@@ -41,12 +41,12 @@ fn json(text: String) -> Answer {
 }
 
 pub(crate) async fn banner(call: ConvexCall) -> Answer {
-    enter(call).await?;
+    let _ = enter(call).await?;
     text("This Convex deployment is running on Nimbus. See https://docs.convex.dev/.")
 }
 
 pub(crate) async fn version(call: ConvexCall) -> Answer {
-    enter(call).await?;
+    let _ = enter(call).await?;
     text(env!("CARGO_PKG_VERSION"))
 }
 
