@@ -530,7 +530,9 @@ fn check_convex(
         Class::ForeignKey => &[404],
         _ if !right => &[400, 401],
         _ if path.ends_with("/api/function") && !internal => &[403],
-        _ if path.ends_with("/query_at_ts") => &[503],
+        _ if changes && caller.name == "read key" => &[403],
+        // The state before the first commit, as long as it is not long ago.
+        _ if path.ends_with("/query_at_ts") => &[200, 503],
         _ if path.ends_with("/api/query") && method != "POST" => &[400],
         _ => &[200],
     };
