@@ -340,7 +340,7 @@ async fn reports_have_their_documented_shapes() {
     ] {
         assert_eq!(runtime["metrics"][counter], 0, "{runtime}");
     }
-    assert_eq!(runtime["reset_capabilities"], Json::Null);
+    assert!(runtime["reset_capabilities"].is_null());
     assert_eq!(runtime["lanes"], json!([]));
     let license = report("/debug/license/status").await;
     assert_eq!(
