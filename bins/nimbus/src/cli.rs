@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use jiff::Timestamp;
 use nimbus_core::{TableName, TenantId};
 
+use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
 use crate::functions::RuntimeArgs;
 
@@ -38,15 +39,26 @@ pub(crate) enum Command {
     /// Write tenants to one file, check such a file, make tenants of it.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Bundle an application with its own esbuild and make its functions, schema and crons those of a tenant.
+    Deploy(Box<DeployArgs>),
+    /// List what was deployed to a tenant, and go back to an earlier deployment.
+    #[command(subcommand)]
+    Deployments(DeploymentsCommand),
     /// Check everything that `start` relies on, changing nothing; exit code 1 if a check fails.
     Doctor(Box<DoctorArgs>),
     /// Encryption at rest: status, migration, rotation of keys.
     #[command(subcommand)]
     Encryption(EncryptionCommand),
+    /// List, set and remove the environment variables that a tenant's functions read.
+    #[command(subcommand)]
+    Env(EnvCommand),
     /// Write a table's documents as JSON lines or CSV.
     Export(ExportArgs),
     /// Insert documents from JSON lines or CSV; goes on where an earlier run ended.
     Import(ImportArgs),
+    /// Create, list and revoke the keys of a tenant: credentials that open nothing else.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Create, list, delete, adopt and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),
@@ -127,6 +139,10 @@ pub(crate) struct StartArgs {
     /// Tenants kept open at once [env: NIMBUS_MAX_OPEN_TENANTS] [default: what file descriptors and half of the memory allow, at most 1024]
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(crate) max_open_tenants: Option<String>,
+
+    /// Results of queries that are kept, in MiB; 0 keeps none [env: NIMBUS_RUNTIME_QUERY_CACHE_MB] [default: 100]
+    #[arg(long, value_name = "MIB", help_heading = "Functions")]
+    pub(crate) runtime_query_cache_mb: Option<String>,
 
     #[command(flatten)]
     pub(crate) encryption: EncryptionArgs,

@@ -269,6 +269,10 @@ fn server_config(args: &StartArgs, pick: &Pick<'_>) -> anyhow::Result<ServerConf
     if let Some(n) = pick.number(flag, "request-timeout-secs", None, 1..=3_600)? {
         server.request_timeout = Duration::from_secs(n);
     }
+    let flag = args.runtime_query_cache_mb.clone();
+    if let Some(n) = pick.number(flag, "runtime-query-cache-mb", None, 0..=1_048_576)? {
+        server.query_cache_mb = count(n);
+    }
     server.cors_allow_origins = pick.list(&args.cors_allow_origin, "NIMBUS_CORS_ALLOW_ORIGINS");
     server.allowed_hosts = pick.list(&args.allowed_host, "NIMBUS_ALLOWED_HOST");
     server.trusted_proxies = pick.list(&args.trusted_proxy, "NIMBUS_TRUSTED_PROXY");

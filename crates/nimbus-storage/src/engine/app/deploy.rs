@@ -349,6 +349,7 @@ async fn run(tenant: &Tenant, push: Arc<Push>) -> Result<DeployReport, DeployErr
     }
     Err(StoreError::Conflict {
         attempts: MAX_ROUNDS,
+        table: None,
     }
     .into())
 }
