@@ -140,10 +140,6 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "N", help_heading = "Storage")]
     pub(crate) max_open_tenants: Option<String>,
 
-    /// Results of queries that are kept, in MiB; 0 keeps none [env: NIMBUS_RUNTIME_QUERY_CACHE_MB] [default: 100]
-    #[arg(long, value_name = "MIB", help_heading = "Functions")]
-    pub(crate) runtime_query_cache_mb: Option<String>,
-
     #[command(flatten)]
     pub(crate) encryption: EncryptionArgs,
 

@@ -225,7 +225,9 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         0..=u64::MAX,
     )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
-    let server = server_config(&args, &pick)?;
+    let mut server = server_config(&args, &pick)?;
+    server.query_cache_bytes =
+        usize::try_from(functions.query_cache_bytes).unwrap_or(usize::MAX);
     server.check().map_err(|e| usage(e.to_string()))?;
     let host = pick.text(args.host.clone(), "host", None);
     if let Some((_, source)) = host.as_ref().filter(|(host, _)| host.is_empty()) {
@@ -268,10 +270,6 @@ fn server_config(args: &StartArgs, pick: &Pick<'_>) -> anyhow::Result<ServerConf
     let flag = args.request_timeout_secs.clone();
     if let Some(n) = pick.number(flag, "request-timeout-secs", None, 1..=3_600)? {
         server.request_timeout = Duration::from_secs(n);
-    }
-    let flag = args.runtime_query_cache_mb.clone();
-    if let Some(n) = pick.number(flag, "runtime-query-cache-mb", None, 0..=1_048_576)? {
-        server.query_cache_mb = count(n);
     }
     server.cors_allow_origins = pick.list(&args.cors_allow_origin, "NIMBUS_CORS_ALLOW_ORIGINS");
     server.allowed_hosts = pick.list(&args.allowed_host, "NIMBUS_ALLOWED_HOST");

@@ -109,7 +109,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let trail = Arc::new(AuditTrail::new(services.audit));
         let settings = FunctionSettings {
-            cache_bytes: config.query_cache_mb.saturating_mul(1024 * 1024),
+            cache_bytes: config.query_cache_bytes,
             origin: format!("http://{address}"),
         };
         let functions = FunctionService::new(services.runtime, settings, Arc::clone(&trail));

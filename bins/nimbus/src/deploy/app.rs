@@ -95,6 +95,8 @@ impl App {
         } else if matches!(name, "schema.ts" | "schema.js") {
             // The schema itself is sent apart.
             return Ok(());
+        } else if within_root(&relative) && matches!(stem, "auth.config" | "convex.config") {
+            return Ok(());
         } else if stem.contains('.') {
             "its name has several dots"
         } else if relative.contains(' ') {
@@ -197,6 +199,11 @@ fn is_skipped_directory(path: &Path, relative: &str, name: &str) -> bool {
         || name == "node_modules"
         || name.starts_with('.')
         || path.join("convex.config.ts").is_file()
+}
+
+/// Whether a file lies directly in the directory of functions.
+fn within_root(relative: &str) -> bool {
+    !relative.contains('/')
 }
 
 /// The rule for a component of a module path (convex.md 1.4).
@@ -331,7 +338,6 @@ mod tests {
         let wanted = [
             "#x.ts",
             ".x.ts",
-            "auth.config.ts",
             "empty.ts",
             "messages.test.ts",
             "types.d.ts",

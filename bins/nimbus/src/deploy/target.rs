@@ -91,6 +91,8 @@ fn check_key(key: &str, target: &Target) -> anyhow::Result<()> {
         )
         .into());
     };
+    // Convex tools write the type of a deployment before its name (convex.md 4.8).
+    let tenant = tenant.split_once(':').map_or(tenant, |(_, name)| name);
     // The name of a tenant is no secret, but what stands there may be anything.
     if tenant != target.tenant.as_str() {
         return Err(UsageError(format!(
@@ -165,6 +167,10 @@ mod tests {
         assert_eq!(
             found(Some("demo|flag"), None, far, &env).unwrap(),
             "demo|flag"
+        );
+        assert_eq!(
+            found(Some("prod:demo|flag"), None, far, &env).unwrap(),
+            "prod:demo|flag"
         );
         assert_eq!(
             found(None, Some("admin-flag"), far, &env).unwrap(),

@@ -43,7 +43,6 @@ pub(crate) struct Entered {
     pub headers: HeaderMap,
     pub params: PathParams,
     pub uri: Uri,
-    pub body: Body,
 }
 
 /// A credential as it was presented, and the user to act as.
@@ -52,12 +51,12 @@ struct Presented {
     acting_as: Option<String>,
 }
 
-/// Finds out who calls, and opens the tenant.
+/// Finds out who calls, and opens the tenant. The body is given back unread.
 ///
 /// # Errors
 /// 400 for malformed headers; 401 for a credential that fails; 404 for a tenant that is not there,
 /// and for one that is not the key's own; 403 for acting as a user without leave.
-pub(crate) async fn enter(call: ConvexCall) -> ApiResult<Entered> {
+pub(crate) async fn enter(call: ConvexCall) -> ApiResult<(Entered, Body)> {
     let ConvexCall {
         app,
         exchange,
@@ -85,7 +84,7 @@ pub(crate) async fn enter(call: ConvexCall) -> ApiResult<Entered> {
         }
         other => other.into(),
     })?;
-    Ok(Entered {
+    let entered = Entered {
         app,
         exchange,
         tenant,
@@ -94,8 +93,8 @@ pub(crate) async fn enter(call: ConvexCall) -> ApiResult<Entered> {
         headers,
         params,
         uri,
-        body,
-    })
+    };
+    Ok((entered, body))
 }
 
 /// The one answer for tenants that are not there, or not for this caller. It names none, so that

@@ -104,6 +104,9 @@ impl FunctionService {
         if let Some(schema) = &push.schema {
             modules.insert(SCHEMA.to_owned(), schema.clone());
         }
+        if modules.is_empty() {
+            return Ok(Analysis::default());
+        }
         let code = Arc::new(Code {
             // The seed is random, so this is no code that was ever run.
             id: format!("{id}/analysis/{}", config.import_seed).into(),

@@ -115,11 +115,12 @@ impl Deployed {
 impl Function {
     fn of(spec: FunctionSpec) -> Result<Function, nimbus_core::ValidatorError> {
         // The package writes `null` where nothing is declared.
-        let read = |text: Option<String>| {
-            let text = text.filter(|text| text.trim() != "null");
-            let validator = text.as_deref().map(Validator::from_json_text).transpose()?;
-            Ok(validator.filter(|validator| !validator.is_any()))
-        };
+        let read =
+            |text: Option<String>| -> Result<Option<Validator>, nimbus_core::ValidatorError> {
+                let text = text.filter(|text| text.trim() != "null");
+                let validator = text.as_deref().map(Validator::from_json_text).transpose()?;
+                Ok(validator.filter(|validator| !validator.is_any()))
+            };
         Ok(Function {
             kind: spec.kind,
             is_public: spec.visibility != Some(Visibility::Internal),

@@ -21,5 +21,7 @@ mod syscalls;
 mod transaction;
 
 pub(crate) use cache::CacheMetrics;
-pub(crate) use call::{Caller, FunctionCall, Ran, UdfError, Wants};
+#[cfg(test)]
+pub(crate) use call::UdfError;
+pub(crate) use call::{Caller, FunctionCall, Ran, Wants};
 pub(crate) use service::{FunctionService, FunctionSettings};

@@ -242,7 +242,7 @@ impl State<'_> {
             max_rows: body.maximum_rows_read.map(count_of),
             max_bytes: body.maximum_bytes_read.map(count_of),
         };
-        let found = self.txn.fn_page(&query, request).await.map_err(refused)?;
+        let found = self.txn.fn_page(&query, &request).await.map_err(refused)?;
         if self.is_outermost() {
             host.facts().set_journal(&found.continue_cursor);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use nimbus_core::ErrorCode;
 
 use crate::answer::JSON;
@@ -41,24 +41,24 @@ fn json(text: String) -> Answer {
 }
 
 pub(crate) async fn banner(call: ConvexCall) -> Answer {
-    enter(call).await?;
+    let _ = enter(call).await?;
     text("This Convex deployment is running on Nimbus. See https://docs.convex.dev/.")
 }
 
 pub(crate) async fn version(call: ConvexCall) -> Answer {
-    enter(call).await?;
+    let _ = enter(call).await?;
     text(env!("CARGO_PKG_VERSION"))
 }
 
 pub(crate) async fn instance_name(call: ConvexCall) -> Answer {
-    let entered = enter(call).await?;
+    let (entered, _) = enter(call).await?;
     text(entered.caller.context.tenant().as_str())
 }
 
 pub(crate) async fn echo(call: ConvexCall) -> Answer {
-    let entered = enter(call).await?;
+    let (entered, body) = enter(call).await?;
     let media = entered.headers.get(CONTENT_TYPE).cloned();
-    let body = read_body(&entered.headers, entered.body, MAX_ECHO).await?;
+    let body = read_body(&entered.headers, body, MAX_ECHO).await?;
     let mut response = Response::new(Body::from(body));
     if let Some(media) = media {
         response.headers_mut().insert(CONTENT_TYPE, media);
@@ -67,15 +67,17 @@ pub(crate) async fn echo(call: ConvexCall) -> Answer {
 }
 
 /// The body of a call, JSON.
-async fn body(entered: &mut Entered) -> ApiResult<Bytes> {
-    check_content_type(&entered.headers, "application/json")?;
-    let body = std::mem::take(&mut entered.body);
-    read_body(&entered.headers, body, MAX_BODY).await
+async fn read(headers: &HeaderMap, body: Body) -> ApiResult<Bytes> {
+    check_content_type(headers, "application/json")?;
+    read_body(headers, body, MAX_BODY).await
 }
 
-async fn call_body(entered: &mut Entered) -> ApiResult<Wanted> {
-    let body: CallBody = parse(&body(entered).await?)?;
-    body.wanted(entered.client.default_format)
+/// Who calls, and what.
+async fn called(call: ConvexCall) -> ApiResult<(Entered, Wanted)> {
+    let (entered, body) = enter(call).await?;
+    let body: CallBody = parse(&read(&entered.headers, body).await?)?;
+    let wanted = body.wanted(entered.client.default_format)?;
+    Ok((entered, wanted))
 }
 
 fn outcome(entered: &Entered, wanted: &Wanted, ran: &Ran) -> Answer {
@@ -86,20 +88,19 @@ fn outcome(entered: &Entered, wanted: &Wanted, ran: &Ran) -> Answer {
 }
 
 pub(crate) async fn query(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let wanted = call_body(&mut entered).await?;
+    let (entered, wanted) = called(call).await?;
     run_query(&entered, &wanted, None).await
 }
 
 pub(crate) async fn get_query(call: ConvexCall) -> Answer {
-    let entered = enter(call).await?;
+    let (entered, _) = enter(call).await?;
     let wanted = from_query(&entered.uri, entered.client.default_format)?;
     run_query(&entered, &wanted, None).await
 }
 
 pub(crate) async fn query_at_ts(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let body: CallAtBody = parse(&body(&mut entered).await?)?;
+    let (entered, body) = enter(call).await?;
+    let body: CallAtBody = parse(&read(&entered.headers, body).await?)?;
     let (at, wanted) = body.wanted(entered.client.default_format)?;
     run_query(&entered, &wanted, Some(at)).await
 }
@@ -123,13 +124,13 @@ async fn query_in_time(entered: &Entered, wanted: &Wanted, at: Option<u64>) -> A
 }
 
 pub(crate) async fn query_ts(call: ConvexCall) -> Answer {
-    let entered = enter(call).await?;
+    let (entered, _) = enter(call).await?;
     json(timestamp_answer(entered.tenant.latest_timestamp()))
 }
 
 pub(crate) async fn query_batch(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let body: BatchBody = parse(&body(&mut entered).await?)?;
+    let (entered, body) = enter(call).await?;
+    let body: BatchBody = parse(&read(&entered.headers, body).await?)?;
     let all = body.wanted(entered.client.default_format)?;
     let at = entered.tenant.latest_timestamp();
     let request = entered.exchange.id.hex();
@@ -146,26 +147,23 @@ pub(crate) async fn query_batch(call: ConvexCall) -> Answer {
 }
 
 pub(crate) async fn mutation(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let wanted = call_body(&mut entered).await?;
+    let (entered, wanted) = called(call).await?;
     run_to_the_end(entered, wanted, Wants::Mutation).await
 }
 
 pub(crate) async fn action(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let wanted = call_body(&mut entered).await?;
+    let (entered, wanted) = called(call).await?;
     run_to_the_end(entered, wanted, Wants::Action).await
 }
 
 pub(crate) async fn function(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let wanted = call_body(&mut entered).await?;
+    let (entered, wanted) = called(call).await?;
     run_to_the_end(entered, wanted, Wants::Named).await
 }
 
 pub(crate) async fn run(call: ConvexCall) -> Answer {
-    let mut entered = enter(call).await?;
-    let body: RunBody = parse(&body(&mut entered).await?)?;
+    let (entered, body) = enter(call).await?;
+    let body: RunBody = parse(&read(&entered.headers, body).await?)?;
     let wanted = body.wanted(entered.params.text("path")?)?;
     run_to_the_end(entered, wanted, Wants::Any).await
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::answer::{Found, NoContent};
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{BodyDoc, Input, Json, JsonBody};
+use crate::extract::{BodyDoc, Input, Json, JsonBody, check_content_type, read_body};
 use crate::functions::deploy::{DeployFailure, Deployed};
 use crate::functions::diff::DeploymentDiff;
 use crate::functions::push::PushBody;
@@ -38,8 +38,14 @@ impl Input for Pushed {
     }
 
     async fn take(headers: &HeaderMap, body: Body, limit: usize) -> ApiResult<Pushed> {
-        let read = Json::take(headers, body, limit.max(MAX_PUSH_BYTES)).await?;
-        Ok(Pushed(read.0))
+        check_content_type(headers, "application/json")?;
+        let body = read_body(headers, body, limit.max(MAX_PUSH_BYTES)).await?;
+        // Reading what is that long would hold up the requests of others.
+        let parsing = tokio::task::spawn_blocking(move || Json::<PushBody>::parse(&body));
+        let parsed = parsing
+            .await
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        Ok(Pushed(parsed?.0))
     }
 }
 

@@ -10,6 +10,7 @@ mod bulk;
 mod callers;
 mod commits;
 mod convex;
+mod deployments;
 mod edge;
 mod harness;
 mod keys;

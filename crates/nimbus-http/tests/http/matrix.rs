@@ -11,6 +11,7 @@ use nimbus_http::{RouteClass, RouteInfo, route_table};
 use serde_json::{Value as Json, json};
 
 use crate::callers::{Caller, Class, Tokens, WRONG, all, ask, class_of};
+use crate::deployments::deploy;
 use crate::harness::{Answer, Ask, Fixture};
 use crate::routes::{METHODS, check_audit, fill, templates};
 
@@ -366,6 +367,19 @@ async fn use_route(
         "/api/tenants/{tenant}/keys/{key}" => {
             assert_eq!(line["reason"], "key.revoked", "{what}");
         }
+        "/api/tenants/{tenant}/deployments" if route.method == "POST" => {
+            assert_eq!(line["reason"], "deployment.checked", "{what}");
+        }
+        "/api/tenants/{tenant}/deployments/{deployment}/rollback" => {
+            let reason = line["reason"].as_str().unwrap();
+            assert!(
+                reason.starts_with("deployment.rolled_back "),
+                "{what}: {line}"
+            );
+        }
+        "/api/tenants/{tenant}/environment" if route.method == "POST" => {
+            assert_eq!(line["reason"], "environment.changed ISSUER", "{what}");
+        }
         "/api/system/backup" => {
             assert_eq!(line["reason"], "backup.begun");
             assert!(answer.body.starts_with("NIMBUSBK"), "{what}");
@@ -612,6 +626,15 @@ async fn prepare(fixture: &Fixture, route: &RouteInfo) -> String {
             delete("/api/tenants/orphan".into()).await;
             plant_orphan(fixture, "orphan").await;
             "/api/tenants/orphan/adopt".into()
+        }
+        ("POST", "/api/tenants/{tenant}/deployments/{deployment}/rollback") => {
+            let made = deploy(fixture, "demo", &json!({})).await;
+            assert_eq!(made.status, 200, "{made:?}");
+            let id = made.json()["deployment"]["id"].clone();
+            format!(
+                "/api/tenants/demo/deployments/{}/rollback",
+                id.as_str().unwrap()
+            )
         }
         ("DELETE", "/api/tenants/{tenant}/keys/{key}") => {
             let (_, id) = fixture.key("demo", "read").await;

@@ -4,6 +4,9 @@ import { action, mutation, query } from "./_generated/server";
 
 const global = globalThis as any;
 
+// The bundler must not see what is imported.
+const glue = (...parts: string[]) => parts.join("");
+
 const attempt = async (what: () => unknown): Promise<string> => {
   try {
     const found = await what();
@@ -75,32 +78,32 @@ export const hostEnvironment = action({
 
 export const importNodeFs = action({
   args: {},
-  handler: async () => await attempt(async () => Object.keys(await import(["node", "fs"].join(":")))),
+  handler: async () => await attempt(async () => Object.keys(await import(glue("node:", "fs")))),
 });
 
 export const importData = action({
   args: {},
-  handler: async () => await attempt(async () => (await import(`data:text/javascript,${"export const x = 1;"}`)).x),
+  handler: async () => await attempt(async () => (await import(glue("data:text/javascript,", "export const x = 1;"))).x),
 });
 
 export const importFile = action({
   args: {},
-  handler: async () => await attempt(async () => Object.keys(await import(`file:///etc/${"passwd"}`))),
+  handler: async () => await attempt(async () => Object.keys(await import(glue("file:///etc/", "passwd")))),
 });
 
 export const importHttp = action({
   args: {},
-  handler: async () => await attempt(async () => Object.keys(await import(`http://127.0.0.1/${"x.js"}`))),
+  handler: async () => await attempt(async () => Object.keys(await import(glue("http://127.0.0.1/", "x.js")))),
 });
 
 export const importSystemModule = action({
   args: {},
-  handler: async () => await attempt(async () => Object.keys(await import(`convex:/_system/${"cli/tables.js"}`))),
+  handler: async () => await attempt(async () => Object.keys(await import(glue("convex:/_system/", "cli/tables.js")))),
 });
 
 export const importInQuery = query({
   args: {},
-  handler: async () => await attempt(async () => Object.keys(await import(`./${"calm"}.js`))),
+  handler: async () => await attempt(async () => Object.keys(await import(glue("./calm", ".js")))),
 });
 
 export const requireModule = action({ args: {}, handler: async () => await attempt(() => global.require("fs")) });
