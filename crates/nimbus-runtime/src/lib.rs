@@ -22,6 +22,7 @@ mod pool;
 mod process;
 mod protocol;
 mod runtime;
+mod snapshot;
 
 pub use analysis::{Analysis, FunctionSpec, HttpRoute, ModuleAnalysis, Visibility};
 pub use call::{

@@ -59,6 +59,37 @@ impl Worker {
     pub(crate) async fn start(
         command: &WorkerCommand,
         setup: Setup,
+        snapshot: Option<&OwnedFd>,
+    ) -> Result<Worker, WorkerError> {
+        let mut worker = Worker::spawn(command, setup, snapshot).await?;
+        match worker.first().await? {
+            FromWorker::Ready => Ok(worker),
+            _ => Err(WorkerError::Unexpected),
+        }
+    }
+
+    /// Has a process make the snapshot of the web APIs.
+    pub(crate) async fn snapshot(
+        command: &WorkerCommand,
+        setup: Setup,
+    ) -> Result<Vec<u8>, WorkerError> {
+        let mut worker = Worker::spawn(command, setup, None).await?;
+        match worker.first().await? {
+            FromWorker::Snapshot(bytes) => Ok(bytes),
+            _ => Err(WorkerError::Unexpected),
+        }
+    }
+
+    async fn first(&mut self) -> Result<FromWorker, WorkerError> {
+        tokio::time::timeout(START_LIMIT, self.receive())
+            .await
+            .map_err(|_| WorkerError::Slow)?
+    }
+
+    async fn spawn(
+        command: &WorkerCommand,
+        setup: Setup,
+        snapshot: Option<&OwnedFd>,
     ) -> Result<Worker, WorkerError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -68,7 +99,10 @@ impl Worker {
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(match snapshot {
+                Some(snapshot) => Stdio::from(snapshot.try_clone()?),
+                None => Stdio::null(),
+            })
             .stderr(Stdio::piped())
             // The zone and language of functions do not follow the machine's.
             .env("TZ", "UTC")
@@ -86,12 +120,7 @@ impl Worker {
             runs: 0,
         };
         worker.send(&ToWorker::Setup(setup)).await?;
-        match tokio::time::timeout(START_LIMIT, worker.receive()).await {
-            Ok(Ok(FromWorker::Ready)) => Ok(worker),
-            Ok(Ok(_)) => Err(WorkerError::Unexpected),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(WorkerError::Slow),
-        }
+        Ok(worker)
     }
 
     /// Sends one message.

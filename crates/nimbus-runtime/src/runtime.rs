@@ -20,7 +20,7 @@ use crate::error::{AnalyzeError, RunError};
 use crate::metrics::{self, Counters, Limits, Metrics};
 use crate::pool::{Key, Pool};
 use crate::process::{Ended, Worker, WorkerError};
-use crate::protocol::{Analyze, Import, Start, ToWorker};
+use crate::protocol::{Analyze, Import, Lane, Start, ToWorker};
 use drive::{Conversation, Stop};
 use watch::Watch;
 
@@ -80,7 +80,7 @@ impl Runtime {
     pub async fn try_worker(config: &RuntimeConfig) -> Result<Duration, RunError> {
         let started = Instant::now();
         let pool = Pool::new(config.clone());
-        let worker = pool.start().await.map_err(lost)?;
+        let worker = pool.start(Lane::Transactions).await.map_err(lost)?;
         let took = started.elapsed();
         worker.kill().await;
         Ok(took)
@@ -109,6 +109,7 @@ impl Runtime {
         let key = Key {
             tenant: call.tenant.clone(),
             code: call.code.id.clone(),
+            lane: Lane::of(call.kind),
         };
         let worker = self.worker(&key).await?;
         metrics::add(&inner.counters.started, 1);
@@ -168,7 +169,7 @@ impl Runtime {
         let inner = &*self.inner;
         let stopped = self.signal(tenant)?;
         let (slot, _place) = inner.admission.enter(tenant).await?;
-        let mut worker = inner.pool.fresh().await.map_err(lost)?;
+        let mut worker = inner.pool.fresh(Lane::Transactions).await.map_err(lost)?;
         let message = ToWorker::Analyze(Box::new(Analyze {
             paths: code.modules.keys().cloned().collect(),
             environment,
@@ -286,7 +287,7 @@ impl Runtime {
             return Ok(worker);
         }
         metrics::add(&counters.pool_misses, 1);
-        self.inner.pool.fresh().await.map_err(lost)
+        self.inner.pool.fresh(key.lane).await.map_err(lost)
     }
 
     /// Ends the worker and says what its end means to the caller.

@@ -27,23 +27,91 @@ use Ends::{Stopped, StoppedOr, Thrown};
 type Bomb = (&'static str, Ends, &'static str);
 
 const ALLOCATORS: [Bomb; 17] = [
-    ("arrays filled", Stopped, "let a = []; for (;;) a.push(new Array(1000).fill(1.5));"),
-    ("arrays joined", StoppedOr("Invalid string length"), "let a = ['x'.repeat(1000)]; for (;;) a = [a.join(a[0]), ...a];"),
-    ("text doubled", StoppedOr("Invalid string length"), "let s = 'ab'; const all = []; for (;;) { s = s + s; all.push([...s.slice(0, 1e6)]); }"),
-    ("text repeated", StoppedOr("Invalid string length"), "let n = 1e6; const all = []; for (;;) all.push('x'.repeat(n++).split('x'));"),
-    ("JSON", StoppedOr("Invalid string length"), "let o = { a: 1 }; for (;;) { o = { o, s: JSON.stringify(o) }; }"),
-    ("typed arrays", StoppedOr("Array buffer allocation failed"), "const all = []; for (;;) all.push(new Float64Array(1e5).fill(1));"),
-    ("array buffers, errors caught", Stopped, "const all = []; for (;;) try { all.push(new ArrayBuffer(1 << 20)); } catch { }"),
-    ("a buffer that grows", StoppedOr("Invalid array buffer"), "const b = new ArrayBuffer(8, { maxByteLength: 2 ** 33 }); for (let n = 1024; ; n *= 2) b.resize(n);"),
-    ("maps", Stopped, "const m = new Map(); for (let i = 0; ; i++) m.set(i, { i });"),
-    ("sets of text", Stopped, "const m = new Set(); for (let i = 0; ; i++) m.add('key' + i);"),
-    ("captures", Stopped, "const all = []; const t = 'ab'.repeat(1e4); for (;;) all.push([...t.matchAll(/(a)(b)/g)]);"),
-    ("spread", StoppedOr("Invalid array length"), "let a = [1, 2, 3]; for (;;) a = [...a, ...a];"),
-    ("big integers", StoppedOr("Maximum BigInt size exceeded"), "let n = 3n; const all = []; for (;;) { n = n * n; all.push(n); }"),
-    ("closures", Stopped, "let f = () => 0; const all = []; for (;;) { const g = f, a = new Array(100); f = () => [g, a]; all.push(f); }"),
-    ("promises that wait", Stopped, "const all = []; for (;;) all.push((async () => { await new Promise(() => {}); })());"),
-    ("rejections", Stopped, "for (;;) Promise.reject(new Error('x'));"),
-    ("WASM memory", StoppedOr("WebAssembly.Memory"), "const all = []; for (;;) { const m = new WebAssembly.Memory({ initial: 256 }); new Uint8Array(m.buffer).fill(1); all.push(m); }"),
+    (
+        "arrays filled",
+        Stopped,
+        "let a = []; for (;;) a.push(new Array(1000).fill(1.5));",
+    ),
+    (
+        "arrays joined",
+        StoppedOr("Invalid string length"),
+        "let a = ['x'.repeat(1000)]; for (;;) a = [a.join(a[0]), ...a];",
+    ),
+    (
+        "text doubled",
+        StoppedOr("Invalid string length"),
+        "let s = 'ab'; const all = []; for (;;) { s = s + s; all.push([...s.slice(0, 1e6)]); }",
+    ),
+    (
+        "text repeated",
+        StoppedOr("Invalid string length"),
+        "let n = 1e6; const all = []; for (;;) all.push('x'.repeat(n++).split('x'));",
+    ),
+    (
+        "JSON",
+        StoppedOr("Invalid string length"),
+        "let o = { a: 1 }; for (;;) { o = { o, s: JSON.stringify(o) }; }",
+    ),
+    (
+        "typed arrays",
+        StoppedOr("Array buffer allocation failed"),
+        "const all = []; for (;;) all.push(new Float64Array(1e5).fill(1));",
+    ),
+    (
+        "array buffers, errors caught",
+        Stopped,
+        "const all = []; for (;;) try { all.push(new ArrayBuffer(1 << 20)); } catch { }",
+    ),
+    (
+        "a buffer that grows",
+        StoppedOr("Invalid array buffer"),
+        "const b = new ArrayBuffer(8, { maxByteLength: 2 ** 33 }); for (let n = 1024; ; n *= 2) b.resize(n);",
+    ),
+    (
+        "maps",
+        Stopped,
+        "const m = new Map(); for (let i = 0; ; i++) m.set(i, { i });",
+    ),
+    (
+        "sets of text",
+        Stopped,
+        "const m = new Set(); for (let i = 0; ; i++) m.add('key' + i);",
+    ),
+    (
+        "captures",
+        Stopped,
+        "const all = []; const t = 'ab'.repeat(1e4); for (;;) all.push([...t.matchAll(/(a)(b)/g)]);",
+    ),
+    (
+        "spread",
+        StoppedOr("Invalid array length"),
+        "let a = [1, 2, 3]; for (;;) a = [...a, ...a];",
+    ),
+    (
+        "big integers",
+        StoppedOr("Maximum BigInt size exceeded"),
+        "let n = 3n; const all = []; for (;;) { n = n * n; all.push(n); }",
+    ),
+    (
+        "closures",
+        Stopped,
+        "let f = () => 0; const all = []; for (;;) { const g = f, a = new Array(100); f = () => [g, a]; all.push(f); }",
+    ),
+    (
+        "promises that wait",
+        Stopped,
+        "const all = []; for (;;) all.push((async () => { await new Promise(() => {}); })());",
+    ),
+    (
+        "rejections",
+        Stopped,
+        "for (;;) Promise.reject(new Error('x'));",
+    ),
+    (
+        "WASM memory",
+        StoppedOr("WebAssembly.Memory"),
+        "const all = []; for (;;) { const m = new WebAssembly.Memory({ initial: 256 }); new Uint8Array(m.buffer).fill(1); all.push(m); }",
+    ),
 ];
 
 const LOOPS: [Bomb; 16] = [
@@ -70,42 +138,134 @@ const LOOPS: [Bomb; 16] = [
 /// Code that runs while the engine of ours looks at what a function gives.
 const TRAPS: [Bomb; 12] = [
     ("toJSON", Stopped, "return { toJSON() { for (;;); } };"),
-    ("a getter of the result", Stopped, "return { get x() { for (;;); } };"),
-    ("a proxy as the result", Stopped, "return new Proxy({}, { ownKeys() { for (;;); } });"),
-    ("the stack of an error", Stopped, "const e = new Error('x'); Object.defineProperty(e, 'stack', { get() { for (;;); } }); throw e;"),
-    ("the data of an error", Stopped, "const e = new Error('x'); e.ConvexErrorSymbol = Symbol.for('ConvexError'); Object.defineProperty(e, e.ConvexErrorSymbol, { get() { for (;;); } }); throw e;"),
-    ("an error that is a proxy", Stopped, "throw new Proxy(new Error('x'), { get() { for (;;); } });"),
-    ("prepareStackTrace", Stopped, "Error.prepareStackTrace = () => { for (;;); }; throw new Error('x');"),
-    ("toString of what is thrown", Stopped, "throw { toString() { for (;;); } };"),
-    ("a proxy on the console", Stopped, "console.log(new Proxy({}, { ownKeys() { for (;;); } }));"),
-    ("a stack on the console", Stopped, "const e = new Error('x'); Object.defineProperty(e, 'stack', { get() { for (;;); } }); console.log(e);"),
-    ("the op of a syscall", Stopped, "await Convex.asyncSyscall({ toString() { for (;;); } }, '{}');"),
-    ("then of the result", Stopped, "return { then() { for (;;); } };"),
+    (
+        "a getter of the result",
+        Stopped,
+        "return { get x() { for (;;); } };",
+    ),
+    (
+        "a proxy as the result",
+        Stopped,
+        "return new Proxy({}, { ownKeys() { for (;;); } });",
+    ),
+    (
+        "the stack of an error",
+        Stopped,
+        "const e = new Error('x'); Object.defineProperty(e, 'stack', { get() { for (;;); } }); throw e;",
+    ),
+    (
+        "the data of an error",
+        Stopped,
+        "const e = new Error('x'); e.ConvexErrorSymbol = Symbol.for('ConvexError'); Object.defineProperty(e, e.ConvexErrorSymbol, { get() { for (;;); } }); throw e;",
+    ),
+    (
+        "an error that is a proxy",
+        Stopped,
+        "throw new Proxy(new Error('x'), { get() { for (;;); } });",
+    ),
+    (
+        "prepareStackTrace",
+        Stopped,
+        "Error.prepareStackTrace = () => { for (;;); }; throw new Error('x');",
+    ),
+    (
+        "toString of what is thrown",
+        Stopped,
+        "throw { toString() { for (;;); } };",
+    ),
+    (
+        "a proxy on the console",
+        Stopped,
+        "console.log(new Proxy({}, { ownKeys() { for (;;); } }));",
+    ),
+    (
+        "a stack on the console",
+        Stopped,
+        "const e = new Error('x'); Object.defineProperty(e, 'stack', { get() { for (;;); } }); console.log(e);",
+    ),
+    (
+        "the op of a syscall",
+        Stopped,
+        "await Convex.asyncSyscall({ toString() { for (;;); } }, '{}');",
+    ),
+    (
+        "then of the result",
+        Stopped,
+        "return { then() { for (;;); } };",
+    ),
 ];
 
 /// Floods of what leaves the worker.
 const FLOODS: [Bomb; 10] = [
-    ("a huge result", StoppedOr("Function return value is too large"), "return 'x'.repeat(2 ** 28);"),
-    ("a deep result", StoppedOr("Maximum call stack size exceeded"), "let o = {}; for (let i = 0; i < 1e6; i++) o = { o }; return o;"),
+    (
+        "a huge result",
+        StoppedOr("Function return value is too large"),
+        "return 'x'.repeat(2 ** 28);",
+    ),
+    (
+        "a deep result",
+        StoppedOr("Maximum call stack size exceeded"),
+        "let o = {}; for (let i = 0; i < 1e6; i++) o = { o }; return o;",
+    ),
     ("log lines", Stopped, "for (;;) console.log('x');"),
-    ("long log lines", Stopped, "const s = 'é'.repeat(1e6); for (;;) console.log(s, [s], { s });"),
-    ("a value of many on the console", Stopped, "const o = {}; for (let i = 0; i < 1e5; i++) o['k' + i] = { i }; for (;;) console.log(o);"),
-    ("syscalls that nobody awaits", Stopped, "for (;;) ask('echo');"),
+    (
+        "long log lines",
+        Stopped,
+        "const s = 'é'.repeat(1e6); for (;;) console.log(s, [s], { s });",
+    ),
+    (
+        "a value of many on the console",
+        Stopped,
+        "const o = {}; for (let i = 0; i < 1e5; i++) o['k' + i] = { i }; for (;;) console.log(o);",
+    ),
+    (
+        "syscalls that nobody awaits",
+        Stopped,
+        "for (;;) ask('echo');",
+    ),
     ("syscalls", Stopped, "for (;;) await ask('echo');"),
-    ("syscalls that wait", Stopped, "for (;;) try { Convex.syscall('echo', '{}'); } catch {}"),
-    ("a huge argument", StoppedOr("Invalid string length"), "for (let s = '\"x\"'; ; s += s) Convex.asyncSyscall('echo', s), await ask('echo', s);"),
-    ("variables", Stopped, "for (let i = 0; ; i++) process.env['K' + i];"),
+    (
+        "syscalls that wait",
+        Stopped,
+        "for (;;) try { Convex.syscall('echo', '{}'); } catch {}",
+    ),
+    (
+        "a huge argument",
+        StoppedOr("Invalid string length"),
+        "for (let s = '\"x\"'; ; s += s) Convex.asyncSyscall('echo', s), await ask('echo', s);",
+    ),
+    (
+        "variables",
+        Stopped,
+        "for (let i = 0; ; i++) process.env['K' + i];",
+    ),
 ];
 
 /// What an action can do beside. Its only budgets are memory and the time on the wall.
 const ACTIONS: [Bomb; 7] = [
     ("a loop in an action", Stopped, "for (;;);"),
     ("timers", Stopped, "for (;;) setTimeout(() => {}, 1e9);"),
-    ("a timer that comes again", Stopped, "setInterval(() => {}, 0); await new Promise(() => {});"),
-    ("blobs", Stopped, "const all = []; for (;;) all.push(new Blob([new Uint8Array(1 << 22).fill(1)]));"),
-    ("a stream", Stopped, "let c; new ReadableStream({ start(it) { c = it; } }); for (;;) c.enqueue(new Array(1000).fill(1.5));"),
+    (
+        "a timer that comes again",
+        Stopped,
+        "setInterval(() => {}, 0); await new Promise(() => {});",
+    ),
+    (
+        "blobs",
+        Stopped,
+        "const all = []; for (;;) all.push(new Blob([new Uint8Array(1 << 22).fill(1)]));",
+    ),
+    (
+        "a stream",
+        Stopped,
+        "let c; new ReadableStream({ start(it) { c = it; } }); for (;;) c.enqueue(new Array(1000).fill(1.5));",
+    ),
     ("syscalls of an action", Stopped, "for (;;) ask('echo');"),
-    ("rejections of an action", StoppedOr("x"), "const all = []; for (;;) all.push(Promise.reject(new Error('x')));"),
+    (
+        "rejections of an action",
+        StoppedOr("x"),
+        "const all = []; for (;;) all.push(Promise.reject(new Error('x')));",
+    ),
 ];
 
 fn runs() -> usize {
@@ -122,7 +282,12 @@ async fn neighbour(runtime: Runtime, code: Arc<Code>, stop: Arc<AtomicBool>) -> 
     let mut times = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let result = runtime.run(of("other", call(&code, UdfKind::Query, "f")), &Table::default()).await;
+        let result = runtime
+            .run(
+                of("other", call(&code, UdfKind::Query, "f")),
+                &Table::default(),
+            )
+            .await;
         assert_eq!(ending(&result), "value 1", "another tenant was harmed");
         times.push(start.elapsed().as_secs_f64() * 1000.0);
         tokio::task::yield_now().await;
@@ -133,12 +298,17 @@ async fn neighbour(runtime: Runtime, code: Arc<Code>, stop: Arc<AtomicBool>) -> 
 fn percentile(times: &mut [f64], part: f64) -> f64 {
     times.sort_by(f64::total_cmp);
     let last = times.len().saturating_sub(1);
-    times.get((last as f64 * part) as usize).copied().unwrap_or(0.0)
+    times
+        .get((last as f64 * part) as usize)
+        .copied()
+        .unwrap_or(0.0)
 }
 
 fn wrapped(kind: UdfKind, body: &str) -> Arc<Code> {
     let wrapper = kind.as_str();
-    code(&format!("export const f = {wrapper}(async () => {{ {body} }});"))
+    code(&format!(
+        "export const f = {wrapper}(async () => {{ {body} }});"
+    ))
 }
 
 fn check(name: &str, ends: Ends, ended: &str) {
@@ -165,7 +335,12 @@ async fn set_off(kind: UdfKind, bombs: &[Bomb], budget: Duration, heap_mb: u64) 
     let mut quiet = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
-        let result = runtime.run(of("other", call(&fine, UdfKind::Query, "f")), &Table::default()).await;
+        let result = runtime
+            .run(
+                of("other", call(&fine, UdfKind::Query, "f")),
+                &Table::default(),
+            )
+            .await;
         assert_eq!(ending(&result), "value 1");
         quiet.push(start.elapsed().as_secs_f64() * 1000.0);
     }
@@ -182,7 +357,9 @@ async fn set_off(kind: UdfKind, bombs: &[Bomb], budget: Duration, heap_mb: u64) 
             seen = ending(&result);
             check(name, *ends, &seen);
             let start = Instant::now();
-            let result = runtime.run(call(&fine, UdfKind::Query, "f"), &Table::default()).await;
+            let result = runtime
+                .run(call(&fine, UdfKind::Query, "f"), &Table::default())
+                .await;
             serves.push(start.elapsed().as_secs_f64() * 1000.0);
             assert_eq!(ending(&result), "value 1", "after {name}");
         }
@@ -246,13 +423,22 @@ async fn allocators_with_time_run_out_of_memory() {
         config.timeout = Duration::from_secs(120);
     });
     let endless = ["array buffers, errors caught"];
-    for (name, ends, body) in ALLOCATORS.iter().filter(|(name, ..)| !endless.contains(name)) {
+    for (name, ends, body) in ALLOCATORS
+        .iter()
+        .filter(|(name, ..)| !endless.contains(name))
+    {
         let bomb = wrapped(UdfKind::Query, body);
-        let ended = ending(&runtime.run(call(&bomb, UdfKind::Query, "f"), &Table::default()).await);
+        let ended = ending(
+            &runtime
+                .run(call(&bomb, UdfKind::Query, "f"), &Table::default())
+                .await,
+        );
         check(name, *ends, &ended);
         assert_ne!(ended, "timeout", "{name}");
     }
-    let result = runtime.run(call(&fine(), UdfKind::Query, "f"), &Table::default()).await;
+    let result = runtime
+        .run(call(&fine(), UdfKind::Query, "f"), &Table::default())
+        .await;
     assert_eq!(ending(&result), "value 1");
 }
 
@@ -261,13 +447,22 @@ async fn a_bomb_in_an_import_is_stopped_and_only_where_it_is() {
     let runtime = runtime_with(|config| config.user_cpu = BUDGET);
     let code = bundle(&[
         ("main.js", "export const f = query(async () => 1);"),
-        ("bomb.js", "for (;;); export const f = query(async () => 1);"),
+        (
+            "bomb.js",
+            "for (;;); export const f = query(async () => 1);",
+        ),
     ]);
     for _ in 0..3 {
         let mut bad = call(&code, UdfKind::Query, "f");
         bad.module = "bomb.js".into();
-        assert_eq!(ending(&runtime.run(bad, &Table::default()).await), "timeout");
+        assert_eq!(
+            ending(&runtime.run(bad, &Table::default()).await),
+            "timeout"
+        );
         let good = call(&code, UdfKind::Query, "f");
-        assert_eq!(ending(&runtime.run(good, &Table::default()).await), "value 1");
+        assert_eq!(
+            ending(&runtime.run(good, &Table::default()).await),
+            "value 1"
+        );
     }
 }

@@ -38,10 +38,13 @@ impl Caller {
         };
         let host = Caller::new(&self.runtime, &self.code);
         match self.runtime.run(invocation, &host).await {
-            Ok(outcome) => outcome.result.map(Answer::Json).map_err(|failure| SyscallError::User {
-                message: failure.message,
-                data: failure.data,
-            }),
+            Ok(outcome) => outcome
+                .result
+                .map(Answer::Json)
+                .map_err(|failure| SyscallError::User {
+                    message: failure.message,
+                    data: failure.data,
+                }),
             Err(error) => Err(SyscallError::user(error.to_string())),
         }
     }
@@ -95,7 +98,10 @@ export const last = mutation(async ({ n }) => (await ask('echo', { n: 10 * n }))
         assert_eq!(ending(&result), "value 61");
     }
     let metrics = runtime.metrics();
-    assert_eq!((metrics.active_runtime_instances, metrics.queued_invocations), (0, 0));
+    assert_eq!(
+        (metrics.active_runtime_instances, metrics.queued_invocations),
+        (0, 0)
+    );
     assert_eq!(metrics.nested_local_dispatches, 12);
 }
 
@@ -113,7 +119,10 @@ async fn calls_within_calls_end_at_the_limit() {
     );
     let host = Caller::new(&runtime, &code);
     let result = runtime.run(call(&code, UdfKind::Action, "f"), &host).await;
-    assert_eq!(ending(&result), r#"value [3,"functions call one another more than 3 deep"]"#);
+    assert_eq!(
+        ending(&result),
+        r#"value [3,"functions call one another more than 3 deep"]"#
+    );
     assert_eq!(runtime.metrics().active_runtime_instances, 0);
 }
 
@@ -144,7 +153,9 @@ impl Host for Gate {
         _: u64,
         _: Result<String, JsFailure>,
     ) -> BoxFuture<'a, Result<String, SyscallError>> {
-        Box::pin(std::future::ready(Err(SyscallError::user("nothing runs another"))))
+        Box::pin(std::future::ready(Err(SyscallError::user(
+            "nothing runs another",
+        ))))
     }
 
     fn nesting(&self, _: Nesting) {}
@@ -162,7 +173,10 @@ async fn beyond_the_queue_the_answer_is_no_and_other_tenants_are_served() {
     });
     let code = code(ASKS);
     let leave = Arc::new(Semaphore::new(0));
-    let host = Arc::new(Gate { leave: Some(leave.clone()), ..Gate::default() });
+    let host = Arc::new(Gate {
+        leave: Some(leave.clone()),
+        ..Gate::default()
+    });
     let start = || {
         let (runtime, code, host) = (runtime.clone(), code.clone(), host.clone());
         tokio::spawn(async move { runtime.run(call(&code, UdfKind::Query, "f"), &*host).await })
@@ -180,7 +194,10 @@ async fn beyond_the_queue_the_answer_is_no_and_other_tenants_are_served() {
         }
         assert_eq!(runtime.metrics().rejected_invocations, refused);
         let other = of("other", call(&code, UdfKind::Query, "f"));
-        assert_eq!(ending(&runtime.run(other, &Gate::default()).await), "value 1");
+        assert_eq!(
+            ending(&runtime.run(other, &Gate::default()).await),
+            "value 1"
+        );
     }
     leave.add_permits(4);
     for task in running {
@@ -197,27 +214,42 @@ async fn stopping_a_tenant_ends_its_calls_and_nobody_elses() {
         config.max_in_flight_per_tenant = Some(2);
     });
     let code_of = |name: &str| {
-        code(&format!("export const f = query(async () => {{ await ask('x'); return '{name}'; }}); export const g = query(async () => {{ await ask('x'); for (;;); }});"))
+        code(&format!(
+            "export const f = query(async () => {{ await ask('x'); return '{name}'; }}); export const g = query(async () => {{ await ask('x'); for (;;); }});"
+        ))
     };
     let (ours, theirs) = (code_of("acme"), code_of("other"));
     let leave = Arc::new(Semaphore::new(0));
-    let host = Arc::new(Gate { leave: Some(leave.clone()), ..Gate::default() });
+    let host = Arc::new(Gate {
+        leave: Some(leave.clone()),
+        ..Gate::default()
+    });
     let start = |invocation: Invocation| {
         let (runtime, host) = (runtime.clone(), host.clone());
         tokio::spawn(async move { runtime.run(invocation, &*host).await })
     };
     // Two that run, and three in the queue; then two of another tenant.
-    let mut stopped: Vec<_> = (0..5).map(|_| start(call(&ours, UdfKind::Query, "f"))).collect();
-    until(|| host.asked.load(Ordering::Relaxed) == 2 && runtime.metrics().queued_invocations == 3).await;
-    let others: Vec<_> = (0..2).map(|_| start(of("other", call(&theirs, UdfKind::Query, "f")))).collect();
+    let mut stopped: Vec<_> = (0..5)
+        .map(|_| start(call(&ours, UdfKind::Query, "f")))
+        .collect();
+    until(|| host.asked.load(Ordering::Relaxed) == 2 && runtime.metrics().queued_invocations == 3)
+        .await;
+    let others: Vec<_> = (0..2)
+        .map(|_| start(of("other", call(&theirs, UdfKind::Query, "f"))))
+        .collect();
     until(|| host.asked.load(Ordering::Relaxed) == 4).await;
     runtime.stop_tenant(&"acme".parse().unwrap());
     for task in stopped.drain(..) {
         let result = task.await.unwrap();
         assert!(matches!(result, Err(RunError::TenantStopped)), "{result:?}");
     }
-    let refused = runtime.run(call(&ours, UdfKind::Query, "f"), &Gate::default()).await;
-    assert!(matches!(refused, Err(RunError::TenantStopped)), "{refused:?}");
+    let refused = runtime
+        .run(call(&ours, UdfKind::Query, "f"), &Gate::default())
+        .await;
+    assert!(
+        matches!(refused, Err(RunError::TenantStopped)),
+        "{refused:?}"
+    );
     leave.add_permits(2);
     for task in others {
         assert_eq!(ending(&task.await.unwrap()), r#"value "other""#);
@@ -229,9 +261,17 @@ async fn stopping_a_tenant_ends_its_calls_and_nobody_elses() {
     until(|| host.asked.load(Ordering::Relaxed) == 5).await;
     runtime.stop_tenant(&"acme".parse().unwrap());
     let result = looping.await.unwrap();
-    assert!(matches!(result, Err(RunError::TenantStopped | RunError::UserTimeout { .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(RunError::TenantStopped | RunError::UserTimeout { .. })
+        ),
+        "{result:?}"
+    );
     runtime.allow_tenant(&"acme".parse().unwrap());
-    let again = runtime.run(call(&ours, UdfKind::Query, "f"), &Gate::default()).await;
+    let again = runtime
+        .run(call(&ours, UdfKind::Query, "f"), &Gate::default())
+        .await;
     assert_eq!(ending(&again), r#"value "acme""#);
 }
 
@@ -239,7 +279,10 @@ async fn stopping_a_tenant_ends_its_calls_and_nobody_elses() {
 async fn closing_ends_what_runs_and_refuses_more() {
     let runtime = runtime_with(|_| {});
     let code = code(ASKS);
-    let host = Arc::new(Gate { leave: Some(Arc::new(Semaphore::new(0))), ..Gate::default() });
+    let host = Arc::new(Gate {
+        leave: Some(Arc::new(Semaphore::new(0))),
+        ..Gate::default()
+    });
     let running = tokio::spawn({
         let (runtime, code, host) = (runtime.clone(), code.clone(), host.clone());
         async move { runtime.run(call(&code, UdfKind::Query, "f"), &*host).await }
@@ -248,6 +291,11 @@ async fn closing_ends_what_runs_and_refuses_more() {
     runtime.close();
     let result = running.await.unwrap();
     assert!(matches!(result, Err(RunError::ShuttingDown)), "{result:?}");
-    let refused = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await;
-    assert!(matches!(refused, Err(RunError::ShuttingDown)), "{refused:?}");
+    let refused = runtime
+        .run(call(&code, UdfKind::Query, "f"), &Table::default())
+        .await;
+    assert!(
+        matches!(refused, Err(RunError::ShuttingDown)),
+        "{refused:?}"
+    );
 }

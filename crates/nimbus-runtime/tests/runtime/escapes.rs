@@ -47,7 +47,10 @@ async fn the_global_object_has_what_it_should_and_no_more() {
     let ecma = "AggregateError Array ArrayBuffer AsyncDisposableStack BigInt BigInt64Array BigUint64Array Boolean DataView Date DisposableStack Error EvalError FinalizationRegistry Float16Array Float32Array Float64Array Function Infinity Int16Array Int32Array Int8Array Intl Iterator JSON Map Math NaN Number Object Promise Proxy RangeError ReferenceError Reflect RegExp Set String SuppressedError Symbol SyntaxError TypeError URIError Uint16Array Uint32Array Uint8Array Uint8ClampedArray WeakMap WeakRef WeakSet WebAssembly decodeURI decodeURIComponent encodeURI encodeURIComponent escape eval globalThis isFinite isNaN parseFloat parseInt undefined unescape";
     let web = "AbortController AbortSignal CustomEvent DOMException Event EventTarget TextDecoder TextEncoder URL URLSearchParams atob btoa clearInterval clearTimeout console crypto fetch global performance process queueMicrotask self setImmediate setInterval setTimeout structuredClone Convex";
     let known: Vec<&str> = ecma.split(' ').chain(web.split(' ')).collect();
-    let more: Vec<&String> = all.iter().filter(|name| !known.contains(&name.as_str())).collect();
+    let more: Vec<&String> = all
+        .iter()
+        .filter(|name| !known.contains(&name.as_str()))
+        .collect();
     assert!(more.is_empty(), "{more:?}");
 }
 
@@ -80,18 +83,39 @@ async fn natives_syntax_shadow_realms_and_debuggers_are_absent() {
         ("new ShadowRealm()", "ShadowRealm is not defined"),
         ("gc()", "gc is not defined"),
         ("require('fs')", "require is not defined"),
-        ("Deno.readTextFileSync('/etc/passwd')", "Deno is not defined"),
+        (
+            "Deno.readTextFileSync('/etc/passwd')",
+            "Deno is not defined",
+        ),
         ("process.binding('fs')", "process.binding is not a function"),
         ("process.exit(1)", "process.exit is not a function"),
         ("new Worker('data:,1')", "Worker is not defined"),
-        ("new SharedArrayBuffer(8)", "SharedArrayBuffer is not defined"),
+        (
+            "new SharedArrayBuffer(8)",
+            "SharedArrayBuffer is not defined",
+        ),
         ("Atomics.wait()", "Atomics is not defined"),
         ("importScripts('x')", "importScripts is not defined"),
-        ("await import('node:fs')", "dynamic module import unsupported"),
-        ("await import('data:text/javascript,1')", "dynamic module import unsupported"),
-        ("await import('file:///etc/passwd')", "dynamic module import unsupported"),
-        ("Convex.jsSyscall('constructor', {})", "Unknown js operation constructor"),
-        ("Object.prototype.jsSyscalls = { x: () => 1 }; return Convex.jsSyscall('x', {})", "Unknown js operation x"),
+        (
+            "await import('node:fs')",
+            "dynamic module import unsupported",
+        ),
+        (
+            "await import('data:text/javascript,1')",
+            "dynamic module import unsupported",
+        ),
+        (
+            "await import('file:///etc/passwd')",
+            "dynamic module import unsupported",
+        ),
+        (
+            "Convex.jsSyscall('constructor', {})",
+            "Unknown js operation constructor",
+        ),
+        (
+            "Object.prototype.jsSyscalls = { x: () => 1 }; return Convex.jsSyscall('x', {})",
+            "Unknown js operation x",
+        ),
         ("Convex.syscall = 1", "Cannot assign to read only property"),
         ("arguments.callee", "arguments is not defined"),
     ] {
@@ -249,9 +273,33 @@ export const f = query(async () => {
     };
     let outcome = query(main, &host).await.unwrap();
     let found: serde_json::Value = serde_json::from_str(&outcome.result.unwrap()).unwrap();
-    assert_eq!(found, json!(["", "{\"x\":1}", "v", true, true, true, "string", true, true, 195, 6, "aGk=", "hi"]));
+    assert_eq!(
+        found,
+        json!([
+            "",
+            "{\"x\":1}",
+            "v",
+            true,
+            true,
+            true,
+            "string",
+            true,
+            true,
+            195,
+            6,
+            "aGk=",
+            "hi"
+        ])
+    );
     assert_eq!(outcome.log_lines.len(), 29 + 16, "{:?}", outcome.log_lines);
-    assert!(outcome.log_lines.iter().all(|line| !line.contains("Uninspectable")), "{:?}", outcome.log_lines);
+    assert!(
+        outcome
+            .log_lines
+            .iter()
+            .all(|line| !line.contains("Uninspectable")),
+        "{:?}",
+        outcome.log_lines
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use nimbus_runtime::{Answer, Host, JsFailure, Nesting, RunError, SyscallError, UdfKind};
 
-use crate::support::{Table, call, children, code, ending, of, runtime, runtime_with, state, until};
+use crate::support::{
+    Table, call, children, code, ending, of, runtime, runtime_with, state, until,
+};
 
 /// Leaves its tenant's name wherever it can, and looks for another's.
 const LEAVES: &str = r#"
@@ -66,7 +68,10 @@ async fn ten_thousand_alternating_calls_of_two_tenants_leak_nothing() {
     }
     let metrics = runtime.metrics();
     assert_eq!(metrics.completed_invocations, 10_000);
-    assert_eq!(metrics.tenants.values().copied().collect::<Vec<_>>(), [5_000, 5_000]);
+    assert_eq!(
+        metrics.tenants.values().copied().collect::<Vec<_>>(),
+        [5_000, 5_000]
+    );
 }
 
 /// One bundle under one id for both: a worker that ran code of one tenant is not another's.
@@ -75,17 +80,33 @@ async fn the_same_bundle_of_two_tenants_runs_in_two_processes() {
     let runtime = runtime();
     let code = code("export const f = query(async () => 1);");
     for tenant in ["acme", "other", "acme", "other"] {
-        let result = runtime.run(of(tenant, call(&code, UdfKind::Query, "f")), &Table::default()).await;
+        let result = runtime
+            .run(
+                of(tenant, call(&code, UdfKind::Query, "f")),
+                &Table::default(),
+            )
+            .await;
         assert_eq!(ending(&result), "value 1");
     }
     let metrics = runtime.metrics();
-    assert_eq!((metrics.runtime_pool_misses, metrics.runtime_pool_hits), (2, 2));
+    assert_eq!(
+        (metrics.runtime_pool_misses, metrics.runtime_pool_hits),
+        (2, 2)
+    );
 }
 
 fn resident_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1024.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,10 +114,14 @@ async fn memory_and_processes_come_back_after_500_bundles() {
     let runtime = runtime_with(|config| config.idle = Duration::from_millis(1));
     let run = |number: usize| {
         let padding = format!("// {}\n", "x".repeat(50_000));
-        let code = code(&format!("{padding}export const f = query(async () => {number} + 'y'.repeat(1e5).length);"));
+        let code = code(&format!(
+            "{padding}export const f = query(async () => {number} + 'y'.repeat(1e5).length);"
+        ));
         let runtime = runtime.clone();
         async move {
-            let result = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await;
+            let result = runtime
+                .run(call(&code, UdfKind::Query, "f"), &Table::default())
+                .await;
             assert_eq!(ending(&result), format!("value {}", number + 100_000));
         }
     };
@@ -146,7 +171,10 @@ impl Host for Killer {
 }
 
 fn kill(pid: u32) {
-    let done = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    let done = Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(done.success());
 }
 
@@ -160,14 +188,24 @@ async fn a_worker_that_somebody_kills_is_lost_and_replaced() {
         other => panic!("{other:?}"),
     }
     assert!(!killer.0.lock().unwrap().is_empty());
-    let result = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await;
-    assert!(ending(&result).starts_with("thrown Uncaught Error: Unknown async operation x"), "{result:?}");
+    let result = runtime
+        .run(call(&code, UdfKind::Query, "f"), &Table::default())
+        .await;
+    assert!(
+        ending(&result).starts_with("thrown Uncaught Error: Unknown async operation x"),
+        "{result:?}"
+    );
     // And one that is killed while it waits for work.
     for pid in children(std::process::id()) {
         kill(pid);
         until(|| state(pid).is_none_or(|(state, _)| state == 'Z')).await;
     }
-    let result = runtime.run(call(&code, UdfKind::Query, "f"), &Table::answering("x", "1")).await;
+    let result = runtime
+        .run(
+            call(&code, UdfKind::Query, "f"),
+            &Table::answering("x", "1"),
+        )
+        .await;
     assert_eq!(ending(&result), "value 1");
 }
 
@@ -180,28 +218,40 @@ async fn a_worker_inherits_nothing() {
     assert_eq!(clear_close_on_exec(fd), 0);
     let runtime = runtime();
     let code = code("export const f = query(async () => 1);");
-    let result = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await;
+    let result = runtime
+        .run(call(&code, UdfKind::Query, "f"), &Table::default())
+        .await;
     assert_eq!(ending(&result), "value 1");
     let workers = children(std::process::id());
     assert!(!workers.is_empty());
     for pid in workers {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         let text = String::from_utf8_lossy(&environment).into_owned();
-        let mut names: Vec<&str> = text.split('\0').filter_map(|v| v.split('=').next()).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<&str> = text
+            .split('\0')
+            .filter_map(|v| v.split('=').next())
+            .filter(|n| !n.is_empty())
+            .collect();
         names.sort_unstable();
         assert_eq!(names, ["LC_ALL", "TZ"]);
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
-            let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
+            let Ok(target) = std::fs::read_link(entry.unwrap().path()) else {
+                continue;
+            };
             assert_ne!(target, held.path(), "an open file of the server");
             let shown = target.to_string_lossy().into_owned();
             let kind = shown.split(':').next().unwrap_or_default();
-            let known = ["socket", "pipe", "anon_inode"].contains(&kind) || target == Path::new("/dev/null");
+            let known = ["socket", "pipe", "anon_inode", "/memfd"].contains(&kind)
+                || target == Path::new("/dev/null");
             assert!(known, "{shown}");
         }
     }
 }
 
-#[allow(unsafe_code, reason = "a descriptor of the test's own is made inheritable")]
+#[allow(
+    unsafe_code,
+    reason = "a descriptor of the test's own is made inheritable"
+)]
 fn clear_close_on_exec(fd: i32) -> i32 {
     // SAFETY: the call changes a flag of an open descriptor and no memory.
     unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }
@@ -222,13 +272,20 @@ async fn a_server_that_dies() {
         config.timeout = Duration::from_secs(3_600);
     });
     let code = code("export const f = query(async () => { for (;;); });");
-    drop(runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await);
+    drop(
+        runtime
+            .run(call(&code, UdfKind::Query, "f"), &Table::default())
+            .await,
+    );
 }
 
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    rest.split_whitespace().nth(11).and_then(|n| n.parse().ok()).unwrap_or(0)
+    rest.split_whitespace()
+        .nth(11)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 #[tokio::test]
@@ -241,7 +298,11 @@ async fn workers_end_with_a_server_that_is_killed() {
         .spawn()
         .unwrap();
     // One that computes: more of a second of CPU time than any start takes.
-    let busy = || children(server.id()).into_iter().any(|pid| cpu_ticks(pid) > 100);
+    let busy = || {
+        children(server.id())
+            .into_iter()
+            .any(|pid| cpu_ticks(pid) > 100)
+    };
     until(busy).await;
     let workers = children(server.id());
     server.kill().unwrap();
