@@ -36,6 +36,8 @@ pub(crate) enum WorkerError {
     Frame(#[from] FrameError),
     #[error("the worker closed its socket")]
     Closed,
+    #[error("the worker ended before it began: {said}")]
+    Stillborn { said: String },
     #[error("the worker did not start within {} s", START_LIMIT.as_secs())]
     Slow,
     #[error("the worker sent what was not its turn to send")]
@@ -81,9 +83,13 @@ impl Worker {
     }
 
     async fn first(&mut self) -> Result<FromWorker, WorkerError> {
-        tokio::time::timeout(START_LIMIT, self.receive())
-            .await
-            .map_err(|_| WorkerError::Slow)?
+        match tokio::time::timeout(START_LIMIT, self.receive()).await {
+            Ok(Err(WorkerError::Closed)) => Err(WorkerError::Stillborn {
+                said: self.last_words().await,
+            }),
+            Ok(message) => message,
+            Err(_) => Err(WorkerError::Slow),
+        }
     }
 
     async fn spawn(

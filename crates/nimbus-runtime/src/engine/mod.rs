@@ -19,6 +19,7 @@ mod realm;
 mod session;
 mod strings;
 
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -43,22 +44,27 @@ const RETIRE_MB: u64 = 64;
 /// Runs the worker until the server closes the socket. The main function of the hidden subcommand; the process must
 /// have done nothing else.
 pub fn main() -> ExitCode {
+    match worker() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The server reads this when a worker is lost.
+            drop(writeln!(std::io::stderr(), "{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn worker() -> Result<(), Box<dyn std::error::Error>> {
     guard::close_inherited();
-    let Ok(fd) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    let watched = fd.try_clone();
-    let mut link = Link::new(UnixStream::from(fd));
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let watched = socket.try_clone()?;
+    let mut link = Link::new(UnixStream::from(socket));
     let ToWorker::Setup(setup) = link.receive() else {
-        return ExitCode::FAILURE;
+        return Err("a worker is started by the server".into());
     };
-    if confine::confine(&setup).is_err() {
-        return ExitCode::FAILURE;
-    }
+    confine::confine(&setup)?;
     // After it was confined: a thread that was there before would not be.
-    if watched.and_then(guard::end_with_server).is_err() {
-        return ExitCode::FAILURE;
-    }
+    guard::end_with_server(watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
     if setup.task == Task::MakeSnapshot {
@@ -66,22 +72,21 @@ pub fn main() -> ExitCode {
             Lane::Transactions => realm::snapshot(),
             Lane::Actions => action::snapshot(),
         }));
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
-    let Ok(snapshot) = given_snapshot(setup.task) else {
-        return ExitCode::FAILURE;
-    };
+    let snapshot = given_snapshot(setup.task)?;
     match setup.lane {
         Lane::Transactions => transactions(link, Factory::new(snapshot, &setup)),
         Lane::Actions => {
             egress::grant(setup.egress.clone());
-            actions(link, Actions::new(snapshot, &setup))
+            actions(link, Actions::new(snapshot, &setup));
         }
     }
+    Err("the server sent what a worker does not know".into())
 }
 
 /// Runs queries, mutations and analyses.
-fn transactions(mut link: Link, factory: Factory) -> ExitCode {
+fn transactions(mut link: Link, factory: Factory) {
     let mut isolate = factory.isolate();
     factory.prepare(&mut isolate);
     link.send(&FromWorker::Ready);
@@ -105,13 +110,13 @@ fn transactions(mut link: Link, factory: Factory) -> ExitCode {
                     session.link.send(&FromWorker::Analyzed(found));
                 });
             }
-            _ => return ExitCode::FAILURE,
+            _ => return,
         }
     }
 }
 
 /// Runs actions; each has an isolate of its own.
-fn actions(mut link: Link, mut actions: Actions) -> ExitCode {
+fn actions(mut link: Link, mut actions: Actions) {
     actions.prepare();
     link.send(&FromWorker::Ready);
     session::open(link);
@@ -121,7 +126,7 @@ fn actions(mut link: Link, mut actions: Actions) -> ExitCode {
                 finish(measured(|| actions.run(&Call::of(&start))), false);
                 actions.prepare();
             }
-            _ => return ExitCode::FAILURE,
+            _ => return,
         }
     }
 }
