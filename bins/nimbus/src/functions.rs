@@ -77,7 +77,6 @@ impl RuntimeArgs {
 pub(crate) struct FunctionSettings {
     pub(crate) runtime: RuntimeConfig,
     /// Bytes of results that the query cache keeps; 0: it is off.
-    #[allow(dead_code, reason = "nimbus-http takes it when it has the cache")]
     pub(crate) query_cache_bytes: u64,
 }
 
