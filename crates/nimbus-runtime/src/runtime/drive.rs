@@ -58,8 +58,14 @@ pub(crate) struct Conversation<'a> {
 type Answered = (u32, Result<Reply, SyscallError>);
 
 enum Asked {
-    Syscall { op: String, args: String },
-    Finished { token: u64, result: Result<String, JsFailure> },
+    Syscall {
+        op: String,
+        args: String,
+    },
+    Finished {
+        token: u64,
+        result: Result<String, JsFailure>,
+    },
 }
 
 /// What a message leads to.

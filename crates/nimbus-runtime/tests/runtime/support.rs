@@ -69,7 +69,8 @@ pub fn bundle(files: &[(&str, &str)]) -> Arc<Code> {
     for (path, source) in files {
         let up = "../".repeat(path.matches('/').count());
         let from = if up.is_empty() { "./" } else { &up };
-        let head = format!("import {{ query, mutation, action, ask }} from \"{from}_deps/lib.js\";\n");
+        let head =
+            format!("import {{ query, mutation, action, ask }} from \"{from}_deps/lib.js\";\n");
         modules.insert((*path).to_owned(), file(&format!("{head}{source}")));
     }
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
