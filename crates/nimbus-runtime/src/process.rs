@@ -53,10 +53,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts a process and waits until its engine is up.
-    pub(crate) async fn start(
-        command: &WorkerCommand,
-        setup: Setup,
-    ) -> Result<Worker, WorkerError> {
+    pub(crate) async fn start(command: &WorkerCommand, setup: Setup) -> Result<Worker, WorkerError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let child = Command::new(&command.program)

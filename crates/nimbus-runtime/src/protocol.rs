@@ -21,7 +21,10 @@ pub(crate) enum ToWorker {
     /// Import a bundle and say what it declares.
     Analyze(Box<Analyze>),
     /// The answer to a `Syscall` or `UdfFinished`.
-    Reply { call: u32, reply: Reply },
+    Reply {
+        call: u32,
+        reply: Reply,
+    },
     /// The answer to a `Module`; `None` when the bundle has no such file.
     Module(Option<WireModule>),
     /// The answer to `Resume`: an active slot was granted.

@@ -65,7 +65,7 @@ fn module(
     asked: &Analyze,
     path: &str,
 ) -> Result<Declared, WireAnalyzeError> {
-    let mut frame = Frame::new(None, &asked.import);
+    let mut frame = Frame::new(&asked.import);
     frame.environment = Some(asked.environment.iter().cloned().collect::<HashMap<_, _>>());
     frame.strict_environment = path == AUTH;
     session::with(|session| session.frames.push(frame));
@@ -79,9 +79,7 @@ fn module(
     if let Some(name) = frame.and_then(|frame| frame.missing_variable) {
         return Err(wrong(
             Some("AuthConfigMissingEnvironmentVariable".into()),
-            format!(
-                "Environment variable {name} is used in auth config file but its value was not set"
-            ),
+            format!("Environment variable {name} is used in auth config file but its value was not set"),
         ));
     }
     match found {

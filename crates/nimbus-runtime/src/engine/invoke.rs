@@ -6,10 +6,10 @@
 
 use deno_core::v8;
 
-use super::failure;
 use super::modules::{self, ImportError};
 use super::realm::Factory;
 use super::session::{self, Frame, Pending, Times};
+use super::failure;
 use crate::call::{JsFailure, SubCall, UdfKind};
 use crate::protocol::{FromWorker, Import, Reply, Start};
 
@@ -17,6 +17,9 @@ use crate::protocol::{FromWorker, Import, Reply, Start};
 const BATCH: usize = 16;
 /// Longest result, as JSON, that is sent to the server; what a value may have is counted there.
 const MAX_RESULT: usize = 64 * 1024 * 1024;
+
+/// What an action passes on in its syscalls; there is one action in a process.
+const REQUEST_ID: &str = "0";
 
 /// Which function, with what.
 pub(crate) struct Call<'a> {
@@ -61,11 +64,7 @@ fn run_in(
     v8::scope!(let scope, scope);
     let context = factory.context(scope);
     let scope = &mut v8::ContextScope::new(scope, context);
-    session::with(|session| {
-        session
-            .frames
-            .push(Frame::new(Some(call.kind), &call.import))
-    });
+    session::with(|session| session.frames.push(Frame::new(&call.import)));
     let result = function(factory, scope, call);
     modules::keep_compiled(scope);
     session::with(|session| session.frames.pop());
@@ -80,9 +79,7 @@ fn function(
     v8::tc_scope!(let scope, scope);
     let namespace = match modules::import(scope, call.module) {
         Ok(namespace) => namespace,
-        Err(ImportError::Refused(message)) => {
-            return Err(failure::plain(format!("Uncaught Error: {message}")));
-        }
+        Err(ImportError::Refused(message)) => return Err(failure::plain(format!("Uncaught Error: {message}"))),
         Err(ImportError::Thrown) => return Err(thrown(scope)),
     };
     session::frame(|frame| frame.begin(Times::new(&call.seed, call.now_ms)));
@@ -97,9 +94,7 @@ fn function(
 }
 
 /// What a `TryCatch` holds.
-pub(crate) fn thrown(
-    scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>,
-) -> JsFailure {
+pub(crate) fn thrown(scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>) -> JsFailure {
     match scope.exception() {
         Some(exception) => {
             scope.reset();
@@ -110,18 +105,14 @@ pub(crate) fn thrown(
 }
 
 /// Calls the invoker. `None`: it threw.
-fn begin<'s>(
+pub(crate) fn begin<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     namespace: v8::Local<'s, v8::Object>,
     call: &Call<'_>,
 ) -> Option<Result<v8::Local<'s, v8::Promise>, String>> {
     let no_function = || {
         let shown = call.module.trim_end_matches(".js");
-        Some(Err(format!(
-            "Couldn't find `{}` in `{shown}` as a {}",
-            call.export,
-            call.kind.as_str()
-        )))
+        Some(Err(format!("Couldn't find `{}` in `{shown}` as a {}", call.export, call.kind.as_str())))
     };
     let key = v8::String::new(scope, call.export)?;
     let Ok(export) = v8::Local::<v8::Object>::try_from(namespace.get(scope, key.into())?) else {
@@ -136,8 +127,13 @@ fn begin<'s>(
     let Ok(invoke) = v8::Local::<v8::Function>::try_from(export.get(scope, key.into())?) else {
         return no_function();
     };
-    let args = v8::String::new(scope, call.args)?;
-    let value = invoke.call(scope, export.into(), &[args.into()])?;
+    let args = v8::String::new(scope, call.args)?.into();
+    let value = if call.kind.is_transactional() {
+        invoke.call(scope, export.into(), &[args])?
+    } else {
+        let request = v8::String::new(scope, REQUEST_ID)?.into();
+        invoke.call(scope, export.into(), &[request, args])?
+    };
     match v8::Local::<v8::Promise>::try_from(value) {
         Ok(promise) => Some(Ok(promise)),
         Err(_) => Some(Err(format!("`{invoker}` gave no promise"))),
@@ -174,28 +170,22 @@ fn settle(
         }
         let batch = session::frame(next_batch).unwrap_or_default();
         if batch.is_empty() {
-            return Err(failure::plain(
-                "Uncaught Error: Returned promise will never resolve",
-            ));
+            return Err(failure::plain("Uncaught Error: Returned promise will never resolve"));
         }
         answer(factory, scope, batch, call);
     }
 }
 
-fn result(
+pub(crate) fn result(
     scope: &mut v8::PinScope<'_, '_>,
     value: v8::Local<'_, v8::Value>,
 ) -> Result<String, JsFailure> {
     if !value.is_string() {
-        return Err(failure::plain(
-            "Uncaught Error: the function's invoker gave no text",
-        ));
+        return Err(failure::plain("Uncaught Error: the function's invoker gave no text"));
     }
     let text = value.to_rust_string_lossy(scope);
     if text.len() > MAX_RESULT {
-        return Err(failure::plain(
-            "Uncaught Error: Function return value is too large (maximum size: 16 MiB)",
-        ));
+        return Err(failure::plain("Uncaught Error: Function return value is too large (maximum size: 16 MiB)"));
     }
     Ok(text)
 }
@@ -283,7 +273,7 @@ fn nested(
     })
 }
 
-fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply: Reply) {
+pub(crate) fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply: Reply) {
     let undefined: v8::Local<'_, v8::Value> = v8::undefined(scope).into();
     let text = |scope: &mut v8::PinScope<'_, '_>, text: &str| {
         v8::String::new(scope, text).map(|text| v8::Global::new(scope, text))

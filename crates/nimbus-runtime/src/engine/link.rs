@@ -63,7 +63,7 @@ impl Link {
     }
 
     /// A message that was read already.
-    fn buffered(&mut self) -> Option<ToWorker> {
+    pub(crate) fn buffered(&mut self) -> Option<ToWorker> {
         let found = protocol::decode(&self.incoming[self.consumed..]);
         match found {
             Ok(Some((message, used))) => {
@@ -79,7 +79,21 @@ impl Link {
         }
     }
 
-    /// The socket, for an event loop; nothing may be buffered.
+    /// Reads what is there without waiting. `false` when there was nothing.
+    pub(crate) fn fill(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        match rustix::net::recv(&self.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => std::process::exit(0),
+            Ok((_, n)) => {
+                self.incoming.extend_from_slice(&chunk[..n]);
+                true
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
+            Err(_) => std::process::exit(0),
+        }
+    }
+
+    /// The socket, for an event loop.
     pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket
     }

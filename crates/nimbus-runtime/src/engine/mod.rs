@@ -3,7 +3,9 @@
 //! It is started by [`crate::Runtime`] with a socket as its standard input and nothing else. It trusts the server;
 //! the server trusts it with nothing but the tenant's own transaction.
 
+mod action;
 mod analyze;
+mod egress;
 mod failure;
 mod invoke;
 mod link;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use deno_core::v8;
 
 use crate::protocol::{Done, FromWorker, Setup, Start, ToWorker};
+use action::Actions;
 use invoke::Call;
 use realm::Factory;
 
@@ -52,12 +55,14 @@ pub fn main() -> ExitCode {
     deno_core::JsRuntime::init_platform(None);
     let factory = Factory::new(setup.heap_mb, setup.initial_heap_mb);
     let mut isolate = factory.isolate();
+    egress::grant(setup.egress.clone());
+    let actions = Actions::new(None, setup.heap_mb, setup.initial_heap_mb);
     link.send(&FromWorker::Ready);
     session::open(link);
     loop {
         match session::with(|session| session.link.receive()) {
             ToWorker::Start(start) => {
-                let done = start_function(&factory, &mut isolate, &start);
+                let done = start_function(&factory, &mut isolate, &actions, &start);
                 session::with(|session| {
                     session.reset();
                     session.link.send(&FromWorker::Done(done));
@@ -79,9 +84,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_function(factory: &Factory, isolate: &mut v8::OwnedIsolate, start: &Start) -> Done {
+fn start_function(
+    factory: &Factory,
+    isolate: &mut v8::OwnedIsolate,
+    actions: &Actions,
+    start: &Start,
+) -> Done {
     let before = thread_cpu();
-    let result = invoke::run(factory, isolate, &Call::of(start));
+    let call = Call::of(start);
+    let result = match start.kind.is_transactional() {
+        true => invoke::run(factory, isolate, &call),
+        false => actions.run(&call),
+    };
     let cpu = thread_cpu().saturating_sub(before);
     let heap = isolate.get_heap_statistics();
     Done {

@@ -24,11 +24,7 @@ impl Factory {
     /// Runs our scripts once.
     pub(crate) fn new(heap_mb: u64, initial_heap_mb: u64) -> Factory {
         Factory {
-            snapshot: if cfg!(feature = "quickjs") {
-                None
-            } else {
-                snapshot()
-            },
+            snapshot: if cfg!(feature = "quickjs") { None } else { snapshot() },
             heap_mb,
             initial_heap_mb,
         }
@@ -36,11 +32,7 @@ impl Factory {
 
     /// An isolate within the limits.
     pub(crate) fn isolate(&self) -> v8::OwnedIsolate {
-        let mb = |n: u64| {
-            usize::try_from(n)
-                .unwrap_or(usize::MAX)
-                .saturating_mul(1024 * 1024)
-        };
+        let mb = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(1024 * 1024);
         let mut params = v8::CreateParams::default()
             .heap_limits(mb(self.initial_heap_mb), mb(self.heap_mb))
             .allow_atomics_wait(false)
@@ -54,8 +46,7 @@ impl Factory {
         isolate.set_microtasks_policy(v8::MicrotasksPolicy::Explicit);
         isolate.set_promise_reject_callback(promise_rejected);
         isolate.set_host_import_module_dynamically_callback(no_dynamic_import);
-        isolate
-            .add_near_heap_limit_callback(memory::near_heap_limit, std::ptr::null_mut::<c_void>());
+        isolate.add_near_heap_limit_callback(memory::near_heap_limit, std::ptr::null_mut::<c_void>());
         isolate.set_oom_error_handler(memory::out_of_memory);
         isolate
     }
@@ -70,13 +61,7 @@ impl Factory {
         if self.snapshot.is_none() {
             bootstrap(&mut entered);
         }
-        // Not in the snapshot: V8 adds to these while it makes a context from one.
-        let global = context.global(&entered);
-        for name in ["SharedArrayBuffer", "Atomics", "Temporal"] {
-            if let Some(key) = v8::String::new(&entered, name) {
-                global.delete(&entered, key.into());
-            }
-        }
+        take_away(&mut entered);
         context
     }
 }
@@ -97,12 +82,31 @@ fn snapshot() -> Option<Vec<u8>> {
 
 /// Runs our scripts in the context that is entered.
 fn bootstrap(scope: &mut v8::PinScope<'_, '_>) -> Option<()> {
+    let host = install_host(scope)?;
+    let global = scope.get_current_context().global(scope).into();
+    call(scope, "bare.js", BARE, &[global, host])
+}
+
+/// Gives the context that is entered what every realm has, and returns the natives.
+pub(crate) fn install_host<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+) -> Option<v8::Local<'s, v8::Value>> {
     let host = natives::object(scope)?.into();
     let global = scope.get_current_context().global(scope).into();
     let inspect = evaluate(scope, "inspect.js", INSPECT)?;
     call(scope, "common.js", COMMON, &[global, host, inspect])?;
-    call(scope, "bare.js", BARE, &[global, host])?;
-    Some(())
+    Some(host)
+}
+
+/// Takes away what would let one call see another, or time itself finely. Not in the snapshot: V8 adds to these
+/// while it makes a context from one.
+pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
+    let global = scope.get_current_context().global(scope);
+    for name in ["SharedArrayBuffer", "Atomics", "Temporal"] {
+        if let Some(key) = v8::String::new(scope, name) {
+            global.delete(scope, key.into());
+        }
+    }
 }
 
 fn call<'s>(
@@ -125,17 +129,7 @@ pub(crate) fn evaluate<'s>(
     let text = v8::String::new(scope, source)?;
     let name = v8::String::new(scope, name)?;
     let origin = v8::ScriptOrigin::new(
-        scope,
-        name.into(),
-        0,
-        0,
-        false,
-        0,
-        None,
-        false,
-        false,
-        false,
-        None,
+        scope, name.into(), 0, 0, false, 0, None, false, false, false, None,
     );
     v8::Script::compile(scope, text, Some(&origin))?.run(scope)
 }
@@ -144,9 +138,7 @@ pub(crate) fn evaluate<'s>(
 unsafe extern "C" fn promise_rejected(message: v8::PromiseRejectMessage<'_>) {
     v8::callback_scope!(unsafe scope, &message);
     let promise = v8::Global::new(scope, message.get_promise());
-    let reason = message
-        .get_value()
-        .map(|value| v8::Global::new(scope, value));
+    let reason = message.get_value().map(|value| v8::Global::new(scope, value));
     session::frame(|frame| match (message.get_event(), reason) {
         (v8::PromiseRejectEvent::PromiseRejectWithNoHandler, Some(reason)) => {
             frame.unhandled.push((promise, reason));

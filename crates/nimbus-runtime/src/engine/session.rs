@@ -2,14 +2,13 @@
 //! each realm that runs. The engine's callbacks have no arguments of ours, so it is kept per thread.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use deno_core::v8;
 
 use super::link::Link;
 use super::maps::SourceMaps;
-use crate::call::UdfKind;
 use crate::protocol::{FromWorker, Import, Reply, ToWorker};
 
 /// One file of the bundle.
@@ -46,8 +45,6 @@ impl Times {
 
 /// One realm in progress.
 pub(crate) struct Frame {
-    /// `None` while a bundle is analysed.
-    pub kind: Option<UdfKind>,
     /// Whether modules are being imported: then nothing may be asked of the host.
     pub importing: bool,
     times: Times,
@@ -64,9 +61,8 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn new(kind: Option<UdfKind>, import: &Import) -> Frame {
+    pub(crate) fn new(import: &Import) -> Frame {
         Frame {
-            kind,
             importing: true,
             times: Times::new(&import.seed, import.time_ms),
             environment: None,
@@ -99,6 +95,10 @@ pub(crate) struct Session {
     pub link: Link,
     /// The bundle's files, as far as they were needed. `None`: the bundle has no such file.
     files: HashMap<String, Option<Rc<File>>>,
+    /// Messages that came while another was waited for.
+    stash: VecDeque<ToWorker>,
+    /// Calls whose answers nobody wants.
+    ignored: HashSet<u32>,
     pub maps: SourceMaps,
     pub frames: Vec<Frame>,
     next_call: u32,
@@ -115,6 +115,8 @@ pub(crate) fn open(link: Link) {
     SESSION.set(Some(Session {
         link,
         files: HashMap::new(),
+        stash: VecDeque::new(),
+        ignored: HashSet::new(),
         maps: SourceMaps::default(),
         frames: Vec::new(),
         next_call: 0,
@@ -147,8 +149,9 @@ impl Session {
             return known.clone();
         }
         self.link.send(&FromWorker::Module(path.to_owned()));
-        let ToWorker::Module(found) = self.link.receive() else {
-            std::process::exit(0);
+        let found = match self.wait(|message| matches!(message, ToWorker::Module(_))) {
+            ToWorker::Module(found) => found,
+            _ => std::process::exit(0),
         };
         let file = found.map(|module| {
             if let Some(map) = module.source_map {
@@ -169,12 +172,66 @@ impl Session {
         self.next_call
     }
 
-    /// The reply to the message `call`; replies come in the order of the questions.
+    /// The reply to the message `call`. Of a transaction they come in the order of the questions; of an action
+    /// others may come first, and are kept.
     pub(crate) fn reply(&mut self, call: u32) -> Reply {
-        match self.link.receive() {
-            ToWorker::Reply { call: to, reply } if to == call => reply,
+        let wanted = |message: &ToWorker| matches!(message, ToWorker::Reply { call: to, .. } if *to == call);
+        match self.wait(wanted) {
+            ToWorker::Reply { reply, .. } => reply,
             _ => std::process::exit(0),
         }
+    }
+
+    /// The next message that is `wanted`.
+    fn wait(&mut self, wanted: impl Fn(&ToWorker) -> bool) -> ToWorker {
+        if let Some(at) = self.stash.iter().position(&wanted)
+            && let Some(message) = self.stash.remove(at)
+        {
+            return message;
+        }
+        loop {
+            let message = self.link.receive();
+            if wanted(&message) {
+                return message;
+            }
+            self.stash.push_back(message);
+        }
+    }
+
+    /// Asks for the slot back that parking gave away, and waits for it.
+    pub(crate) fn resume(&mut self) {
+        self.link.send(&FromWorker::Resume);
+        self.wait(|message| matches!(message, ToWorker::Go));
+    }
+
+    /// Answers that came so far.
+    pub(crate) fn take_replies(&mut self) -> Vec<(u32, Reply)> {
+        while let Some(message) = self.link.buffered() {
+            self.stash.push_back(message);
+        }
+        let mut replies = Vec::new();
+        for message in std::mem::take(&mut self.stash) {
+            match message {
+                ToWorker::Reply { call, reply } => {
+                    if !self.ignored.remove(&call) {
+                        replies.push((call, reply));
+                    }
+                }
+                other => self.stash.push_back(other),
+            }
+        }
+        replies
+    }
+
+    /// Tells the host something that has no answer.
+    pub(crate) fn tell(&mut self, op: &str, args: String) {
+        let call = self.call();
+        self.ignored.insert(call);
+        self.link.send(&FromWorker::Syscall {
+            call,
+            op: op.to_owned(),
+            args,
+        });
     }
 
     /// Asks the host and waits.
@@ -199,6 +256,8 @@ impl Session {
     /// Forgets the last invocation.
     pub(crate) fn reset(&mut self) {
         self.frames.clear();
+        self.stash.clear();
+        self.ignored.clear();
         self.observed_time = false;
         self.log_lines = 0;
     }

@@ -58,14 +58,8 @@ pub(crate) struct Conversation<'a> {
 type Answered = (u32, Result<Reply, SyscallError>);
 
 enum Asked {
-    Syscall {
-        op: String,
-        args: String,
-    },
-    Finished {
-        token: u64,
-        result: Result<String, JsFailure>,
-    },
+    Syscall { op: String, args: String },
+    Finished { token: u64, result: Result<String, JsFailure> },
 }
 
 /// What a message leads to.
@@ -121,8 +115,8 @@ impl Conversation<'_> {
             }
             let message = tokio::select! {
                 biased;
-                _ = self.stopped.wait_for(|stopped| *stopped) => return Err(Stop::TenantStopped),
-                _ = self.closing.wait_for(|closing| *closing) => return Err(Stop::Closing),
+                () = told(&mut self.stopped) => return Err(Stop::TenantStopped),
+                () = told(&mut self.closing) => return Err(Stop::Closing),
                 Some((call, answer)) = running.next() => {
                     let reply = reply(answer).map_err(Stop::Host)?;
                     worker.send(&ToWorker::Reply { call, reply }).await?;
@@ -185,8 +179,8 @@ impl Conversation<'_> {
     async fn resume(&mut self, worker: &mut Worker) -> Result<(), Stop> {
         if self.slot.is_none() {
             let slot = tokio::select! {
-                _ = self.stopped.wait_for(|stopped| *stopped) => return Err(Stop::TenantStopped),
-                _ = self.closing.wait_for(|closing| *closing) => return Err(Stop::Closing),
+                () = told(&mut self.stopped) => return Err(Stop::TenantStopped),
+                () = told(&mut self.closing) => return Err(Stop::Closing),
                 slot = self.admission.resume(self.tenant) => slot.map_err(Stop::Admission)?,
                 () = self.watch.over() => return Err(Stop::WallTime),
             };
@@ -203,6 +197,14 @@ impl Conversation<'_> {
             )),
             _ => {}
         }
+    }
+}
+
+/// Waits until the signal is given.
+async fn told(signal: &mut signal::Receiver<bool>) {
+    if signal.wait_for(|given| *given).await.is_err() {
+        // Nobody is left who could give it.
+        std::future::pending::<()>().await;
     }
 }
 

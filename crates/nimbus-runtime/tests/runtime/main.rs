@@ -6,6 +6,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod actions;
 mod analysis;
 mod basics;
 mod support;
