@@ -138,5 +138,6 @@ targets!(
     query,
     sealed_stream,
     subject,
-    token_file
+    token_file,
+    validator
 );

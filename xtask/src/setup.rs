@@ -86,7 +86,7 @@ const NEEDS: [Need; 20] = [
         Scope::Test,
         "PATH=$PATH:/usr/sbin command -v nginx",
     ),
-    // The records of the bulk test are a package of the npm registry.
+    // The records of the bulk test are a package of the npm registry, and so are the clients of functions.
     need("npm", Scope::Test, "command -v npm"),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("openssl", Scope::Test, "command -v openssl"),
@@ -126,6 +126,7 @@ pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
     if scope == Scope::Test {
         install_nextest(checkout)?;
         install_python(checkout)?;
+        install_apps(checkout)?;
     }
     println!("setup: everything is there");
     Ok(())
@@ -261,6 +262,29 @@ fn install_python(checkout: &Checkout) -> Result<()> {
             .arg(&listed)
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
     )?;
+    fs::write(&done, wanted).with_context(|| format!("writing {}", done.display()))
+}
+
+/// The packages of the tests' applications, in `apps` of the build directory, by the lock file of one of them.
+/// A copy of that file, written last, says what is there.
+fn install_apps(checkout: &Checkout) -> Result<()> {
+    let source = checkout.root.join("tests/apps/chat");
+    let lock = source.join("package-lock.json");
+    let wanted = fs::read(&lock).with_context(|| format!("reading {}", lock.display()))?;
+    let apps = checkout.target.join("apps");
+    let done = apps.join("nimbus-package-lock.json");
+    if fs::read(&done).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    println!("setup: installing the npm packages of the tests");
+    fs::create_dir_all(&apps).with_context(|| format!("making {}", apps.display()))?;
+    for name in ["package.json", "package-lock.json"] {
+        let (from, to) = (source.join(name), apps.join(name));
+        fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+    }
+    let mut install = checkout.command("npm");
+    install.current_dir(&apps);
+    shell::run(install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
     fs::write(&done, wanted).with_context(|| format!("writing {}", done.display()))
 }
 

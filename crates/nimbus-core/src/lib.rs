@@ -11,6 +11,7 @@ pub mod id;
 pub mod json;
 pub mod key;
 pub mod name;
+pub mod validator;
 pub mod value;
 
 pub use error::ErrorCode;
@@ -18,6 +19,7 @@ pub use id::{DocumentId, IdError, InternalId, TableNumber};
 pub use json::JsonError;
 pub use key::KeyError;
 pub use name::{FieldPath, IndexName, NameError, TableName, TenantId};
+pub use validator::{TableNames, ValidationFailure, Validator, ValidatorError};
 pub use value::{Object, Value, ValueError};
 
 /// The most characters of a caller's input that any error of this crate repeats.

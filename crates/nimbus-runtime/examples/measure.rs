@@ -34,18 +34,54 @@ export function run(text) {
 
 /// Each runs for ever on a heap without a limit.
 const BOMBS: [(&str, &str); 12] = [
-    ("Array.fill", "let a = []; for (;;) a.push(new Array(1000).fill(1.5))"),
-    ("join", "let a = ['x'.repeat(1000)]; for (;;) { a.push(a.join('-') + a.length); }"),
-    ("repeat", "let a = []; for (let i = 0;; i++) a.push(('' + i).repeat(100000).split(''))"),
-    ("JSON", "let o = {a: [1.5, 'x']}; let s = []; for (;;) { s.push(JSON.parse(JSON.stringify({o, s: s.length, b: new Array(100).fill(o)}))); }"),
-    ("typed arrays", "let a = []; for (;;) a.push(new Float64Array(100000).fill(1))"),
-    ("Map", "let m = new Map(); for (let i = 0;; i++) m.set('k' + i, {i})"),
-    ("regexp captures", "let a = []; for (;;) a.push(/(.*?)(b+)(c*)/.exec('a'.repeat(1000) + 'bbbccc'))"),
-    ("spread", "let a = [1, 2, 3]; let all = []; for (;;) { a = [...a, ...a].slice(0, 5000); all.push([...a]); }"),
-    ("BigInt", "let b = []; let x = 1n << 4000n; for (;;) { x = x + 1n; b.push(x); }"),
-    ("closures", "let f = []; for (;;) { let big = new Array(100).fill(f.length); f.push(() => big); }"),
-    ("strings", "let s = []; for (let i = 0;; i++) s.push('abcdefghij' + i + Math.random())"),
-    ("async", "let p = []; (async () => { for (;;) { p.push((async () => { const x = new Array(50).fill(1); await null; return x; })()); if (p.length % 1000 === 0) await null; } })()"),
+    (
+        "Array.fill",
+        "let a = []; for (;;) a.push(new Array(1000).fill(1.5))",
+    ),
+    (
+        "join",
+        "let a = ['x'.repeat(1000)]; for (;;) { a.push(a.join('-') + a.length); }",
+    ),
+    (
+        "repeat",
+        "let a = []; for (let i = 0;; i++) a.push(('' + i).repeat(100000).split(''))",
+    ),
+    (
+        "JSON",
+        "let o = {a: [1.5, 'x']}; let s = []; for (;;) { s.push(JSON.parse(JSON.stringify({o, s: s.length, b: new Array(100).fill(o)}))); }",
+    ),
+    (
+        "typed arrays",
+        "let a = []; for (;;) a.push(new Float64Array(100000).fill(1))",
+    ),
+    (
+        "Map",
+        "let m = new Map(); for (let i = 0;; i++) m.set('k' + i, {i})",
+    ),
+    (
+        "regexp captures",
+        "let a = []; for (;;) a.push(/(.*?)(b+)(c*)/.exec('a'.repeat(1000) + 'bbbccc'))",
+    ),
+    (
+        "spread",
+        "let a = [1, 2, 3]; let all = []; for (;;) { a = [...a, ...a].slice(0, 5000); all.push([...a]); }",
+    ),
+    (
+        "BigInt",
+        "let b = []; let x = 1n << 4000n; for (;;) { x = x + 1n; b.push(x); }",
+    ),
+    (
+        "closures",
+        "let f = []; for (;;) { let big = new Array(100).fill(f.length); f.push(() => big); }",
+    ),
+    (
+        "strings",
+        "let s = []; for (let i = 0;; i++) s.push('abcdefghij' + i + Math.random())",
+    ),
+    (
+        "async",
+        "let p = []; (async () => { for (;;) { p.push((async () => { const x = new Array(50).fill(1); await null; return x; })()); if (p.length % 1000 === 0) await null; } })()",
+    ),
 ];
 
 fn main() {
@@ -68,12 +104,19 @@ fn platform(flags: &str) {
 fn report(name: &str, mut took: Vec<Duration>) {
     took.sort();
     let at = |q: f64| took[((took.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e3;
-    println!("{name:<58} p50 {:>7.3} ms  p99 {:>7.3} ms", at(0.5), at(0.99));
+    println!(
+        "{name:<58} p50 {:>7.3} ms  p99 {:>7.3} ms",
+        at(0.5),
+        at(0.99)
+    );
 }
 
 fn calls(count: usize) {
     platform("--no-concurrent-osr");
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let _entered = tokio.enter();
 
     let snapshot: &'static [u8] = Box::leak(
@@ -86,11 +129,16 @@ fn calls(count: usize) {
             ..Default::default()
         });
         let source = FUNCTION.replace("export function run", "globalThis.run = function");
-        runtime.execute_script("call.js", format!("{source}; run('[{{\"x\":{i}}}]')")).unwrap();
+        runtime
+            .execute_script("call.js", format!("{source}; run('[{{\"x\":{i}}}]')"))
+            .unwrap();
         drop(runtime);
         start.elapsed()
     });
-    report("(a) JsRuntime from a snapshot without extensions, per call", took.collect());
+    report(
+        "(a) JsRuntime from a snapshot without extensions, per call",
+        took.collect(),
+    );
 
     let mut isolate = v8::Isolate::new(v8::CreateParams::default());
     let took = (0..count).map(|i| {
@@ -98,7 +146,10 @@ fn calls(count: usize) {
         bare_call(&mut isolate, i);
         start.elapsed()
     });
-    report("(b) bare context in a pooled isolate, per call", took.collect());
+    report(
+        "(b) bare context in a pooled isolate, per call",
+        took.collect(),
+    );
     drop(isolate);
 
     let (mut ours, theirs) = UnixStream::pair().unwrap();
@@ -124,7 +175,10 @@ fn calls(count: usize) {
         ask(0);
         start.elapsed()
     });
-    report("    a round trip to the worker process alone", took.collect());
+    report(
+        "    a round trip to the worker process alone",
+        took.collect(),
+    );
     drop(ours);
     child.wait().unwrap();
 }
@@ -132,7 +186,9 @@ fn calls(count: usize) {
 /// Answers on descriptor 0: a call for each 1, nothing for each 0.
 fn echo() {
     platform("--no-concurrent-osr");
-    let fd = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().unwrap();
+    let fd = std::os::fd::AsFd::as_fd(&std::io::stdin())
+        .try_clone_to_owned()
+        .unwrap();
     let mut socket = UnixStream::from(fd);
     let mut isolate = v8::Isolate::new(v8::CreateParams::default());
     let mut asked = [0; 8];
@@ -152,7 +208,19 @@ fn bare_call(isolate: &mut v8::OwnedIsolate, i: usize) {
     let scope = &mut v8::ContextScope::new(scope, context);
     let text = v8::String::new(scope, FUNCTION).unwrap();
     let name = v8::String::new(scope, "convex:/call.js").unwrap();
-    let origin = v8::ScriptOrigin::new(scope, name.into(), 0, 0, false, 0, None, false, false, true, None);
+    let origin = v8::ScriptOrigin::new(
+        scope,
+        name.into(),
+        0,
+        0,
+        false,
+        0,
+        None,
+        false,
+        false,
+        true,
+        None,
+    );
     let mut source = v8::script_compiler::Source::new(text, Some(&origin));
     let module = v8::script_compiler::compile_module(scope, &mut source).unwrap();
     module.instantiate_module(scope, |_, _, _, _| None).unwrap();
@@ -182,7 +250,10 @@ fn bombs(flags: &str) {
             (Some(code), _) => format!("exit status {code}"),
             (_, signal) => format!("killed by signal {signal:?}"),
         };
-        println!("{name:<18} {end} after {:.2} s", start.elapsed().as_secs_f64());
+        println!(
+            "{name:<18} {end} after {:.2} s",
+            start.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -198,7 +269,10 @@ extern "C" fn near_limit(data: *mut std::ffi::c_void, current: usize, _: usize) 
 
 fn bomb(flags: &str, number: usize) {
     // A bomb that nothing stops must not take the machine down.
-    let limit = libc::rlimit { rlim_cur: 4 << 30, rlim_max: 4 << 30 };
+    let limit = libc::rlimit {
+        rlim_cur: 4 << 30,
+        rlim_max: 4 << 30,
+    };
     unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) };
     platform(flags);
     let params = v8::CreateParams::default().heap_limits(0, 128 * 1024 * 1024);
@@ -220,6 +294,10 @@ fn bomb(flags: &str, number: usize) {
     let script = v8::Script::compile(scope, source, None).unwrap();
     script.run(scope);
     scope.perform_microtask_checkpoint();
-    let why = if TERMINATED.load(Ordering::SeqCst) { "heap limit" } else { "3 s" };
+    let why = if TERMINATED.load(Ordering::SeqCst) {
+        "heap limit"
+    } else {
+        "3 s"
+    };
     println!("stopped by {why}");
 }

@@ -206,10 +206,7 @@ impl State {
     }
 
     /// Takes the next waiter that may run, urgent ones of any tenant first.
-    fn next(
-        &mut self,
-        budgets: &Budgets,
-    ) -> Option<(TenantId, oneshot::Sender<Granted>, bool)> {
+    fn next(&mut self, budgets: &Budgets) -> Option<(TenantId, oneshot::Sender<Granted>, bool)> {
         if self.active >= budgets.instances {
             return None;
         }
@@ -218,7 +215,11 @@ impl State {
                 self.tenants.get(tenant).is_some_and(|queue| {
                     let room = queue.active < budgets.active;
                     let new = !queue.waiting.is_empty() && queue.in_flight < budgets.in_flight;
-                    room && if urgent { !queue.urgent.is_empty() } else { new }
+                    room && if urgent {
+                        !queue.urgent.is_empty()
+                    } else {
+                        new
+                    }
                 })
             })
         };
@@ -301,7 +302,10 @@ mod tests {
         while gate.counts().1 == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(gate.enter(&a).await, Err(RunError::QueueFull { .. })));
+        assert!(matches!(
+            gate.enter(&a).await,
+            Err(RunError::QueueFull { .. })
+        ));
         assert!(gate.enter(&b).await.is_ok());
         drop(first);
         assert!(second.await.unwrap().is_ok());
@@ -339,7 +343,11 @@ mod tests {
             expected += 1;
             let queued = || -> usize {
                 let state = waiting.state();
-                state.tenants.values().map(|q| q.urgent.len() + q.waiting.len()).sum()
+                state
+                    .tenants
+                    .values()
+                    .map(|q| q.urgent.len() + q.waiting.len())
+                    .sum()
             };
             while queued() < expected {
                 tokio::task::yield_now().await;

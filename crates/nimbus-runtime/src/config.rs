@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The hidden subcommand of this binary that is a worker.
+pub const WORKER: &str = "runtime-worker";
+
 /// How a worker process is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerCommand {
@@ -18,14 +21,21 @@ pub struct WorkerCommand {
 }
 
 impl WorkerCommand {
-    /// This binary's `runtime-worker`.
+    /// This binary's [`WORKER`].
     ///
     /// # Errors
     /// When the path of the running program cannot be found.
     pub fn this_binary() -> std::io::Result<WorkerCommand> {
+        // The file may be replaced while the server runs, and a worker of another version would not
+        // understand it: Linux keeps a way to the one that was started.
+        let running = PathBuf::from("/proc/self/exe");
+        let program = match running.exists() {
+            true => running,
+            false => std::env::current_exe()?,
+        };
         Ok(WorkerCommand {
-            program: std::env::current_exe()?,
-            args: vec!["runtime-worker".into()],
+            program,
+            args: vec![WORKER.into()],
         })
     }
 }

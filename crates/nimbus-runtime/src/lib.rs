@@ -22,13 +22,16 @@ mod pool;
 mod process;
 mod protocol;
 mod runtime;
+mod snapshot;
 
 pub use analysis::{Analysis, FunctionSpec, HttpRoute, ModuleAnalysis, Visibility};
 pub use call::{
     Answer, Code, Host, Invocation, JsFailure, Module, Nesting, Outcome, SubCall, SyscallError,
     UdfKind,
 };
-pub use config::{EgressGrants, RuntimeConfig, WorkerCommand};
+pub use config::{
+    EgressGrantError, EgressGrants, EgressHost, RuntimeConfig, WORKER, WorkerCommand,
+};
 pub use error::{AnalyzeError, RunError};
 pub use metrics::{Limits, Metrics};
 pub use runtime::Runtime;

@@ -3,15 +3,18 @@
 //! A worker that ran code of one tenant never runs another's. This room must not know what an invocation is.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nimbus_core::TenantId;
+use tokio::sync::OnceCell;
 
 use crate::config::RuntimeConfig;
 use crate::process::{Worker, WorkerError};
-use crate::protocol::Setup;
+use crate::protocol::{Lane, Setup, Task};
+use crate::snapshot;
 
 /// Invocations after which a worker is replaced (nimbus.md 2.10, `max_warm_reuses`).
 const MAX_REUSES: u64 = 10_000;
@@ -21,6 +24,7 @@ const MAX_REUSES: u64 = 10_000;
 pub(crate) struct Key {
     pub tenant: TenantId,
     pub code: Arc<str>,
+    pub lane: Lane,
 }
 
 struct Idle {
@@ -33,15 +37,24 @@ struct Idle {
 struct State {
     /// Longest idle first.
     idle: VecDeque<Idle>,
-    spare: Option<Worker>,
     closed: bool,
+}
+
+/// Workers of one lane that ran nothing yet.
+#[derive(Default)]
+struct Fresh {
+    spare: Mutex<Option<Worker>>,
+    /// A spare is being started.
+    starting: AtomicBool,
+    /// What realms of the lane are made from; made before its first worker.
+    snapshot: OnceCell<Option<OwnedFd>>,
 }
 
 struct Inner {
     config: RuntimeConfig,
     state: Mutex<State>,
-    /// A spare is being started.
-    starting: AtomicBool,
+    transactions: Fresh,
+    actions: Fresh,
 }
 
 /// The pool. Cheap to clone.
@@ -56,74 +69,103 @@ impl Pool {
             inner: Arc::new(Inner {
                 config,
                 state: Mutex::default(),
-                starting: AtomicBool::new(false),
+                transactions: Fresh::default(),
+                actions: Fresh::default(),
             }),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.state)
     }
 
-    fn setup(&self) -> Setup {
+    fn lane(&self, lane: Lane) -> &Fresh {
+        match lane {
+            Lane::Transactions => &self.inner.transactions,
+            Lane::Actions => &self.inner.actions,
+        }
+    }
+
+    fn setup(&self, lane: Lane, task: Task) -> Setup {
         let config = &self.inner.config;
         Setup {
             heap_mb: config.heap_mb,
             initial_heap_mb: config.initial_heap_mb,
             egress: config.egress.clone(),
+            lane,
+            task,
             timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    /// A warm worker for `key`.
+    /// A warm worker for `key` that is still alive.
     pub(crate) fn warm(&self, key: &Key) -> Option<Worker> {
         let mut state = self.state();
-        let at = state.idle.iter().rposition(|idle| idle.key == *key)?;
-        state.idle.remove(at).map(|idle| idle.worker)
+        while let Some(at) = state.idle.iter().rposition(|idle| idle.key == *key) {
+            let mut worker = state.idle.remove(at)?.worker;
+            if worker.is_alive() {
+                return Some(worker);
+            }
+        }
+        None
     }
 
     /// A worker that ran nothing yet.
     ///
     /// # Errors
     /// When none can be started.
-    pub(crate) async fn fresh(&self) -> Result<Worker, WorkerError> {
-        let spare = self.state().spare.take();
-        let worker = match spare {
+    pub(crate) async fn fresh(&self, lane: Lane) -> Result<Worker, WorkerError> {
+        let spare = lock(&self.lane(lane).spare).take();
+        let alive = spare.and_then(|mut spare| spare.is_alive().then_some(spare));
+        let worker = match alive {
             Some(worker) => worker,
-            None => Worker::start(&self.inner.config.worker, self.setup()).await?,
+            None => self.start(lane).await?,
         };
-        self.keep_a_spare();
+        self.keep_a_spare(lane);
         Ok(worker)
     }
 
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn start(&self, lane: Lane) -> Result<Worker, WorkerError> {
+        let command = &self.inner.config.worker;
+        let make = async || {
+            let bytes = Worker::snapshot(command, self.setup(lane, Task::MakeSnapshot)).await?;
+            Ok::<_, WorkerError>(snapshot::seal(&bytes)?)
+        };
+        let snapshot = self.lane(lane).snapshot.get_or_try_init(make).await?;
+        let task = match snapshot {
+            Some(_) => Task::RunFromSnapshot,
+            None => Task::Run,
+        };
+        Worker::start(command, self.setup(lane, task), snapshot.as_ref()).await
+    }
+
     /// Starts a spare in the background, unless there is one.
-    fn keep_a_spare(&self) {
-        if self.inner.starting.swap(true, Ordering::AcqRel) {
+    fn keep_a_spare(&self, lane: Lane) {
+        if self.lane(lane).starting.swap(true, Ordering::AcqRel) {
             return;
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            let wanted = {
-                let state = pool.state();
-                state.spare.is_none() && !state.closed
-            };
+            let fresh = pool.lane(lane);
+            let wanted = lock(&fresh.spare).is_none() && !pool.state().closed;
             if wanted {
-                match Worker::start(&pool.inner.config.worker, pool.setup()).await {
-                    Ok(worker) => pool.put_spare(worker),
+                match pool.start(lane).await {
+                    Ok(worker) => pool.put_spare(lane, worker),
                     Err(error) => tracing::warn!(%error, "no spare function worker"),
                 }
             }
-            pool.inner.starting.store(false, Ordering::Release);
+            fresh.starting.store(false, Ordering::Release);
         });
     }
 
-    fn put_spare(&self, worker: Worker) {
-        let mut state = self.state();
+    fn put_spare(&self, lane: Lane, worker: Worker) {
+        let state = self.state();
         if !state.closed {
-            state.spare = Some(worker);
+            *lock(&self.lane(lane).spare) = Some(worker);
         }
     }
 
@@ -173,14 +215,22 @@ impl Pool {
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
-        let ended = (std::mem::take(&mut state.idle), state.spare.take());
+        let ended = std::mem::take(&mut state.idle);
+        let spares =
+            [Lane::Transactions, Lane::Actions].map(|lane| lock(&self.lane(lane).spare).take());
         drop(state);
-        drop(ended);
+        drop((ended, spares));
     }
 
     /// Workers that wait, the spare included.
     pub(crate) fn len(&self) -> usize {
-        let state = self.state();
-        state.idle.len() + usize::from(state.spare.is_some())
+        let spares = [Lane::Transactions, Lane::Actions]
+            .map(|lane| usize::from(lock(&self.lane(lane).spare).is_some()));
+        self.state().idle.len() + spares.iter().sum::<usize>()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in them is whole wherever a panic could strike.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,6 +23,9 @@ const BUFFER: usize = 64 * 1024;
 /// Bytes of its standard error that are logged when a worker is lost.
 const LAST_WORDS: u64 = 2_048;
 
+/// The words of Rust's standard library before it aborts for want of memory.
+const NO_MEMORY: &str = "memory allocation of ";
+
 /// What ends a conversation with a worker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +36,8 @@ pub(crate) enum WorkerError {
     Frame(#[from] FrameError),
     #[error("the worker closed its socket")]
     Closed,
+    #[error("the worker ended before it began: {said}")]
+    Stillborn { said: String },
     #[error("the worker did not start within {} s", START_LIMIT.as_secs())]
     Slow,
     #[error("the worker sent what was not its turn to send")]
@@ -53,15 +58,57 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts a process and waits until its engine is up.
-    pub(crate) async fn start(command: &WorkerCommand, setup: Setup) -> Result<Worker, WorkerError> {
+    pub(crate) async fn start(
+        command: &WorkerCommand,
+        setup: Setup,
+        snapshot: Option<&OwnedFd>,
+    ) -> Result<Worker, WorkerError> {
+        let mut worker = Worker::spawn(command, setup, snapshot).await?;
+        match worker.first().await? {
+            FromWorker::Ready => Ok(worker),
+            _ => Err(WorkerError::Unexpected),
+        }
+    }
+
+    /// Has a process make the snapshot of the web APIs.
+    pub(crate) async fn snapshot(
+        command: &WorkerCommand,
+        setup: Setup,
+    ) -> Result<Vec<u8>, WorkerError> {
+        let mut worker = Worker::spawn(command, setup, None).await?;
+        match worker.first().await? {
+            FromWorker::Snapshot(bytes) => Ok(bytes),
+            _ => Err(WorkerError::Unexpected),
+        }
+    }
+
+    async fn first(&mut self) -> Result<FromWorker, WorkerError> {
+        match tokio::time::timeout(START_LIMIT, self.receive()).await {
+            Ok(Err(WorkerError::Closed)) => Err(WorkerError::Stillborn {
+                said: self.last_words().await,
+            }),
+            Ok(message) => message,
+            Err(_) => Err(WorkerError::Slow),
+        }
+    }
+
+    async fn spawn(
+        command: &WorkerCommand,
+        setup: Setup,
+        snapshot: Option<&OwnedFd>,
+    ) -> Result<Worker, WorkerError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let child = Command::new(&command.program)
+            .arg0("nimbus")
             .args(&command.args)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(match snapshot {
+                Some(snapshot) => Stdio::from(snapshot.try_clone()?),
+                None => Stdio::null(),
+            })
             .stderr(Stdio::piped())
             // The zone and language of functions do not follow the machine's.
             .env("TZ", "UTC")
@@ -79,12 +126,7 @@ impl Worker {
             runs: 0,
         };
         worker.send(&ToWorker::Setup(setup)).await?;
-        match tokio::time::timeout(START_LIMIT, worker.receive()).await {
-            Ok(Ok(FromWorker::Ready)) => Ok(worker),
-            Ok(Ok(_)) => Err(WorkerError::Unexpected),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(WorkerError::Slow),
-        }
+        Ok(worker)
     }
 
     /// Sends one message.
@@ -121,6 +163,11 @@ impl Worker {
         quiet
     }
 
+    /// Whether the process has not ended, which nobody notices while it has no work.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// CPU time that the process used so far; `None` where the system does not say.
     pub(crate) fn cpu(&self) -> Option<Duration> {
         process_cpu(self.pid)
@@ -139,8 +186,8 @@ impl Worker {
         String::from_utf8_lossy(&said).trim().to_owned()
     }
 
-    /// Kills the process and says how it had ended, if it ended by itself.
-    pub(crate) async fn end(mut self) -> Ended {
+    /// Kills the process and says how it had ended, if it ended by itself. `said` is what it said last.
+    pub(crate) async fn end(mut self, said: &str) -> Ended {
         let by_itself = tokio::time::timeout(Duration::from_millis(100), self.child.wait()).await;
         let Ok(Ok(status)) = by_itself else {
             drop(self.child.start_kill());
@@ -150,6 +197,8 @@ impl Worker {
         match (status.code(), status.signal()) {
             (Some(protocol::EXIT_OUT_OF_MEMORY), _) => Ended::OutOfMemory,
             (Some(code), _) => Ended::Exited(code),
+            // What Rust says when the process may have no more memory than its limit.
+            (None, Some(libc::SIGABRT)) if said.contains(NO_MEMORY) => Ended::OutOfMemory,
             (None, signal) => Ended::Signalled(signal.unwrap_or_default()),
         }
     }

@@ -21,10 +21,7 @@ pub(crate) enum ToWorker {
     /// Import a bundle and say what it declares.
     Analyze(Box<Analyze>),
     /// The answer to a `Syscall` or `UdfFinished`.
-    Reply {
-        call: u32,
-        reply: Reply,
-    },
+    Reply { call: u32, reply: Reply },
     /// The answer to a `Module`; `None` when the bundle has no such file.
     Module(Option<WireModule>),
     /// The answer to `Resume`: an active slot was granted.
@@ -37,8 +34,39 @@ pub(crate) struct Setup {
     pub heap_mb: u64,
     pub initial_heap_mb: u64,
     pub egress: EgressGrants,
+    pub lane: Lane,
+    pub task: Task,
     /// How long the parent lets an invocation run, in ms; timers beyond it are pointless.
     pub timeout_ms: u64,
+}
+
+/// What a worker process runs. V8 wants one snapshot for all isolates of a process, so it is either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Lane {
+    /// Queries, mutations and analyses, in bare realms.
+    Transactions,
+    /// Actions, with web APIs.
+    Actions,
+}
+
+impl Lane {
+    pub(crate) const fn of(kind: UdfKind) -> Lane {
+        match kind.is_transactional() {
+            true => Lane::Transactions,
+            false => Lane::Actions,
+        }
+    }
+}
+
+/// What a worker process is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Run functions.
+    Run,
+    /// The same; its standard output is the lane's snapshot, to be read.
+    RunFromSnapshot,
+    /// Make that snapshot, and end.
+    MakeSnapshot,
 }
 
 /// One function to run.
@@ -91,6 +119,8 @@ pub(crate) enum Reply {
 pub(crate) enum FromWorker {
     /// The engine is up.
     Ready,
+    /// A realm with our scripts run in it; empty where the engine has no snapshots.
+    Snapshot(Vec<u8>),
     Syscall {
         call: u32,
         op: String,

@@ -20,7 +20,7 @@ use crate::error::{AnalyzeError, RunError};
 use crate::metrics::{self, Counters, Limits, Metrics};
 use crate::pool::{Key, Pool};
 use crate::process::{Ended, Worker, WorkerError};
-use crate::protocol::{Analyze, Import, Start, ToWorker};
+use crate::protocol::{Analyze, Import, Lane, Start, ToWorker};
 use drive::{Conversation, Stop};
 use watch::Watch;
 
@@ -73,6 +73,19 @@ impl Runtime {
         Runtime { inner }
     }
 
+    /// Starts one worker and ends it, to see whether this machine lets it: how long it took.
+    ///
+    /// # Errors
+    /// [`RunError::WorkerLost`] with what is known.
+    pub async fn try_worker(config: &RuntimeConfig) -> Result<Duration, RunError> {
+        let started = Instant::now();
+        let pool = Pool::new(config.clone());
+        let worker = pool.start(Lane::Transactions).await.map_err(lost)?;
+        let took = started.elapsed();
+        worker.kill().await;
+        Ok(took)
+    }
+
     /// Runs a function to its end. Dropping the future kills it.
     ///
     /// # Errors
@@ -96,6 +109,7 @@ impl Runtime {
         let key = Key {
             tenant: call.tenant.clone(),
             code: call.code.id.clone(),
+            lane: Lane::of(call.kind),
         };
         let worker = self.worker(&key).await?;
         metrics::add(&inner.counters.started, 1);
@@ -155,7 +169,7 @@ impl Runtime {
         let inner = &*self.inner;
         let stopped = self.signal(tenant)?;
         let (slot, _place) = inner.admission.enter(tenant).await?;
-        let mut worker = inner.pool.fresh().await.map_err(lost)?;
+        let mut worker = inner.pool.fresh(Lane::Transactions).await.map_err(lost)?;
         let message = ToWorker::Analyze(Box::new(Analyze {
             paths: code.modules.keys().cloned().collect(),
             environment,
@@ -273,7 +287,7 @@ impl Runtime {
             return Ok(worker);
         }
         metrics::add(&counters.pool_misses, 1);
-        self.inner.pool.fresh().await.map_err(lost)
+        self.inner.pool.fresh(key.lane).await.map_err(lost)
     }
 
     /// Ends the worker and says what its end means to the caller.
@@ -284,7 +298,7 @@ impl Runtime {
             _ => String::new(),
         };
         let ended = match &stop {
-            Stop::Worker(_) => worker.end().await,
+            Stop::Worker(_) => worker.end(&said).await,
             _ => {
                 worker.kill().await;
                 Ended::Killed

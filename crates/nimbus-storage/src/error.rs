@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use nimbus_core::{DocumentId, ErrorCode, TableName, TenantId};
+use nimbus_core::{DocumentId, ErrorCode, TableName, TenantId, ValidationFailure};
 use thiserror::Error;
 
 use crate::provider::ProviderError;
@@ -89,6 +89,8 @@ pub enum StoreError {
     Conflict {
         /// Runs made.
         attempts: u32,
+        /// A table whose documents were read and changed meanwhile, if it is known.
+        table: Option<TableName>,
     },
     /// Stored data contradicts itself.
     #[error("stored data is damaged; run the consistency check and restore from a backup")]
@@ -142,6 +144,14 @@ pub enum StoreError {
         /// Newest sequence.
         head: u64,
     },
+    /// A time whose state is not kept any more, or that is still to come.
+    #[error("the state at {requested} ns is not kept; the newest is that of {newest} ns")]
+    TimestampOutOfRetention {
+        /// The time asked for, ns since 1970-01-01.
+        requested: u64,
+        /// Time of the newest commit.
+        newest: u64,
+    },
     /// Too many transactions wait for the committer.
     #[error("too many transactions wait to commit; try again")]
     QueueFull,
@@ -152,6 +162,16 @@ pub enum StoreError {
     RestoreUnfinished {
         /// The tenant asked for.
         tenant: TenantId,
+    },
+    /// A document contradicts the schema of the deployed functions; the text is Convex's.
+    #[error(
+        "Failed to insert or update a document in table \"{table}\" because it does not match the schema: {failure}"
+    )]
+    SchemaEnforcement {
+        /// The table.
+        table: TableName,
+        /// Why the document does not match.
+        failure: Box<ValidationFailure>,
     },
     /// The table has no schema.
     #[error("table {table} has no schema")]
@@ -267,10 +287,14 @@ impl StoreError {
             StoreError::DocumentNotFound { .. } => ErrorCode::OpDocumentNotFound,
             StoreError::MissingIndex { .. } => ErrorCode::OpMissingIndex,
             StoreError::OutcomeUnknown { .. } => ErrorCode::ServiceStorageTransient,
-            StoreError::OutOfRetention { .. } => ErrorCode::OpOutOfRetention,
+            StoreError::OutOfRetention { .. } | StoreError::TimestampOutOfRetention { .. } => {
+                ErrorCode::OpOutOfRetention
+            }
             StoreError::QueueFull => ErrorCode::RateCommitterFull,
             StoreError::SchemaNotFound { .. } => ErrorCode::OpSchemaNotFound,
-            StoreError::SchemaViolation { .. } => ErrorCode::OpSchemaValidation,
+            StoreError::SchemaEnforcement { .. } | StoreError::SchemaViolation { .. } => {
+                ErrorCode::OpSchemaValidation
+            }
             StoreError::Storage(e) => match e {
                 ProviderError::Busy { .. } => ErrorCode::ServiceStorageBusy,
                 ProviderError::Closed | ProviderError::KeyUnavailable { .. } => {

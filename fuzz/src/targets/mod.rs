@@ -13,6 +13,7 @@ pub mod query;
 pub mod sealed_stream;
 pub mod subject;
 pub mod token_file;
+pub mod validator;
 
 /// A check and what mutations of its inputs are made from.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     Target {
         name: "audit_line",
         check: audit_line::check,
@@ -91,5 +92,10 @@ pub const ALL: [Target; 13] = [
         name: "token_file",
         check: token_file::check,
         words: token_file::WORDS,
+    },
+    Target {
+        name: "validator",
+        check: validator::check,
+        words: validator::WORDS,
     },
 ];

@@ -17,7 +17,7 @@ use super::modules::{self, ImportError};
 use super::session::{self, Frame, Pending, Times};
 use super::{egress, failure, memory, realm};
 use crate::call::JsFailure;
-use crate::protocol::{FromWorker, Reply};
+use crate::protocol::{FromWorker, Reply, Setup};
 
 // Under the name that deno_fetch looks for.
 deno_core::extension!(
@@ -40,6 +40,14 @@ pub(crate) struct Actions {
     snapshot: Option<&'static [u8]>,
     heap_mb: u64,
     initial_heap_mb: u64,
+    /// Made while there was nothing else to do.
+    next: Option<Prepared>,
+}
+
+/// A realm that nobody used, and the event loop that it belongs to. The realm goes first.
+struct Prepared {
+    runtime: JsRuntime,
+    tokio: tokio::runtime::Runtime,
 }
 
 fn extensions() -> Vec<deno_core::Extension> {
@@ -59,30 +67,58 @@ fn extensions() -> Vec<deno_core::Extension> {
     ]
 }
 
-/// The web APIs as a snapshot, for [`Actions::new`].
-pub(crate) fn snapshot() -> Box<[u8]> {
-    JsRuntimeForSnapshot::new(RuntimeOptions {
+/// The web APIs as a snapshot, for [`Actions::new`]; nothing where the engine has none.
+pub(crate) fn snapshot() -> Vec<u8> {
+    if cfg!(feature = "quickjs") {
+        return Vec::new();
+    }
+    let options = RuntimeOptions {
         extensions: extensions(),
         ..Default::default()
-    })
-    .snapshot()
+    };
+    // V8 posts delayed tasks to the event loop that is entered.
+    let Ok(tokio) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return Vec::new();
+    };
+    let _entered = tokio.enter();
+    JsRuntimeForSnapshot::new(options).snapshot().into_vec()
 }
 
 impl Actions {
-    pub(crate) fn new(
-        snapshot: Option<&'static [u8]>,
-        heap_mb: u64,
-        initial_heap_mb: u64,
-    ) -> Actions {
+    pub(crate) fn new(snapshot: Option<&'static [u8]>, setup: &Setup) -> Actions {
         Actions {
             snapshot,
-            heap_mb,
-            initial_heap_mb,
+            heap_mb: setup.heap_mb,
+            initial_heap_mb: setup.initial_heap_mb,
+            next: None,
         }
     }
 
+    /// Makes the next realm, before anyone waits for it.
+    pub(crate) fn prepare(&mut self) {
+        // What fails here fails again, and is told, when the realm is needed.
+        self.next = self.make().ok();
+    }
+
+    fn make(&self) -> std::io::Result<Prepared> {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = tokio.enter();
+        let runtime = self.runtime();
+        drop(entered);
+        Ok(Prepared { runtime, tokio })
+    }
+
     fn runtime(&self) -> JsRuntime {
-        let mb = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(1024 * 1024);
+        let mb = |n: u64| {
+            usize::try_from(n)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(1024 * 1024)
+        };
         let params = v8::CreateParams::default()
             .heap_limits(mb(self.initial_heap_mb), mb(self.heap_mb))
             .allow_atomics_wait(false)
@@ -103,17 +139,19 @@ impl Actions {
     }
 
     /// Runs an action.
-    pub(crate) fn run(&self, call: &Call<'_>) -> Result<String, JsFailure> {
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
+    pub(crate) fn run(&mut self, call: &Call<'_>) -> Result<String, JsFailure> {
+        let next = match self.next.take() {
+            Some(next) => Ok(next),
+            None => self.make(),
+        };
+        let Prepared { mut runtime, tokio } = next
             .map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
         session::with(|session| session.frames.push(Frame::new(&call.import)));
         let result = tokio.block_on(async {
-            let mut runtime = self.runtime();
             let result = run_in(&mut runtime, call).await;
             // What the frame holds of the isolate goes before it.
             session::with(|session| session.frames.pop());
+            drop(runtime);
             result
         });
         // A lookup of a name that takes for ever is not waited for.
@@ -142,10 +180,7 @@ async fn run_in(runtime: &mut JsRuntime, call: &Call<'_>) -> Result<String, JsFa
 }
 
 /// Imports the module and calls the function.
-fn begin(
-    runtime: &mut JsRuntime,
-    call: &Call<'_>,
-) -> Result<v8::Global<v8::Promise>, JsFailure> {
+fn begin(runtime: &mut JsRuntime, call: &Call<'_>) -> Result<v8::Global<v8::Promise>, JsFailure> {
     deno_core::scope!(scope, runtime);
     v8::tc_scope!(let scope, scope);
     realm::take_away(scope);
@@ -282,7 +317,9 @@ impl Turn<'_> {
         };
         let stack = js.stack.clone().unwrap_or_default();
         Err(JsFailure {
-            message: js.exception_message.replacen("Uncaught (in promise)", "Uncaught", 1),
+            message: js
+                .exception_message
+                .replacen("Uncaught (in promise)", "Uncaught", 1),
             stack: session::with(|session| session.maps.stack(&stack)),
             data: None,
         })
@@ -335,9 +372,3 @@ fn phased_import<'s>(
 ) -> Option<v8::Local<'s, v8::Promise>> {
     dynamic_import(scope, options, referrer, specifier, attributes)
 }
-
-/// Keeps a snapshot for the life of the process.
-pub(crate) fn leak(snapshot: Box<[u8]>) -> &'static [u8] {
-    Box::leak(snapshot)
-}
-

@@ -79,7 +79,9 @@ fn module(
     if let Some(name) = frame.and_then(|frame| frame.missing_variable) {
         return Err(wrong(
             Some("AuthConfigMissingEnvironmentVariable".into()),
-            format!("Environment variable {name} is used in auth config file but its value was not set"),
+            format!(
+                "Environment variable {name} is used in auth config file but its value was not set"
+            ),
         ));
     }
     match found {

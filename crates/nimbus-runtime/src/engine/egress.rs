@@ -92,7 +92,9 @@ fn granted(host: &str, port: Option<u16>) -> bool {
 fn refuse(host: &str, reason: &'static str) -> String {
     let args = serde_json::json!({ "host": host, "reason": reason }).to_string();
     session::with(|session| session.tell("nimbus/egressDenied", args));
-    format!("fetch to {host} is refused: {reason}. An operator may grant it with --runtime-allow-net.")
+    format!(
+        "fetch to {host} is refused: {reason}. An operator may grant it with --runtime-allow-net."
+    )
 }
 
 /// Looks at every request before it is sent, that of each redirect included.
@@ -108,13 +110,15 @@ pub(crate) fn check_request(request: &mut http::Request<ReqBody>) -> Result<(), 
         return Ok(());
     }
     match bare.parse::<IpAddr>() {
-        Ok(address) if !is_public(address) => {
-            Err(JsErrorBox::type_error(refuse(bare, "the address is not public")))
-        }
+        Ok(address) if !is_public(address) => Err(JsErrorBox::type_error(refuse(
+            bare,
+            "the address is not public",
+        ))),
         // A name that is granted for other ports only must not pass at the resolver.
-        Err(_) if granted(bare, None) => {
-            Err(JsErrorBox::type_error(refuse(bare, "the port is not granted")))
-        }
+        Err(_) if granted(bare, None) => Err(JsErrorBox::type_error(refuse(
+            bare,
+            "the port is not granted",
+        ))),
         _ => Ok(()),
     }
 }
@@ -156,16 +160,53 @@ mod tests {
 
     #[test]
     fn special_ranges_are_not_public() {
-        assert_eq!(V4.len() + V6.len() + GLOBAL.len(), SPECIAL_V4.len() + SPECIAL_V6.len() + 1);
+        assert_eq!(
+            V4.len() + V6.len() + GLOBAL.len(),
+            SPECIAL_V4.len() + SPECIAL_V6.len() + 1
+        );
         for inside in [
-            "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
-            "169.254.169.254", "100.100.100.200", "192.0.0.192", "198.18.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1",
-            "::1", "::", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "fe80::1", "fc00::1", "fd00:ec2::254",
-            "ff02::1", "2001:db8::1", "64:ff9b::7f00:1", "64:ff9b::808:808", "2002:7f00:1::", "2001::1", "fec0::1", "100::1",
+            "127.0.0.1",
+            "127.255.255.254",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "192.0.0.192",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "2001:db8::1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::808:808",
+            "2002:7f00:1::",
+            "2001::1",
+            "fec0::1",
+            "100::1",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }
-        for outside in ["1.1.1.1", "8.8.8.8", "172.32.0.1", "192.0.1.1", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8"] {
+        for outside in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "172.32.0.1",
+            "192.0.1.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "::ffff:8.8.8.8",
+        ] {
             assert!(is_public(outside.parse().unwrap()), "{outside}");
         }
     }

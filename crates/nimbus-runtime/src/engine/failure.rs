@@ -18,7 +18,10 @@ pub(crate) fn plain(message: impl Into<String>) -> JsFailure {
 }
 
 /// Describes an exception. Getters of the exception may run, and may throw: that is contained.
-pub(crate) fn of(scope: &mut v8::PinScope<'_, '_>, exception: v8::Local<'_, v8::Value>) -> JsFailure {
+pub(crate) fn of(
+    scope: &mut v8::PinScope<'_, '_>,
+    exception: v8::Local<'_, v8::Value>,
+) -> JsFailure {
     v8::tc_scope!(let scope, scope);
     let exception = v8::Local::new(scope, exception);
     let mut message = v8::Exception::create_message(scope, exception)
@@ -41,7 +44,9 @@ pub(crate) fn of(scope: &mut v8::PinScope<'_, '_>, exception: v8::Local<'_, v8::
 
 fn clip(message: &mut String) {
     if message.len() > MAX_MESSAGE {
-        let cut = (0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at));
+        let cut = (0..=MAX_MESSAGE)
+            .rev()
+            .find(|at| message.is_char_boundary(*at));
         message.truncate(cut.unwrap_or(0));
         message.push_str("...");
     }

@@ -6,10 +6,10 @@
 
 use deno_core::v8;
 
+use super::failure;
 use super::modules::{self, ImportError};
 use super::realm::Factory;
 use super::session::{self, Frame, Pending, Times};
-use super::failure;
 use crate::call::{JsFailure, SubCall, UdfKind};
 use crate::protocol::{FromWorker, Import, Reply, Start};
 
@@ -79,7 +79,9 @@ fn function(
     v8::tc_scope!(let scope, scope);
     let namespace = match modules::import(scope, call.module) {
         Ok(namespace) => namespace,
-        Err(ImportError::Refused(message)) => return Err(failure::plain(format!("Uncaught Error: {message}"))),
+        Err(ImportError::Refused(message)) => {
+            return Err(failure::plain(format!("Uncaught Error: {message}")));
+        }
         Err(ImportError::Thrown) => return Err(thrown(scope)),
     };
     session::frame(|frame| frame.begin(Times::new(&call.seed, call.now_ms)));
@@ -94,7 +96,9 @@ fn function(
 }
 
 /// What a `TryCatch` holds.
-pub(crate) fn thrown(scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>) -> JsFailure {
+pub(crate) fn thrown(
+    scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>,
+) -> JsFailure {
     match scope.exception() {
         Some(exception) => {
             scope.reset();
@@ -112,7 +116,11 @@ pub(crate) fn begin<'s>(
 ) -> Option<Result<v8::Local<'s, v8::Promise>, String>> {
     let no_function = || {
         let shown = call.module.trim_end_matches(".js");
-        Some(Err(format!("Couldn't find `{}` in `{shown}` as a {}", call.export, call.kind.as_str())))
+        Some(Err(format!(
+            "Couldn't find `{}` in `{shown}` as a {}",
+            call.export,
+            call.kind.as_str()
+        )))
     };
     let key = v8::String::new(scope, call.export)?;
     let Ok(export) = v8::Local::<v8::Object>::try_from(namespace.get(scope, key.into())?) else {
@@ -170,7 +178,9 @@ fn settle(
         }
         let batch = session::frame(next_batch).unwrap_or_default();
         if batch.is_empty() {
-            return Err(failure::plain("Uncaught Error: Returned promise will never resolve"));
+            return Err(failure::plain(
+                "Uncaught Error: Returned promise will never resolve",
+            ));
         }
         answer(factory, scope, batch, call);
     }
@@ -181,11 +191,15 @@ pub(crate) fn result(
     value: v8::Local<'_, v8::Value>,
 ) -> Result<String, JsFailure> {
     if !value.is_string() {
-        return Err(failure::plain("Uncaught Error: the function's invoker gave no text"));
+        return Err(failure::plain(
+            "Uncaught Error: the function's invoker gave no text",
+        ));
     }
     let text = value.to_rust_string_lossy(scope);
     if text.len() > MAX_RESULT {
-        return Err(failure::plain("Uncaught Error: Function return value is too large (maximum size: 16 MiB)"));
+        return Err(failure::plain(
+            "Uncaught Error: Function return value is too large (maximum size: 16 MiB)",
+        ));
     }
     Ok(text)
 }

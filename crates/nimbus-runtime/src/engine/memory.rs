@@ -20,10 +20,7 @@ pub(crate) unsafe extern "C" fn near_heap_limit(_: *mut c_void, _: usize, _: usi
 }
 
 /// Called by V8 when it cannot go on.
-pub(crate) unsafe extern "C" fn out_of_memory(
-    _: *const std::ffi::c_char,
-    _: &v8::OomDetails,
-) {
+pub(crate) unsafe extern "C" fn out_of_memory(_: *const std::ffi::c_char, _: &v8::OomDetails) {
     exit()
 }
 
@@ -56,7 +53,8 @@ fn layout(length: usize) -> Option<Layout> {
 
 fn reserve(limit: &Limit, length: usize) -> Option<Layout> {
     let took = USED.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-        used.checked_add(length).filter(|total| *total <= limit.bytes)
+        used.checked_add(length)
+            .filter(|total| *total <= limit.bytes)
     });
     took.ok().and_then(|_| layout(length))
 }

@@ -5,8 +5,10 @@
 
 mod action;
 mod analyze;
+mod confine;
 mod egress;
 mod failure;
+mod guard;
 mod invoke;
 mod link;
 mod maps;
@@ -17,6 +19,7 @@ mod realm;
 mod session;
 mod strings;
 
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -24,49 +27,77 @@ use std::time::Duration;
 
 use deno_core::v8;
 
-use crate::protocol::{Done, FromWorker, Setup, Start, ToWorker};
+use crate::call::JsFailure;
+use crate::protocol::{Done, FromWorker, Lane, Task, ToWorker};
 use action::Actions;
 use invoke::Call;
+use link::Link;
 use realm::Factory;
 
 /// What makes a worker's end certain and its start cheap. Without concurrent on-stack replacement V8 can be
 /// stopped in any loop (ARCHITECTURE.md, "Functions"); one thread is enough for one invocation.
 const V8_FLAGS: &str = "--single-threaded --no-concurrent-osr --stack-size=900";
 
-/// Memory that a worker may have beside its heap and array buffers, in MiB.
-const OVERHEAD_MB: u64 = 512;
 /// Heap of a warm worker beyond which it is not used again, in MiB.
 const RETIRE_MB: u64 = 64;
 
 /// Runs the worker until the server closes the socket. The main function of the hidden subcommand; the process must
 /// have done nothing else.
 pub fn main() -> ExitCode {
-    let Ok(fd) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    let mut link = link::Link::new(UnixStream::from(fd));
-    let ToWorker::Setup(setup) = link.receive() else {
-        return ExitCode::FAILURE;
-    };
-    if confine(&setup).is_err() {
-        return ExitCode::FAILURE;
+    match worker() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The server reads this when a worker is lost.
+            drop(writeln!(std::io::stderr(), "{error}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn worker() -> Result<(), Box<dyn std::error::Error>> {
+    guard::close_inherited();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let watched = socket.try_clone()?;
+    let mut link = Link::new(UnixStream::from(socket));
+    let ToWorker::Setup(setup) = link.receive() else {
+        return Err("a worker is started by the server".into());
+    };
+    confine::confine(&setup)?;
+    // After it, so that the thread is confined as well.
+    guard::end_with_server(&watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
-    let factory = Factory::new(setup.heap_mb, setup.initial_heap_mb);
+    if setup.task == Task::MakeSnapshot {
+        link.send(&FromWorker::Snapshot(match setup.lane {
+            Lane::Transactions => realm::snapshot(),
+            Lane::Actions => action::snapshot(),
+        }));
+        return Ok(());
+    }
+    let snapshot = given_snapshot(setup.task)?;
+    match setup.lane {
+        Lane::Transactions => transactions(link, Factory::new(snapshot, &setup)),
+        Lane::Actions => {
+            egress::grant(setup.egress.clone());
+            actions(link, Actions::new(snapshot, &setup));
+        }
+    }
+    Err("the server sent what a worker does not know".into())
+}
+
+/// Runs queries, mutations and analyses.
+fn transactions(mut link: Link, factory: Factory) {
     let mut isolate = factory.isolate();
-    egress::grant(setup.egress.clone());
-    let actions = Actions::new(None, setup.heap_mb, setup.initial_heap_mb);
+    factory.prepare(&mut isolate);
     link.send(&FromWorker::Ready);
     session::open(link);
     loop {
         match session::with(|session| session.link.receive()) {
             ToWorker::Start(start) => {
-                let done = start_function(&factory, &mut isolate, &actions, &start);
-                session::with(|session| {
-                    session.reset();
-                    session.link.send(&FromWorker::Done(done));
-                });
+                let done = measured(|| invoke::run(&factory, &mut isolate, &Call::of(&start)));
+                let heap = isolate.get_heap_statistics().used_heap_size() as u64;
+                finish(done, heap > RETIRE_MB * 1024 * 1024);
+                factory.prepare(&mut isolate);
             }
             ToWorker::Analyze(asked) => {
                 let found = analyze::run(&factory, &mut isolate, &asked);
@@ -79,31 +110,71 @@ pub fn main() -> ExitCode {
                     session.link.send(&FromWorker::Analyzed(found));
                 });
             }
-            _ => return ExitCode::FAILURE,
+            _ => return,
         }
     }
 }
 
-fn start_function(
-    factory: &Factory,
-    isolate: &mut v8::OwnedIsolate,
-    actions: &Actions,
-    start: &Start,
-) -> Done {
-    let before = thread_cpu();
-    let call = Call::of(start);
-    let result = match start.kind.is_transactional() {
-        true => invoke::run(factory, isolate, &call),
-        false => actions.run(&call),
-    };
-    let cpu = thread_cpu().saturating_sub(before);
-    let heap = isolate.get_heap_statistics();
-    Done {
-        result,
-        observed_time: session::with(|session| session.observed_time),
-        cpu_ns: u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX),
-        retire: heap.used_heap_size() as u64 > RETIRE_MB * 1024 * 1024,
+/// Runs actions; each has an isolate of its own.
+fn actions(mut link: Link, mut actions: Actions) {
+    actions.prepare();
+    link.send(&FromWorker::Ready);
+    session::open(link);
+    loop {
+        match session::with(|session| session.link.receive()) {
+            ToWorker::Start(start) => {
+                finish(measured(|| actions.run(&Call::of(&start))), false);
+                actions.prepare();
+            }
+            _ => return,
+        }
     }
+}
+
+/// A result, and the CPU time of this thread that it took.
+fn measured(
+    job: impl FnOnce() -> Result<String, JsFailure>,
+) -> (Result<String, JsFailure>, Duration) {
+    let before = thread_cpu();
+    let result = job();
+    (result, thread_cpu().saturating_sub(before))
+}
+
+/// Tells the server how the invocation ended.
+fn finish((result, cpu): (Result<String, JsFailure>, Duration), retire: bool) {
+    session::with(|session| {
+        let done = Done {
+            result,
+            observed_time: session.observed_time,
+            cpu_ns: u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX),
+            retire,
+        };
+        session.reset();
+        session.link.send(&FromWorker::Done(done));
+    });
+}
+
+/// The snapshot that the server put at the standard output: mapped, so that all workers share its memory.
+fn given_snapshot(task: Task) -> rustix::io::Result<Option<&'static [u8]>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    if task != Task::RunFromSnapshot {
+        return Ok(None);
+    }
+    let file = std::io::stdout();
+    let length = usize::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or_default();
+    // SAFETY: the memory is sealed against writing and shrinking, and mapped for as long as the process lives.
+    let bytes = unsafe {
+        let start = mmap(
+            std::ptr::null_mut(),
+            length,
+            ProtFlags::READ,
+            MapFlags::SHARED,
+            &file,
+            0,
+        )?;
+        std::slice::from_raw_parts(start.cast::<u8>(), length)
+    };
+    Ok(Some(bytes))
 }
 
 /// CPU time of this thread.
@@ -111,19 +182,4 @@ fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-/// Gives up what a worker does not need: files, core dumps, memory without end.
-fn confine(setup: &Setup) -> rustix::io::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let to = |n: u64| Rlimit {
-        current: Some(n),
-        maximum: Some(n),
-    };
-    setrlimit(Resource::Core, to(0))?;
-    setrlimit(Resource::Fsize, to(0))?;
-    setrlimit(Resource::Nofile, to(256))?;
-    let memory = (2 * setup.heap_mb + OVERHEAD_MB) * 1024 * 1024;
-    setrlimit(Resource::Data, to(memory))?;
-    Ok(())
 }

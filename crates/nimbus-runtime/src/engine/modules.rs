@@ -37,7 +37,9 @@ fn resolve(specifier: &str, referrer: &str) -> Result<String, String> {
             "." | "" => {}
             ".." => {
                 if segments.pop().is_none() {
-                    return Err(format!("`{specifier}` in {referrer} leads out of the bundle"));
+                    return Err(format!(
+                        "`{specifier}` in {referrer} leads out of the bundle"
+                    ));
                 }
             }
             other => segments.push(other),
@@ -96,9 +98,8 @@ fn load<'s>(
 ) -> Result<v8::Local<'s, v8::Module>, ImportError> {
     let mut wanted = vec![path.to_owned()];
     while let Some(path) = wanted.pop() {
-        let known = session::frame(|frame| {
-            (frame.modules.contains_key(&path), frame.modules.len())
-        });
+        let known =
+            session::frame(|frame| (frame.modules.contains_key(&path), frame.modules.len()));
         match known {
             Some((true, _)) => continue,
             Some((false, n)) if n < MAX_MODULES => {}
@@ -139,7 +140,17 @@ fn compile<'s>(
     let text = v8::String::new(scope, &file.source).ok_or_else(too_long)?;
     let name = v8::String::new(scope, &format!("{SCHEME}{path}")).ok_or_else(too_long)?;
     let origin = v8::ScriptOrigin::new(
-        scope, name.into(), 0, 0, false, 0, None, false, false, true, None,
+        scope,
+        name.into(),
+        0,
+        0,
+        false,
+        0,
+        None,
+        false,
+        false,
+        true,
+        None,
     );
     let cache = file.cache.borrow();
     let (mut source, options) = match cache.as_deref() {
@@ -183,9 +194,9 @@ fn linked<'s>(
     let specifier = specifier.to_rust_string_lossy(scope);
     let hash = referrer.get_identity_hash().get();
     let candidates = session::frame(|frame| frame.paths.get(&hash).cloned())??;
-    let path = candidates.into_iter().find(|path| {
-        find(scope, path).is_some_and(|module| module == referrer)
-    })?;
+    let path = candidates
+        .into_iter()
+        .find(|path| find(scope, path).is_some_and(|module| module == referrer))?;
     find(scope, &resolve(&specifier, &path).ok()?)
 }
 
@@ -198,10 +209,23 @@ mod tests {
     fn imports_are_relative_and_stay_in_the_bundle() {
         let at = |specifier: &str, referrer: &str| resolve(specifier, referrer).ok();
         assert_eq!(at("./_deps/A.js", "a.js").as_deref(), Some("_deps/A.js"));
-        assert_eq!(at("../_deps/A.js", "dir/a.js").as_deref(), Some("_deps/A.js"));
-        assert_eq!(at("./b.js", "dir/sub/a.js").as_deref(), Some("dir/sub/b.js"));
+        assert_eq!(
+            at("../_deps/A.js", "dir/a.js").as_deref(),
+            Some("_deps/A.js")
+        );
+        assert_eq!(
+            at("./b.js", "dir/sub/a.js").as_deref(),
+            Some("dir/sub/b.js")
+        );
         assert_eq!(at("convex:/b.js", "dir/a.js").as_deref(), Some("b.js"));
-        for outside in ["node:fs", "fs", "../../b.js", "https://x/b.js", "/b.js", "data:text/javascript,1"] {
+        for outside in [
+            "node:fs",
+            "fs",
+            "../../b.js",
+            "https://x/b.js",
+            "/b.js",
+            "data:text/javascript,1",
+        ] {
             assert_eq!(at(outside, "dir/a.js"), None, "{outside}");
         }
     }

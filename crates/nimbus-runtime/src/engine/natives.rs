@@ -140,7 +140,9 @@ fn variable(name: &str) -> Result<Option<String>, String> {
         let environment = frame.environment.as_ref()?;
         let found = environment.get(name).cloned();
         if found.is_none() && frame.strict_environment {
-            frame.missing_variable.get_or_insert_with(|| name.to_owned());
+            frame
+                .missing_variable
+                .get_or_insert_with(|| name.to_owned());
             return Some(Err(format!(
                 "Environment variable {name} is used in auth config file but its value was not set"
             )));

@@ -175,7 +175,8 @@ impl Session {
     /// The reply to the message `call`. Of a transaction they come in the order of the questions; of an action
     /// others may come first, and are kept.
     pub(crate) fn reply(&mut self, call: u32) -> Reply {
-        let wanted = |message: &ToWorker| matches!(message, ToWorker::Reply { call: to, .. } if *to == call);
+        let wanted =
+            |message: &ToWorker| matches!(message, ToWorker::Reply { call: to, .. } if *to == call);
         match self.wait(wanted) {
             ToWorker::Reply { reply, .. } => reply,
             _ => std::process::exit(0),

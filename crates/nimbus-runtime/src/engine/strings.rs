@@ -74,13 +74,24 @@ pub(crate) fn from_base64(scope: &mut Scope<'_, '_>, args: Args<'_>, mut rv: Ret
     let mut input = text(scope, args.get(0));
     input.retain(|c| !matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0c'));
     if input.len() % 4 == 0 {
-        let cut = input.len() - input.bytes().rev().take(2).take_while(|b| *b == b'=').count();
+        let cut = input.len()
+            - input
+                .bytes()
+                .rev()
+                .take(2)
+                .take_while(|b| *b == b'=')
+                .count();
         input.truncate(cut);
     }
     let mut lenient = data_encoding::Specification::new();
-    lenient.symbols.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+    lenient
+        .symbols
+        .push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
     lenient.check_trailing_bits = false;
-    let decoded = lenient.encoding().ok().and_then(|e| e.decode(input.as_bytes()).ok());
+    let decoded = lenient
+        .encoding()
+        .ok()
+        .and_then(|e| e.decode(input.as_bytes()).ok());
     if let Some(decoded) = decoded {
         give_bytes(scope, &mut rv, decoded);
     }

@@ -58,8 +58,14 @@ pub(crate) struct Conversation<'a> {
 type Answered = (u32, Result<Reply, SyscallError>);
 
 enum Asked {
-    Syscall { op: String, args: String },
-    Finished { token: u64, result: Result<String, JsFailure> },
+    Syscall {
+        op: String,
+        args: String,
+    },
+    Finished {
+        token: u64,
+        result: Result<String, JsFailure>,
+    },
 }
 
 /// What a message leads to.
@@ -107,6 +113,10 @@ impl Conversation<'_> {
         let host = self.host;
         let mut running: FuturesUnordered<BoxFuture<'_, Answered>> = FuturesUnordered::new();
         let mut waiting: VecDeque<(u32, Asked)> = VecDeque::new();
+        // A slot that is asked for. Not awaited apart: whoever holds it may be a call among `running`.
+        let (admission, tenant) = (self.admission, self.tenant);
+        let mut resuming: FuturesUnordered<BoxFuture<'_, Result<ActiveSlot, RunError>>> =
+            FuturesUnordered::new();
         loop {
             while running.len() < self.at_once
                 && let Some((call, asked)) = waiting.pop_front()
@@ -120,6 +130,11 @@ impl Conversation<'_> {
                 Some((call, answer)) = running.next() => {
                     let reply = reply(answer).map_err(Stop::Host)?;
                     worker.send(&ToWorker::Reply { call, reply }).await?;
+                    continue;
+                }
+                Some(slot) = resuming.next() => {
+                    self.slot = Some(slot.map_err(Stop::Admission)?);
+                    worker.send(&ToWorker::Go).await?;
                     continue;
                 }
                 // Before the worker, so that one which never falls silent is measured too.
@@ -136,7 +151,8 @@ impl Conversation<'_> {
                     }
                     waiting.push_back((call, asked));
                 }
-                Next::Resume => self.resume(worker).await?,
+                Next::Resume if self.slot.is_some() => worker.send(&ToWorker::Go).await?,
+                Next::Resume => resuming.push(Box::pin(admission.resume(tenant))),
                 Next::Done(done) => return Ok(End::Done(done)),
                 Next::Analyzed(result) => return Ok(End::Analyzed(result)),
                 Next::Nothing => {}
@@ -171,22 +187,10 @@ impl Conversation<'_> {
             FromWorker::Resume => Next::Resume,
             FromWorker::Done(done) => Next::Done(done),
             FromWorker::Analyzed(result) => Next::Analyzed(result),
-            FromWorker::Ready => return Err(WorkerError::Unexpected.into()),
+            FromWorker::Ready | FromWorker::Snapshot(_) => {
+                return Err(WorkerError::Unexpected.into());
+            }
         })
-    }
-
-    /// Gives a parked invocation its slot back, within its time on the wall.
-    async fn resume(&mut self, worker: &mut Worker) -> Result<(), Stop> {
-        if self.slot.is_none() {
-            let slot = tokio::select! {
-                () = told(&mut self.stopped) => return Err(Stop::TenantStopped),
-                () = told(&mut self.closing) => return Err(Stop::Closing),
-                slot = self.admission.resume(self.tenant) => slot.map_err(Stop::Admission)?,
-                () = self.watch.over() => return Err(Stop::WallTime),
-            };
-            self.slot = Some(slot);
-        }
-        Ok(worker.send(&ToWorker::Go).await?)
     }
 
     fn log(&mut self, line: String) {

@@ -37,11 +37,6 @@ impl Watch {
         tokio::time::sleep_until(self.next.min(self.deadline)).await;
     }
 
-    /// Waits until the time on the wall is over.
-    pub(crate) async fn over(&self) {
-        tokio::time::sleep_until(self.deadline).await;
-    }
-
     /// Measures it.
     pub(crate) fn check(&mut self, worker: &Worker) -> Result<(), Stop> {
         let now = Instant::now();

@@ -10,7 +10,10 @@ use serde_json::json;
 use crate::support::{Table, bundle, call, code, runtime, runtime_with};
 
 async fn run(code: &Arc<Code>, host: &dyn Host) -> Outcome {
-    runtime().run(call(code, UdfKind::Action, "f"), host).await.unwrap()
+    runtime()
+        .run(call(code, UdfKind::Action, "f"), host)
+        .await
+        .unwrap()
 }
 
 async fn value(main: &str) -> serde_json::Value {
@@ -22,7 +25,11 @@ async fn value(main: &str) -> serde_json::Value {
 }
 
 async fn thrown(main: &str) -> String {
-    run(&code(main), &Table::default()).await.result.unwrap_err().to_string()
+    run(&code(main), &Table::default())
+        .await
+        .result
+        .unwrap_err()
+        .to_string()
 }
 
 #[tokio::test]
@@ -38,7 +45,10 @@ async fn an_action_does_many_things_at_once() {
         return order;
     });";
     let outcome = run(&code(main), &Table::default()).await;
-    assert_eq!(outcome.result.as_deref(), Ok(r#"[30,29,"timer","Unknown async operation nothing"]"#));
+    assert_eq!(
+        outcome.result.as_deref(),
+        Ok(r#"[30,29,"timer","Unknown async operation nothing"]"#)
+    );
     assert_eq!(outcome.log_lines, ["[LOG] 'done' 4"]);
 }
 
@@ -74,19 +84,29 @@ export const f = action(async () => {
     out.aborted = controller.signal.aborted;
     return out;
 });"#;
-    assert_eq!(value(main).await, json!({
-        "missing": [], "extra": [], "mac": "6afa9046", "digest": 32, "random": 40, "response": { "a": 1 }, "request": ["POST", "ab"],
-        "form": "v", "stream": ["one", "two"], "now": true, "clone": 3, "wasm": true, "aborted": true,
-    }));
+    assert_eq!(
+        value(main).await,
+        json!({
+            "missing": [], "extra": [], "mac": "6afa9046", "digest": 32, "random": 40, "response": { "a": 1 }, "request": ["POST", "ab"],
+            "form": "v", "stream": ["one", "two"], "now": true, "clone": 3, "wasm": true, "aborted": true,
+        })
+    );
 }
 
 #[tokio::test]
 async fn errors_of_actions_look_like_those_of_queries() {
     let main = "function inner() { throw new TypeError('boom'); }\nexport const f = action(async () => { await 1; inner(); });";
     let text = thrown(main).await;
-    assert!(text.starts_with("Uncaught TypeError: boom\n    at inner (../convex/main.js:2:26)\n"), "{text}");
+    assert!(
+        text.starts_with("Uncaught TypeError: boom\n    at inner (../convex/main.js:2:26)\n"),
+        "{text}"
+    );
     let left = "export const f = action(async () => { Promise.reject(new Error('left')); await new Promise((d) => setTimeout(d, 50)); });";
-    assert!(thrown(left).await.starts_with("Uncaught Error: left"), "{}", thrown(left).await);
+    assert!(
+        thrown(left).await.starts_with("Uncaught Error: left"),
+        "{}",
+        thrown(left).await
+    );
     let never = thrown("export const f = action(() => new Promise(() => {}));").await;
     assert_eq!(never, "Uncaught Error: Returned promise will never resolve");
     let timer = thrown("export const f = action(async () => { setTimeout(() => { throw new Error('in timer'); }, 1); await new Promise((d) => setTimeout(d, 500)); });").await;
@@ -106,7 +126,10 @@ async fn deployed_modules_can_be_imported_when_needed() {
         ("dir/late.js", "export const word = 'late';"),
     ]);
     let outcome = run(&code, &Table::default()).await;
-    assert_eq!(outcome.result.as_deref(), Ok(r#"["late","late",true,true,true,true,true,true]"#));
+    assert_eq!(
+        outcome.result.as_deref(),
+        Ok(r#"["late","late",true,true,true,true,true,true]"#)
+    );
 }
 
 #[tokio::test]
@@ -115,15 +138,26 @@ async fn an_action_that_waits_gives_its_slot_away() {
         config.max_instances = Some(1);
         config.max_active_per_tenant = Some(1);
     });
-    let waiting = code("export const f = action(async () => { await ask('slow'); return 'waited'; });");
+    let waiting =
+        code("export const f = action(async () => { await ask('slow'); return 'waited'; });");
     let quick = code("export const f = query(async () => 'quick');");
     let (release, held) = tokio::sync::oneshot::channel::<()>();
-    let host = Slow { held: tokio::sync::Mutex::new(Some(held)), asked: tokio::sync::Notify::new() };
+    let host = Slow {
+        held: tokio::sync::Mutex::new(Some(held)),
+        asked: tokio::sync::Notify::new(),
+    };
     // Its failure must end the test, which would otherwise wait for a question that never comes.
-    let first = async { runtime.run(call(&waiting, UdfKind::Action, "f"), &host).await.unwrap() };
+    let first = async {
+        runtime
+            .run(call(&waiting, UdfKind::Action, "f"), &host)
+            .await
+            .unwrap()
+    };
     let second = async {
         host.asked.notified().await;
-        let outcome = runtime.run(call(&quick, UdfKind::Query, "f"), &Table::default()).await;
+        let outcome = runtime
+            .run(call(&quick, UdfKind::Query, "f"), &Table::default())
+            .await;
         release.send(()).unwrap();
         outcome
     };
@@ -143,7 +177,10 @@ impl Host for Slow {
         &'a self,
         _: &'a str,
         _: &'a str,
-    ) -> futures_util::future::BoxFuture<'a, Result<nimbus_runtime::Answer, nimbus_runtime::SyscallError>> {
+    ) -> futures_util::future::BoxFuture<
+        'a,
+        Result<nimbus_runtime::Answer, nimbus_runtime::SyscallError>,
+    > {
         Box::pin(async move {
             self.asked.notify_one();
             self.held.lock().await.take().unwrap().await.unwrap();
@@ -185,7 +222,10 @@ fn server(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
 }
 
 fn plain(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn granting(grant: &str) -> impl FnOnce(&mut RuntimeConfig) {
@@ -194,22 +234,42 @@ fn granting(grant: &str) -> impl FnOnce(&mut RuntimeConfig) {
 }
 
 async fn fetching(grant: Option<&str>, url: &str, host: &Table) -> Result<Outcome, RunError> {
-    let main = format!("export const f = action(async () => {{ try {{ const r = await fetch({url:?}); return [r.status, await r.text()]; }} catch (e) {{ return [e.name, e.message, String(e.cause ?? '')]; }} }});");
+    let main = format!(
+        "export const f = action(async () => {{ try {{ const r = await fetch({url:?}); return [r.status, await r.text()]; }} catch (e) {{ return [e.name, e.message, String(e.cause ?? '')]; }} }});"
+    );
     let runtime = match grant {
         Some(grant) => runtime_with(granting(grant)),
         None => runtime(),
     };
-    runtime.run(call(&code(&main), UdfKind::Action, "f"), host).await
+    runtime
+        .run(call(&code(&main), UdfKind::Action, "f"), host)
+        .await
 }
 
 #[tokio::test]
 async fn fetch_reaches_what_was_granted() {
     let port = server(|request| plain(request.lines().next().unwrap_or_default()));
     for grant in [format!("127.0.0.1:{port}"), "127.0.0.1".to_owned()] {
-        let outcome = fetching(Some(&grant), &format!("http://127.0.0.1:{port}/x"), &Table::default()).await.unwrap();
-        assert_eq!(outcome.result.as_deref(), Ok(r#"[200,"GET /x HTTP/1.1"]"#), "{grant}");
+        let outcome = fetching(
+            Some(&grant),
+            &format!("http://127.0.0.1:{port}/x"),
+            &Table::default(),
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            outcome.result.as_deref(),
+            Ok(r#"[200,"GET /x HTTP/1.1"]"#),
+            "{grant}"
+        );
     }
-    let outcome = fetching(Some("localhost"), &format!("http://localhost:{port}/x"), &Table::default()).await.unwrap();
+    let outcome = fetching(
+        Some("localhost"),
+        &format!("http://localhost:{port}/x"),
+        &Table::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"[200,"GET /x HTTP/1.1"]"#));
 }
 
@@ -230,17 +290,34 @@ async fn fetch_is_refused_everywhere_else_and_the_server_is_told() {
         let host = Table::default();
         let outcome = fetching(None, &url, &host).await.unwrap();
         let text = outcome.result.unwrap();
-        assert!(text.contains("is refused") || text.contains("error sending request"), "{url}: {text}");
+        assert!(
+            text.contains("is refused") || text.contains("error sending request"),
+            "{url}: {text}"
+        );
         assert!(!text.contains("must not be read"), "{url}: {text}");
         let asked = host.asked.lock().unwrap();
-        assert!(asked.iter().any(|(op, _)| op == "nimbus/egressDenied"), "{url}: {asked:?}");
+        assert!(
+            asked.iter().any(|(op, _)| op == "nimbus/egressDenied"),
+            "{url}: {asked:?}"
+        );
     }
     // A grant for one port is none for another, by address and by name.
-    for (grant, url) in [("127.0.0.1:1", format!("http://127.0.0.1:{port}/")), ("localhost:1", format!("http://localhost:{port}/"))] {
-        let text = fetching(Some(grant), &url, &Table::default()).await.unwrap().result.unwrap();
+    for (grant, url) in [
+        ("127.0.0.1:1", format!("http://127.0.0.1:{port}/")),
+        ("localhost:1", format!("http://localhost:{port}/")),
+    ] {
+        let text = fetching(Some(grant), &url, &Table::default())
+            .await
+            .unwrap()
+            .result
+            .unwrap();
         assert!(!text.contains("must not be read"), "{url}: {text}");
     }
-    let text = fetching(None, "file:///etc/passwd", &Table::default()).await.unwrap().result.unwrap();
+    let text = fetching(None, "file:///etc/passwd", &Table::default())
+        .await
+        .unwrap()
+        .result
+        .unwrap();
     assert!(text.starts_with("[\"TypeError\""), "{text}");
 }
 
@@ -248,14 +325,24 @@ async fn fetch_is_refused_everywhere_else_and_the_server_is_told() {
 async fn a_redirect_is_checked_like_a_request() {
     let inner = server(|_| plain("must not be read"));
     let outer = server(move |_| {
-        format!("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{inner}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{inner}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
     });
     let host = Table::default();
     let grant = format!("127.0.0.1:{outer}");
-    let outcome = fetching(Some(&grant), &format!("http://127.0.0.1:{outer}/"), &host).await.unwrap();
+    let outcome = fetching(Some(&grant), &format!("http://127.0.0.1:{outer}/"), &host)
+        .await
+        .unwrap();
     let text = outcome.result.unwrap();
     assert!(text.contains("is refused"), "{text}");
-    assert!(host.asked.lock().unwrap().iter().any(|(op, _)| op == "nimbus/egressDenied"));
+    assert!(
+        host.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(op, _)| op == "nimbus/egressDenied")
+    );
 }
 
 #[tokio::test]
@@ -273,9 +360,15 @@ export const f = action(async () => {
 export const q = query(async () => [globalThis.count, Object.prototype.left === undefined]);");
     let runtime = runtime();
     for _ in 0..5 {
-        let outcome = runtime.run(call(&code, UdfKind::Action, "f"), &Table::default()).await.unwrap();
+        let outcome = runtime
+            .run(call(&code, UdfKind::Action, "f"), &Table::default())
+            .await
+            .unwrap();
         assert_eq!(outcome.result.as_deref(), Ok(r#"[1,true,"function"]"#));
-        let outcome = runtime.run(call(&code, UdfKind::Query, "q"), &Table::default()).await.unwrap();
+        let outcome = runtime
+            .run(call(&code, UdfKind::Query, "q"), &Table::default())
+            .await
+            .unwrap();
         assert_eq!(outcome.result.as_deref(), Ok("[1,true]"));
     }
 }

@@ -34,12 +34,16 @@ async fn the_data_of_a_nested_error_reaches_the_function_parsed() {
     let host = Table::failing("x", "Uncaught ConvexError: no", Some(r#"{"why":"no"}"#));
     let main = "export const f = query(async () => { try { await ask('x'); } catch (e) { return [e.message, e.data.why]; } });";
     let outcome = query(main, &host).await.unwrap();
-    assert_eq!(outcome.result.as_deref(), Ok(r#"["Uncaught ConvexError: no","no"]"#));
+    assert_eq!(
+        outcome.result.as_deref(),
+        Ok(r#"["Uncaught ConvexError: no","no"]"#)
+    );
 }
 
 #[tokio::test]
 async fn a_host_that_cannot_go_on_ends_the_function_whatever_it_catches() {
-    let main = "export const f = query(async () => { try { await ask('system'); } catch { return 1; } });";
+    let main =
+        "export const f = query(async () => { try { await ask('system'); } catch { return 1; } });";
     match query(main, &Table::default()).await {
         Err(RunError::Host(error)) => assert_eq!(error.to_string(), "the disk is gone"),
         other => panic!("{other:?}"),
@@ -73,9 +77,18 @@ async fn what_is_thrown_comes_with_message_stack_and_data() {
     for (source, message) in [
         ("throw 'text'", "Uncaught text"),
         ("throw null", "Uncaught null"),
-        ("Promise.reject(new RangeError('left')); return 1", "Uncaught RangeError: left"),
-        ("await new Promise(() => {})", "Uncaught Error: Returned promise will never resolve"),
-        ("throw { get message() { throw 1 }, toString() { throw 2 } }", "Uncaught [object Object]"),
+        (
+            "Promise.reject(new RangeError('left')); return 1",
+            "Uncaught RangeError: left",
+        ),
+        (
+            "await new Promise(() => {})",
+            "Uncaught Error: Returned promise will never resolve",
+        ),
+        (
+            "throw { get message() { throw 1 }, toString() { throw 2 } }",
+            "Uncaught [object Object]",
+        ),
     ] {
         let main = format!("export const f = query(async () => {{ {source} }});");
         let thrown = failure(&main, &Table::default()).await;
@@ -88,13 +101,28 @@ async fn a_module_that_cannot_be_imported_says_why() {
     for (main, part) in [
         ("export const f = ;", "SyntaxError"),
         ("throw new Error('at import');", "Uncaught Error: at import"),
-        ("import './missing.js';", "the bundle has no module `missing.js`"),
+        (
+            "import './missing.js';",
+            "the bundle has no module `missing.js`",
+        ),
         ("import 'node:fs';", "cannot import `node:fs`"),
-        ("await 1; export const f = query(() => 1);", "top-level await"),
+        (
+            "await 1; export const f = query(() => 1);",
+            "top-level await",
+        ),
         ("await new Promise(() => {});", "top-level await"),
-        ("export const g = 1;", "Couldn't find `f` in `main` as a query"),
-        ("export const f = mutation(async () => 1);", "Couldn't find `f` in `main` as a query"),
-        ("Convex.asyncSyscall('1.0/get', '{}'); export const f = query(async () => 1);", "at import time"),
+        (
+            "export const g = 1;",
+            "Couldn't find `f` in `main` as a query",
+        ),
+        (
+            "export const f = mutation(async () => 1);",
+            "Couldn't find `f` in `main` as a query",
+        ),
+        (
+            "Convex.asyncSyscall('1.0/get', '{}'); export const f = query(async () => 1);",
+            "at import time",
+        ),
     ] {
         let thrown = failure(main, &Table::default()).await;
         assert!(thrown.message.contains(part), "{main}: {thrown}");
@@ -116,15 +144,22 @@ export const f = query(async () => {
     console.log();
 });"#;
     let lines = query(main, &Table::default()).await.unwrap().log_lines;
-    assert_eq!(lines, [
-        "[LOG] 'hello' 42 { a: 1, b: [ 1, 'two', { c: [Object] } ] } null undefined true",
-        "[WARN] 10n -0 Symbol(s) [ 1, <1 empty item>, 3 ] Map(1) { 'k' => { v: 1 } } Set(1) { 1 } Point { x: 1 } [Object: null prototype] {}",
-        "[ERROR] [Function: named] [class A] 1970-01-01T00:00:00.000Z /x/g Uint8Array(2) [ 0, 0 ] \"it's\"",
-        "[DEBUG] { x: [Getter], 'odd key': 1 }",
-        "[INFO] { self: [Circular *1] } 'e'",
-        &format!("[LOG] {{\n  long: '{}',\n  other: '{}'\n}}", "x".repeat(40), "y".repeat(40)),
-        "[LOG]",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "[LOG] 'hello' 42 { a: 1, b: [ 1, 'two', { c: [Object] } ] } null undefined true",
+            "[WARN] 10n -0 Symbol(s) [ 1, <1 empty item>, 3 ] Map(1) { 'k' => { v: 1 } } Set(1) { 1 } Point { x: 1 } [Object: null prototype] {}",
+            "[ERROR] [Function: named] [class A] 1970-01-01T00:00:00.000Z /x/g Uint8Array(2) [ 0, 0 ] \"it's\"",
+            "[DEBUG] { x: [Getter], 'odd key': 1 }",
+            "[INFO] { self: [Circular *1] } 'e'",
+            &format!(
+                "[LOG] {{\n  long: '{}',\n  other: '{}'\n}}",
+                "x".repeat(40),
+                "y".repeat(40)
+            ),
+            "[LOG]",
+        ]
+    );
 }
 
 #[tokio::test]
@@ -145,8 +180,13 @@ export const f = query(async () => {
 });");
     let runtime = runtime();
     for _ in 0..20 {
-        let outcome = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await;
-        assert_eq!(outcome.unwrap().result.as_deref(), Ok("[1,1,null,null,true]"));
+        let outcome = runtime
+            .run(call(&code, UdfKind::Query, "f"), &Table::default())
+            .await;
+        assert_eq!(
+            outcome.unwrap().result.as_deref(),
+            Ok("[1,1,null,null,true]")
+        );
     }
     assert!(runtime.metrics().runtime_pool_hits >= 19);
 }
@@ -166,7 +206,10 @@ export const f = query(async () => {
     let runtime = runtime();
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let outcome = runtime.run(call(&code, UdfKind::Query, "f"), &Table::default()).await.unwrap();
+        let outcome = runtime
+            .run(call(&code, UdfKind::Query, "f"), &Table::default())
+            .await
+            .unwrap();
         assert!(outcome.observed_time);
         let value: serde_json::Value = serde_json::from_str(&outcome.result.unwrap()).unwrap();
         assert_eq!(value["same"], true);
@@ -183,11 +226,26 @@ export const f = query(async () => {
 #[tokio::test]
 async fn queries_have_no_authority_and_say_what_to_do() {
     for (source, part) in [
-        ("fetch('http://x')", "Can't use fetch() in queries and mutations. Please consider using an action."),
-        ("setTimeout(() => {}, 1)", "Can't use setTimeout() in queries and mutations."),
-        ("setInterval(() => {}, 1)", "Can't use setInterval() in queries and mutations."),
-        ("crypto.getRandomValues(new Uint8Array(1))", "Can't use crypto.getRandomValues() in queries"),
-        ("crypto.randomUUID()", "Can't use crypto.randomUUID() in queries"),
+        (
+            "fetch('http://x')",
+            "Can't use fetch() in queries and mutations. Please consider using an action.",
+        ),
+        (
+            "setTimeout(() => {}, 1)",
+            "Can't use setTimeout() in queries and mutations.",
+        ),
+        (
+            "setInterval(() => {}, 1)",
+            "Can't use setInterval() in queries and mutations.",
+        ),
+        (
+            "crypto.getRandomValues(new Uint8Array(1))",
+            "Can't use crypto.getRandomValues() in queries",
+        ),
+        (
+            "crypto.randomUUID()",
+            "Can't use crypto.randomUUID() in queries",
+        ),
         ("process.env.X = 1", "`process.env` is read-only"),
     ] {
         let main = format!("export const f = query(async () => {{ {source} }});");
@@ -198,7 +256,12 @@ async fn queries_have_no_authority_and_say_what_to_do() {
     assert_eq!(value(main).await, json!(["env"]));
     let main = "export const f = query(async () => { try { await import('./main.js'); } catch (e) { return e.message; } });";
     let text = value(main).await;
-    assert!(text.as_str().unwrap().contains("dynamic module import unsupported"), "{text}");
+    assert!(
+        text.as_str()
+            .unwrap()
+            .contains("dynamic module import unsupported"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +273,10 @@ async fn the_environment_is_asked_of_the_host() {
     let main = "const early = process.env.KEY;
 export const f = query(async () => [early, process.env.KEY, process.env.NONE === undefined, 'KEY' in process.env, 'NONE' in process.env]);";
     let outcome = query(main, &host).await.unwrap();
-    assert_eq!(outcome.result.as_deref(), Ok(r#"["va\"lue","va\"lue",true,true,false]"#));
+    assert_eq!(
+        outcome.result.as_deref(),
+        Ok(r#"["va\"lue","va\"lue",true,true,false]"#)
+    );
 }
 
 #[tokio::test]
@@ -223,23 +289,38 @@ async fn a_function_runs_another_in_a_realm_of_its_own() {
         args: r#"[{"n":20}]"#.into(),
     };
     let code = bundle(&[
-        ("main.js", "globalThis.mark = 1;
+        (
+            "main.js",
+            "globalThis.mark = 1;
 export const f = mutation(async () => {
     const [a, b] = await Promise.all([ask('1.0/runUdf', {}), ask('echo', { x: 1 })]);
     return [a, b.x, globalThis.mark];
-});"),
-        ("dir/other.js", "export const inner = mutation(async ({ n }) => {
+});",
+        ),
+        (
+            "dir/other.js",
+            "export const inner = mutation(async ({ n }) => {
     console.log('inside', globalThis.mark);
     globalThis.mark = 2;
     if ((await ask('echo', { n })).n !== n) throw new Error('lost');
     return n + 1;
-});"),
+});",
+        ),
     ]);
     let host = Table::running(sub);
-    let outcome = runtime().run(call(&code, UdfKind::Mutation, "f"), &host).await.unwrap();
+    let outcome = runtime()
+        .run(call(&code, UdfKind::Mutation, "f"), &host)
+        .await
+        .unwrap();
     assert_eq!(outcome.result.as_deref(), Ok("[21,1,1]"));
     assert_eq!(outcome.log_lines, ["[LOG] 'inside' undefined"]);
-    let asked: Vec<String> = host.asked.lock().unwrap().iter().map(|(op, _)| op.clone()).collect();
+    let asked: Vec<String> = host
+        .asked
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(op, _)| op.clone())
+        .collect();
     assert_eq!(asked, ["1.0/runUdf", "echo", "echo"]);
 }
 
@@ -272,10 +353,13 @@ export const f = query(async () => {
     await new Promise((done) => queueMicrotask(done));
     return out;
 });"#;
-    assert_eq!(value(main).await, json!({
-        "href": "https://user@example.org/b?x=1&y=+z&n=%C3%BC%26#h", "host": "example.org", "y": " z", "bad": false,
-        "params": "a=1+2&b=%3D", "text": "grüße 😀", "stream": "😀", "fatal": "TypeError",
-        "base64": ["aGn/", "hi", "hi"], "atob": ["InvalidCharacterError", 5, true],
-        "clone": [true, true, 5, 1, 2], "unclonable": "DataCloneError", "abort": [1, true, "AbortError"],
-    }));
+    assert_eq!(
+        value(main).await,
+        json!({
+            "href": "https://user@example.org/b?x=1&y=+z&n=%C3%BC%26#h", "host": "example.org", "y": " z", "bad": false,
+            "params": "a=1+2&b=%3D", "text": "grüße 😀", "stream": "😀", "fatal": "TypeError",
+            "base64": ["aGn/", "hi", "hi"], "atob": ["InvalidCharacterError", 5, true],
+            "clone": [true, true, 5, 1, 2], "unclonable": "DataCloneError", "abort": [1, true, "AbortError"],
+        })
+    );
 }

@@ -9,4 +9,8 @@
 mod actions;
 mod analysis;
 mod basics;
+mod bombs;
+mod budgets;
+mod escapes;
+mod isolation;
 mod support;

@@ -34,7 +34,9 @@ export const ask = async (op, args = {}) => JSON.parse(await Convex.asyncSyscall
 /// The command of the worker that was built beside the tests.
 pub fn worker() -> WorkerCommand {
     WorkerCommand {
-        program: option_env!("CARGO_BIN_EXE_nimbus-runtime-worker").unwrap_or("").into(),
+        program: option_env!("CARGO_BIN_EXE_nimbus-runtime-worker")
+            .unwrap_or("")
+            .into(),
         args: Vec::new(),
     }
 }
@@ -69,7 +71,8 @@ pub fn bundle(files: &[(&str, &str)]) -> Arc<Code> {
     for (path, source) in files {
         let up = "../".repeat(path.matches('/').count());
         let from = if up.is_empty() { "./" } else { &up };
-        let head = format!("import {{ query, mutation, action, ask }} from \"{from}_deps/lib.js\";\n");
+        let head =
+            format!("import {{ query, mutation, action, ask }} from \"{from}_deps/lib.js\";\n");
         modules.insert((*path).to_owned(), file(&format!("{head}{source}")));
     }
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -195,4 +198,50 @@ pub async fn value(main: &str) -> serde_json::Value {
 /// What a query threw.
 pub async fn failure(main: &str, host: &dyn Host) -> JsFailure {
     query(main, host).await.unwrap().result.unwrap_err()
+}
+
+/// The same invocation for another tenant.
+pub fn of(name: &str, invocation: Invocation) -> Invocation {
+    Invocation {
+        tenant: name.parse().unwrap(),
+        ..invocation
+    }
+}
+
+/// How an invocation ended, in a word or two: `value 1`, `thrown …`, `timeout`, `memory`, or what else there is.
+pub fn ending(result: &Result<Outcome, RunError>) -> String {
+    match result {
+        Ok(outcome) => match &outcome.result {
+            Ok(json) => format!("value {}", json.chars().take(200).collect::<String>()),
+            Err(failure) => format!("thrown {}", failure.message),
+        },
+        Err(RunError::UserTimeout { .. } | RunError::WallTimeout { .. }) => "timeout".to_owned(),
+        Err(RunError::OutOfMemory { .. }) => "memory".to_owned(),
+        Err(other) => format!("{other:?}"),
+    }
+}
+
+/// Processes whose parent is `parent`, that have not ended.
+pub fn children(parent: u32) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap();
+    let numbers = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    numbers
+        .filter(|pid| state(*pid).is_some_and(|(state, of)| of == parent && !"ZX".contains(state)))
+        .collect()
+}
+
+/// A process's state letter and its parent (proc(5)); `None` when there is no such process.
+pub fn state(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let state = words.next()?.chars().next()?;
+    Some((state, words.next()?.parse().ok()?))
+}
+
+/// Waits until `holds`; a test's own time limit is the only one.
+pub async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }

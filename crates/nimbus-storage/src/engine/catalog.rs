@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::{HashMap, OrdMap};
-use nimbus_core::{FieldPath, IndexName, Object, TableName, TableNumber, Value};
+use nimbus_core::{
+    FieldPath, IndexName, Object, TableName, TableNames, TableNumber, Validator, Value,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{StoreError, StoreResult, Violation};
+use crate::provider::Keyspace;
 
 /// Prefix of the meta rows that define tables.
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
@@ -220,6 +223,33 @@ pub(crate) struct IndexDef {
     pub(crate) name: IndexName,
     pub(crate) fields: Vec<FieldPath>,
     pub(crate) state: IndexState,
+    /// The push that prepares it. Until that push is committed the index serves nothing, and
+    /// another of the same name may serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) push: Option<String>,
+}
+
+/// What the deployed schema (convex.md 6.9) says about a table. Its indexes are among
+/// [`TableDef::indexes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeployedTable {
+    /// What documents must match; `None` when any will do or the schema is not enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) document_type: Option<Validator>,
+    /// Indexes that are declared but not built, since they are staged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) staged: Vec<IndexName>,
+}
+
+/// A document validator that a push is about to introduce. Writes do not obey it: one that
+/// contradicts it makes the push fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PendingPush {
+    /// The push.
+    pub(crate) id: String,
+    pub(crate) document_type: Validator,
 }
 
 /// A stored table definition: the value of one `table/<name>` row.
@@ -232,6 +262,12 @@ pub(crate) struct TableDef {
     /// A schema being introduced: writes obey it already, existing documents are checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending: Option<Vec<FieldSchema>>,
+    /// Set for a table that the deployed schema declares; then there are no `fields`, so that a
+    /// table obeys one kind of schema only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deployed: Option<DeployedTable>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) push: Option<PendingPush>,
     pub(crate) indexes: Vec<IndexDef>,
 }
 
@@ -242,6 +278,8 @@ impl TableDef {
             name,
             fields: None,
             pending: None,
+            deployed: None,
+            push: None,
             indexes: Vec::new(),
         }
     }
@@ -257,20 +295,25 @@ impl TableDef {
             .filter(|i| i.state != IndexState::Deleting)
     }
 
-    /// Indexes that queries may use.
+    /// Indexes of the table's schema, complete or not; those of a push in progress are not.
+    pub(crate) fn declared(&self) -> impl Iterator<Item = &IndexDef> {
+        self.maintained().filter(|i| i.push.is_none())
+    }
+
+    /// Indexes that queries may use; no two have one name.
     pub(crate) fn usable(&self) -> impl Iterator<Item = &IndexDef> {
         self.indexes
             .iter()
             .filter(|i| i.state == IndexState::Enabled)
     }
 
-    /// The public form, when there is a schema.
+    /// The public form of a native schema, if there is one.
     pub(crate) fn schema(&self) -> Option<TableSchema> {
         Some(TableSchema {
             table: self.name.clone(),
             fields: self.fields.clone()?,
             indexes: self
-                .maintained()
+                .declared()
                 .map(|i| IndexSchema {
                     name: i.name.clone(),
                     fields: i.fields.clone(),
@@ -296,6 +339,27 @@ impl TableDef {
             id: None,
             violations,
         })
+    }
+
+    /// Checks a document against the deployed schema.
+    pub(crate) fn check_deployed(
+        &self,
+        document: &Object,
+        tables: &dyn TableNames,
+    ) -> StoreResult<()> {
+        let validator = self
+            .deployed
+            .as_ref()
+            .and_then(|d| d.document_type.as_ref());
+        let Some(validator) = validator else {
+            return Ok(());
+        };
+        validator
+            .check_document(document, tables)
+            .map_err(|failure| StoreError::SchemaEnforcement {
+                table: self.name.clone(),
+                failure: Box::new(failure),
+            })
     }
 
     pub(crate) fn encode(&self) -> StoreResult<Bytes> {
@@ -370,6 +434,25 @@ impl Catalog {
         self.tables.len()
     }
 
+    /// The table that a key belongs to, if it belongs to one.
+    pub(crate) fn table_of(&self, space: Keyspace, key: &[u8]) -> Option<TableName> {
+        let number = || Some(u32::from_be_bytes(*key.first_chunk()?));
+        match space {
+            Keyspace::Docs => self.names.get(&TableNumber::new(number()?)?).cloned(),
+            Keyspace::Index => {
+                let number = number()?;
+                let mut tables = self.tables.values();
+                let owner = tables.find(|t| t.indexes.iter().any(|i| i.id == number))?;
+                Some(owner.name.clone())
+            }
+            Keyspace::Meta => {
+                let name = key.strip_prefix(TABLE_PREFIX)?;
+                std::str::from_utf8(name).ok()?.parse().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a meta row belongs to the catalog.
     pub(crate) fn owns(key: &[u8]) -> bool {
         key.starts_with(TABLE_PREFIX) || key == COUNTERS_KEY
@@ -414,3 +497,17 @@ impl Catalog {
         Ok(())
     }
 }
+
+impl TableNames for Catalog {
+    fn number(&self, name: &str) -> Option<TableNumber> {
+        Some(self.tables.get(name)?.number)
+    }
+
+    fn name(&self, number: TableNumber) -> Option<String> {
+        Some(self.names.get(&number)?.to_string())
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

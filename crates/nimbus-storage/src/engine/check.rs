@@ -240,7 +240,11 @@ impl Tenant {
             version: DATA_VERSION,
             applied_sequence: view.read_sequence,
             durable_head: self.inner.state().durable.sequence,
-            schema_table_count: view.catalog.tables().filter(|t| t.fields.is_some()).count() as u64,
+            schema_table_count: view
+                .catalog
+                .tables()
+                .filter(|t| t.fields.is_some() || t.deployed.is_some())
+                .count() as u64,
             ..Scope::default()
         }
     }
@@ -522,7 +526,10 @@ pub(super) fn expected_entries(
                 "it is not canonical or carries another _id",
             );
         }
-        if let Err(error) = table.check_document(&document) {
+        let admitted = table
+            .check_document(&document)
+            .and_then(|()| table.check_deployed(&document, catalog));
+        if let Err(error) = admitted {
             findings.add(
                 "document_matches_schema",
                 ("documents", "catalog"),
@@ -601,7 +608,9 @@ async fn compare_images(
     let spaces: HashSet<Keyspace> = newest.keys().map(|(s, _)| *s).collect();
     for space in spaces {
         let wanted: Vec<_> = newest.iter().filter(|((s, _), _)| *s == space).collect();
-        for chunk in wanted.chunks(VALUES) {
+        // A module may have megabytes.
+        let at_once = if space == Keyspace::Code { 1 } else { VALUES };
+        for chunk in wanted.chunks(at_once) {
             let keys: Vec<&[u8]> = chunk.iter().map(|((_, k), _)| k.as_slice()).collect();
             let stored = view.get_many(space, &keys).await?;
             for (((_, key), logged), value) in chunk.iter().zip(stored) {

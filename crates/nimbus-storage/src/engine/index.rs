@@ -89,6 +89,7 @@ mod tests {
             name: "by_x".parse().unwrap(),
             fields: fields.iter().map(|f| f.parse().unwrap()).collect(),
             state: IndexState::Enabled,
+            push: None,
         }
     }
 

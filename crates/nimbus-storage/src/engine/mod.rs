@@ -4,6 +4,7 @@
 //! [`Engine`] keeps tenants open within a budget; [`Tenant`] is where work happens. Nothing
 //! here knows which provider is underneath, who the caller is, or what HTTP is.
 
+mod app;
 mod archive;
 mod asof;
 mod bulk;
@@ -13,6 +14,7 @@ mod commit;
 mod cursor;
 mod exec;
 mod export;
+mod function;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -43,6 +45,11 @@ use bytes::Bytes;
 use nimbus_core::{DocumentId, TenantId};
 use tokio::task::JoinHandle;
 
+pub use app::{
+    DeployError, DeployPlan, DeployReport, Deployment, DeploymentId, IndexChange, KEPT_DEPLOYMENTS,
+    MAX_DEPLOY_BYTES, MAX_KEYS, MAX_MODULE_BYTES, MAX_MODULES, ModuleRef, ModuleSource, NewModule,
+    StoredKey, TransactionTables,
+};
 pub use bulk::{ImportRow, MAX_IMPORT_CHUNK, MAX_IMPORT_NAME};
 pub use catalog::{
     FieldSchema, FieldType, IndexSchema, IndexState, MAX_INDEX_FIELDS, MAX_INDEXES,
@@ -50,6 +57,12 @@ pub use catalog::{
 };
 pub use check::{Bootstrap, BootstrapCut, BootstrapSnapshot, ConsistencyReport, Mismatch, Scope};
 pub use export::Export;
+pub use function::{
+    CommitStamp, FunctionError, FunctionPage, FunctionQuery, FunctionResult,
+    MAX_FUNCTION_BYTES_READ, MAX_FUNCTION_BYTES_WRITTEN, MAX_FUNCTION_DOCUMENTS_READ,
+    MAX_FUNCTION_DOCUMENTS_WRITTEN, MAX_FUNCTION_QUERIES, PageRequest, PageStatus, QueryStream,
+    Ran, ReadWatch, ReadsAt, TransactionUsage,
+};
 pub use live::{LiveResult, Subscription};
 pub use log::{JournalPage, JournalRecord, JournalWrite, LogPin, MAX_JOURNAL_LIMIT};
 pub use metrics::{

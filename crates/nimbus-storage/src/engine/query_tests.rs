@@ -17,6 +17,7 @@ fn table(indexes: &[&[&str]]) -> TableDef {
             name: format!("by_{i}").parse().unwrap(),
             fields: fields.iter().map(|f| f.parse().unwrap()).collect(),
             state: IndexState::Enabled,
+            push: None,
         });
     }
     def

@@ -29,7 +29,7 @@ use crate::error::{StoreError, StoreResult};
 use crate::provider::{Direction, KeyRange, Keyspace};
 
 /// Documents or entries that one background step handles.
-const STEP: usize = 256;
+pub(crate) const STEP: usize = 256;
 /// How often an open tenant looks for expired log records when nothing else wakes it.
 const TICK: Duration = Duration::from_secs(30);
 /// Pause after a background step failed, for example on a full disk.
@@ -42,11 +42,14 @@ impl Tenant {
     /// filled in the background: their state is `backfilling` until queries can use them.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad declaration, `SchemaViolation` naming an existing document that
+    /// `InvalidInput` for a bad declaration or a table that the deployed schema declares, `SchemaViolation` naming an existing document that
     /// contradicts it; then nothing changed.
     pub async fn put_schema(&self, schema: TableSchema) -> StoreResult<()> {
         schema.check()?;
         let _one_at_a_time = self.inner.schema_lock.lock().await;
+        if let Some(def) = self.catalog().table(&schema.table) {
+            refuse_deployed(def)?;
+        }
         let schema = Arc::new(schema);
         // A schema that existing documents contradict leaves no trace; the check after
         // `begin_schema` is then for documents written meanwhile.
@@ -83,13 +86,15 @@ impl Tenant {
     /// Removes a table's schema and indexes; its documents stay.
     ///
     /// # Errors
-    /// `SchemaNotFound`.
+    /// `SchemaNotFound`; `InvalidInput` for a table that the deployed schema declares.
     pub async fn delete_schema(&self, table: &TableName) -> StoreResult<()> {
         let _one_at_a_time = self.inner.schema_lock.lock().await;
         self.transact(|tx| {
             let table = table.clone();
             Box::pin(async move {
-                let def = tx.table(&table).await.filter(|d| d.fields.is_some());
+                let def = tx.table(&table).await;
+                def.as_ref().map_or(Ok(()), |d| refuse_deployed(d))?;
+                let def = def.filter(|d| d.fields.is_some());
                 let def = def.ok_or(StoreError::SchemaNotFound { table })?;
                 let mut def = TableDef::clone(&def);
                 def.fields = None;
@@ -149,6 +154,17 @@ impl Tenant {
     }
 }
 
+/// A table that functions declare has its schema from there and from nowhere else.
+fn refuse_deployed(def: &TableDef) -> StoreResult<()> {
+    if def.deployed.is_none() {
+        return Ok(());
+    }
+    Err(StoreError::invalid(format!(
+        "table {} is declared by the schema of the deployed functions; change it there and deploy again",
+        def.name
+    )))
+}
+
 /// Finishes at once (`true`) when no existing document can contradict the schema; otherwise
 /// makes writes obey it from now on, so that the existing ones can be checked.
 async fn begin_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<bool> {
@@ -167,6 +183,7 @@ async fn begin_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult
 /// Makes the new schema the table's own and declares what changed among the indexes.
 async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<()> {
     let def = tx.table_or_new(&schema.table).await?;
+    refuse_deployed(&def)?;
     let mut def = TableDef::clone(&def);
     def.fields = Some(schema.fields.clone());
     def.pending = None;
@@ -183,7 +200,7 @@ async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResul
         .indexes
         .iter()
         .filter(|i| {
-            !def.maintained()
+            !def.declared()
                 .any(|d| d.name == i.name && d.fields == i.fields)
         })
         .collect();
@@ -203,6 +220,7 @@ async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResul
                 name,
                 fields,
                 state,
+                push: None,
             });
             counters.next_index += 1;
         }
@@ -212,14 +230,14 @@ async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResul
 }
 
 /// Whether the table has no document; one inserted meanwhile conflicts.
-async fn is_empty(tx: &mut Transaction, def: &TableDef) -> StoreResult<bool> {
+pub(crate) async fn is_empty(tx: &mut Transaction, def: &TableDef) -> StoreResult<bool> {
     let range = KeyRange::prefix(&def.number.get().to_be_bytes());
     let mut scan = Scan::new(Keyspace::Docs, range, Direction::Forward);
     Ok(tx.view.scan_next(&mut scan, 1).await?.is_empty() && scan.done)
 }
 
 /// The next rows of a range, about `limit`; the range is shortened by them. None at its end.
-async fn next_step(
+pub(crate) async fn next_step(
     view: &mut View,
     space: Keyspace,
     remaining: &mut KeyRange,
@@ -259,6 +277,7 @@ pub(crate) async fn run(tenant: Arc<TenantInner>) {
 async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
     let lease = Tenant::hold(tenant.clone());
     abandon_pending(&lease).await?;
+    super::app::recover(&lease).await?;
     while let Some((table, index)) = unfinished(&lease.catalog()) {
         match index.state {
             IndexState::Backfilling => {
@@ -307,17 +326,23 @@ async fn abandon_pending(tenant: &Tenant) -> StoreResult<()> {
 
 fn unfinished(catalog: &Catalog) -> Option<(Arc<TableDef>, IndexDef)> {
     catalog.tables().find_map(|table| {
-        let index = table
-            .indexes
-            .iter()
-            .find(|i| i.state != IndexState::Enabled)?;
+        let index = table.indexes.iter().find(|i| match i.state {
+            IndexState::Enabled => false,
+            IndexState::Deleting => true,
+            // A push fills its indexes itself.
+            IndexState::Backfilling => i.push.is_none(),
+        })?;
         Some((table.clone(), index.clone()))
     })
 }
 
 /// Adds the entries of documents that were there before the index. Later writes maintain it
 /// themselves, so only a change to one of the documents of a step can make the step stale.
-async fn fill(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> StoreResult<()> {
+pub(crate) async fn fill(
+    tenant: &Arc<TenantInner>,
+    table: &TableDef,
+    index: &IndexDef,
+) -> StoreResult<()> {
     let mut remaining = KeyRange::prefix(&table.number.get().to_be_bytes());
     let mut step = STEP;
     loop {

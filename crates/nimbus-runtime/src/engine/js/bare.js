@@ -1,57 +1,60 @@
 // The web APIs of queries and mutations, which have neither network nor time: URL, text codecs, events, cloning.
-// It is given the host's functions. Actions have the real ones from extensions instead.
-((globalThis, host) => {
+// It is given the builtins and the host's functions. Actions have the real ones from extensions instead. What would
+// give away the host or the real clock follows own.js; a function that breaks `Array` breaks its own `URL`.
+((globalThis, own, host) => {
   "use strict";
   const { Array, ArrayBuffer, Date, Error, Map, Math, Object, Promise, RegExp, Set, String, Symbol, TypeError, RangeError, Uint8Array } = globalThis;
 
-  function hidden(target, name, value) {
-    Object.defineProperty(target, name, { value, writable: true, enumerable: false, configurable: true });
-  }
-  const expose = (all) => { for (const name of Object.keys(all)) hidden(globalThis, name, all[name]); };
+  const { hidden } = own;
+  const expose = (all) => {
+    const names = own.keys(all);
+    for (let at = 0; at < names.length; at++) hidden(globalThis, names[at], all[names[at]]);
+  };
 
   // The clock and chance, which stand still and follow a seed.
   const RealDate = Date;
   function FrozenDate(...args) {
-    if (new.target === undefined) return new RealDate(host.now()).toString();
-    return Reflect.construct(RealDate, args.length === 0 ? [host.now()] : args, new.target);
+    if (new.target === undefined) return own.dateShown(new RealDate(host.now()));
+    return own.construct(RealDate, args.length === 0 ? [host.now()] : args, new.target);
   }
-  Object.defineProperty(FrozenDate, "name", { value: "Date" });
-  Object.defineProperty(FrozenDate, "length", { value: 7 });
+  own.define(FrozenDate, "name", { value: "Date", configurable: true });
+  own.define(FrozenDate, "length", { value: 7, configurable: true });
   FrozenDate.prototype = RealDate.prototype;
-  Object.defineProperty(FrozenDate, "prototype", { writable: false });
+  own.define(FrozenDate, "prototype", { writable: false });
   hidden(RealDate.prototype, "constructor", FrozenDate);
-  for (const name of ["UTC", "parse"]) hidden(FrozenDate, name, RealDate[name]);
-  hidden(FrozenDate, "now", function now() { return host.now(); });
+  hidden(FrozenDate, "UTC", RealDate.UTC);
+  hidden(FrozenDate, "parse", RealDate.parse);
+  hidden(FrozenDate, "now", { now() { return host.now(); } }.now);
   hidden(globalThis, "Date", FrozenDate);
-  hidden(Math, "random", function random() { return host.random(); });
-  const { DateTimeFormat } = globalThis.Intl ?? {};
-  if (DateTimeFormat !== undefined) {
-    for (const name of ["format", "formatToParts"]) {
-      const real = name === "format" ? undefined : DateTimeFormat.prototype[name];
-      if (real !== undefined) hidden(DateTimeFormat.prototype, name, function (date) { return real.call(this, date === undefined ? host.now() : date); });
-    }
-    const format = Object.getOwnPropertyDescriptor(DateTimeFormat.prototype, "format");
-    Object.defineProperty(DateTimeFormat.prototype, "format", { ...format, get() {
-      const real = format.get.call(this);
+  hidden(Math, "random", { random() { return host.random(); } }.random);
+  const formats = globalThis.Intl?.DateTimeFormat?.prototype;
+  if (formats !== undefined) {
+    const toParts = own.uncurry(formats.formatToParts);
+    hidden(formats, "formatToParts", { formatToParts(date) { return toParts(this, date === undefined ? host.now() : date); } }.formatToParts);
+    const format = own.getter(formats, "format");
+    own.define(formats, "format", { get: { format() {
+      const real = format(this);
       return (date) => real(date === undefined ? host.now() : date);
-    } });
+    } }.format, enumerable: false, configurable: true });
   }
-  hidden(globalThis, "performance", Object.freeze({ now: () => host.performanceNow(), timeOrigin: 0, mark() {}, measure() {} }));
+  hidden(globalThis, "performance", own.freeze({ now: () => host.performanceNow(), timeOrigin: 0, mark() {}, measure() {} }));
 
-  const refused = (name) => function () {
-    throw new Error(`Can't use ${name}() in queries and mutations. Please consider using an action. See https://docs.convex.dev/functions/actions for more details.`);
+  const refused = (name) => () => {
+    throw new own.Error(`Can't use ${name}() in queries and mutations. Please consider using an action. See https://docs.convex.dev/functions/actions for more details.`);
   };
   expose({ fetch: refused("fetch"), setTimeout: refused("setTimeout"), setInterval: refused("setInterval"), setImmediate: refused("setImmediate"), clearTimeout() {}, clearInterval() {} });
-  hidden(globalThis, "crypto", Object.freeze({
+  hidden(globalThis, "crypto", own.freeze({
     getRandomValues: refused("crypto.getRandomValues"),
     randomUUID: refused("crypto.randomUUID"),
     get subtle() { return refused("crypto.subtle")(); },
   }));
-  hidden(globalThis, "queueMicrotask", function queueMicrotask(job) {
+  const resolved = own.uncurry(Promise.resolve);
+  const then = own.uncurry(Promise.prototype.then);
+  hidden(globalThis, "queueMicrotask", { queueMicrotask(job) {
     if (typeof job !== "function") throw new TypeError("queueMicrotask takes a function");
     // An error thrown in it ends the function, as any that nobody handles.
-    Promise.resolve().then(() => void job());
-  });
+    then(resolved(Promise), () => void job());
+  } }.queueMicrotask);
 
   // DOMException, events and cancellation.
   const CODES = { IndexSizeError: 1, NotFoundError: 8, NotSupportedError: 9, InvalidStateError: 11, SyntaxError: 12, InvalidAccessError: 15, AbortError: 20, QuotaExceededError: 22, TimeoutError: 23, DataCloneError: 25, InvalidCharacterError: 5 };
@@ -146,26 +149,33 @@
   expose({ DOMException, Event, CustomEvent, EventTarget, AbortSignal, AbortController });
 
   // Text and base64.
+  function isLow(text, at) {
+    const code = own.charCode(text, at);
+    return code >= 0xdc00 && code < 0xe000;
+  }
   class TextEncoder {
     get encoding() { return "utf-8"; }
-    encode(input = "") { return new Uint8Array(host.encode(`${input}`.toWellFormed())); }
+    encode(input = "") { return new Uint8Array(host.encode(own.wellFormed(`${input}`))); }
     encodeInto(input, target) {
       let read = 0, written = 0;
-      for (const character of `${input}`) {
-        const bytes = this.encode(character);
-        if (written + bytes.length > target.length) break;
-        target.set(bytes, written);
-        written += bytes.length;
+      const text = `${input}`;
+      while (read < text.length) {
+        const code = own.charCode(text, read);
+        const character = own.slice(text, read, read + (code >= 0xd800 && code < 0xdc00 && isLow(text, read + 1) ? 2 : 1));
+        const bytes = new Uint8Array(host.encode(own.wellFormed(character)));
+        if (written + own.bytesLength(bytes) > own.bytesLength(target)) break;
+        own.bytesSet(target, bytes, written);
+        written += own.bytesLength(bytes);
         read += character.length;
       }
       return { read, written };
     }
   }
-  const UTF8 = ["utf-8", "utf8", "unicode-1-1-utf-8", "unicode11utf8", "unicode20utf8", "x-unicode20utf8"];
+  const UTF8 = { __proto__: null, "utf-8": true, utf8: true, "unicode-1-1-utf-8": true, unicode11utf8: true, unicode20utf8: true, "x-unicode20utf8": true };
   class TextDecoder {
     #fatal; #ignoreBOM; #rest = new Uint8Array(0);
     constructor(label = "utf-8", options = {}) {
-      if (!UTF8.includes(`${label}`.trim().toLowerCase())) throw new RangeError(`TextDecoder of queries and mutations knows utf-8 only, not ${label}`);
+      if (UTF8[own.toLowerCase(own.trim(`${label}`))] !== true) throw new RangeError(`TextDecoder of queries and mutations knows utf-8 only, not ${label}`);
       this.#fatal = !!options.fatal;
       this.#ignoreBOM = !!options.ignoreBOM;
     }
@@ -204,7 +214,7 @@
   const latin1 = (text) => {
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) {
-      const code = text.charCodeAt(i);
+      const code = own.charCode(text, i);
       if (code > 255) throw new DOMException("The string contains characters outside of the Latin1 range", "InvalidCharacterError");
       bytes[i] = code;
     }
@@ -213,12 +223,13 @@
   expose({
     TextEncoder,
     TextDecoder,
-    btoa(input) { return host.toBase64(latin1(`${input}`).buffer); },
+    btoa(input) { return host.toBase64(own.bufferOf(latin1(`${input}`))); },
     atob(input) {
       const bytes = host.fromBase64(`${input}`);
       if (bytes === undefined) throw new DOMException("The string is not correctly encoded base64", "InvalidCharacterError");
+      const all = new Uint8Array(bytes);
       let text = "";
-      for (const byte of new Uint8Array(bytes)) text += String.fromCharCode(byte);
+      for (let at = 0; at < own.bytesLength(all); at++) text += own.fromCharCode(all[at]);
       return text;
     },
   });

@@ -1,59 +1,62 @@
-// What every realm has: console, `Convex`, `process.env`. It is given the host's functions and the inspector.
+// What every realm has: console, `Convex`, `process.env`. It is given the builtins, the host's functions and the
+// inspector; see own.js for how it is written.
 // Knows no web APIs; those of queries are in bare.js, those of actions in the extensions.
-((globalThis, host, inspect) => {
+((globalThis, own, host, inspect) => {
   "use strict";
-  const { Date, JSON, Map, Object, Promise, Proxy, String } = globalThis;
+  const { Error, TypeError, hidden } = own;
   const MAX_LINE = 32768;
+  // What it has not must not be looked for in `Object.prototype`.
+  own.orphan(host);
 
-  function hidden(target, name, value) {
-    Object.defineProperty(target, name, { value, writable: true, enumerable: false, configurable: true });
+  function write(level, text) {
+    let line = `[${level}]${text}`;
+    if (line.length > MAX_LINE) line = `${own.slice(line, 0, MAX_LINE)} (truncated due to length)`;
+    host.log(own.wellFormed(line));
+  }
+  function log(level, args, first = "") {
+    let text = first === "" ? "" : ` ${inspect(first)}`;
+    for (let at = 0; at < args.length; at++) text += ` ${inspect(args[at])}`;
+    write(level, text);
   }
 
-  function log(level, args) {
-    let line = `[${level}]`;
-    for (const arg of args) line += ` ${inspect(arg)}`;
-    if (line.length > MAX_LINE) line = `${line.slice(0, MAX_LINE)} (truncated due to length)`;
-    host.log(line.toWellFormed());
+  const timers = new own.Map();
+  const counts = new own.Map();
+  function timed(label, args, ends) {
+    const name = `${label}`;
+    if (!own.mapHas(timers, name)) return write("WARN", ` ${inspect(`Timer '${name}' does not exist`)}`);
+    log("INFO", args, `${name}: ${host.clock() - own.mapGet(timers, name)}ms`);
+    if (ends) own.mapDelete(timers, name);
   }
-
-  const timers = new Map();
-  const counts = new Map();
-  const elapsed = (label) => `${label}: ${host.clock() - timers.get(label)}ms`;
   const console = {
     debug: (...args) => log("DEBUG", args),
     error: (...args) => log("ERROR", args),
     info: (...args) => log("INFO", args),
     log: (...args) => log("LOG", args),
     warn: (...args) => log("WARN", args),
-    trace: (...args) => log("LOG", ["Trace", ...args]),
+    trace: (...args) => log("LOG", args, "Trace"),
     dir: (value) => log("LOG", [value]),
     table: (value) => log("LOG", [value]),
-    group: (...args) => args.length > 0 && log("LOG", args),
-    groupCollapsed: (...args) => args.length > 0 && log("LOG", args),
+    group: (...args) => { if (args.length > 0) log("LOG", args); },
+    groupCollapsed: (...args) => { if (args.length > 0) log("LOG", args); },
     groupEnd: () => {},
-    assert: (holds, ...args) => holds || log("ERROR", ["Assertion failed", ...args]),
+    assert: (holds, ...args) => { if (!holds) log("ERROR", args, "Assertion failed"); },
     count: (label = "default") => {
-      counts.set(`${label}`, (counts.get(`${label}`) ?? 0) + 1);
-      log("LOG", [`${label}: ${counts.get(`${label}`)}`]);
+      const name = `${label}`;
+      const count = (own.mapGet(counts, name) ?? 0) + 1;
+      own.mapSet(counts, name, count);
+      log("LOG", [`${name}: ${count}`]);
     },
-    countReset: (label = "default") => void counts.delete(`${label}`),
-    time: (label = "default") => void timers.set(`${label}`, host.clock()),
-    timeLog: (label = "default", ...args) => {
-      if (timers.has(`${label}`)) log("INFO", [elapsed(`${label}`), ...args]);
-      else log("WARN", [`Timer '${label}' does not exist`]);
-    },
-    timeEnd: (label = "default") => {
-      if (timers.has(`${label}`)) log("INFO", [elapsed(`${label}`)]);
-      else log("WARN", [`Timer '${label}' does not exist`]);
-      timers.delete(`${label}`);
-    },
+    countReset: (label = "default") => void own.mapDelete(counts, `${label}`),
+    time: (label = "default") => void own.mapSet(timers, `${label}`, host.clock()),
+    timeLog: (label = "default", ...args) => timed(label, args, false),
+    timeEnd: (label = "default") => timed(label, [], true),
   };
   hidden(globalThis, "console", console);
 
   // Failures come as [message, data]: an Error is made here, in the function's own realm.
   function failure(message, data) {
     const error = new Error(message);
-    if (data !== undefined) error.data = JSON.parse(data);
+    if (data !== undefined) own.define(error, "data", { value: own.parse(data), writable: true, enumerable: true, configurable: true });
     return error;
   }
   const text = (value) => {
@@ -67,8 +70,9 @@
       throw failure(answer[0], answer[1]);
     },
     asyncSyscall: (op, args) => {
+      const name = `${op}`;
       const asked = text(args);
-      return new Promise((resolve, reject) => host.asyncSyscall(`${op}`, asked, resolve, (message, data) => reject(failure(message, data))));
+      return new own.Promise((resolve, reject) => host.asyncSyscall(name, asked, resolve, (message, data) => reject(failure(message, data))));
     },
     jsSyscall: (op, args) => {
       const known = host.jsSyscalls?.[op];
@@ -76,9 +80,9 @@
       return known(args);
     },
   };
-  hidden(globalThis, "Convex", Object.freeze(Convex));
+  hidden(globalThis, "Convex", own.freeze(Convex));
 
-  const env = new Proxy(Object.create(null), {
+  const env = new Proxy(own.orphan({}), own.orphan({
     get: (_, name) => (typeof name === "string" ? host.env(name) : undefined),
     has: (_, name) => typeof name === "string" && host.env(name) !== undefined,
     set: () => { throw new TypeError("`process.env` is read-only: set variables with `nimbus env set`"); },
@@ -87,10 +91,10 @@
     ownKeys: () => [],
     getOwnPropertyDescriptor: (_, name) => {
       const value = typeof name === "string" ? host.env(name) : undefined;
-      return value === undefined ? undefined : { value, writable: false, enumerable: true, configurable: true };
+      return value === undefined ? undefined : own.orphan({ value, writable: false, enumerable: true, configurable: true });
     },
-  });
-  hidden(globalThis, "process", Object.freeze({ env }));
+  }));
+  hidden(globalThis, "process", own.freeze({ env }));
   hidden(globalThis, "self", globalThis);
   hidden(globalThis, "global", globalThis);
 
@@ -104,7 +108,7 @@
       this.#target = target;
     }
     deref() { return this.#target; }
-    get [Symbol.toStringTag]() { return "WeakRef"; }
+    get [own.tag]() { return "WeakRef"; }
   }
   class FinalizationRegistry {
     constructor(cleanup) {
@@ -112,7 +116,7 @@
     }
     register() {}
     unregister() { return false; }
-    get [Symbol.toStringTag]() { return "FinalizationRegistry"; }
+    get [own.tag]() { return "FinalizationRegistry"; }
   }
   hidden(globalThis, "WeakRef", WeakRef);
   hidden(globalThis, "FinalizationRegistry", FinalizationRegistry);

@@ -50,6 +50,3 @@ hidden("queueMicrotask", (job) => {
   if (typeof job !== "function") throw new TypeError("queueMicrotask takes a function");
   core.queueMicrotask(job);
 });
-
-delete globalThis.Deno;
-delete globalThis.__bootstrap;

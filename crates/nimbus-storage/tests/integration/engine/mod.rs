@@ -4,8 +4,17 @@
 mod backup;
 mod committer;
 mod damage;
+mod deploy_crashes;
+mod deploy_races;
+mod deploys;
 mod documents;
+mod environment;
 mod export;
+mod function_pages;
+mod function_past;
+mod function_streams;
+mod function_watches;
+mod function_writes;
 mod history;
 mod indexes;
 mod isolation;

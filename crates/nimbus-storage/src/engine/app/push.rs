@@ -1,0 +1,306 @@
+//! What a push leaves in storage before it is committed, and how that is removed again.
+//!
+//! A push writes down first what it is about to write (meta row `push`): the code rows that it may
+//! add. Then come those rows, and what it adds to the definitions of tables, marked with its id.
+//! Nothing of it can be seen. Its commit makes all of it current and takes the marks away. Whatever
+//! comes in between, a crash included, [`clean`] undoes from the row alone: at the end of the
+//! push, when the tenant is opened, or at the beginning of the next push.
+//!
+//! The same row then lists code that the commit made superfluous, which is dropped in commits of
+//! bounded size: a commit record holds what it deletes.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use nimbus_core::{DocumentId, TableName};
+use serde::{Deserialize, Serialize};
+
+use super::deployment::{Manifest, history};
+use super::{DeployError, DeploymentId, put_row, rows_under};
+use crate::engine::catalog::{IndexState, TableDef};
+use crate::engine::tenant::Tenant;
+use crate::engine::txn::Transaction;
+use crate::engine::view::View;
+use crate::error::{StoreError, StoreResult};
+use crate::provider::Keyspace;
+
+const PUSH_KEY: &[u8] = b"push";
+/// Prefix of the rows that writes leave which contradict the schema of the push.
+const VIOLATION_PREFIX: &[u8] = b"push_violation/";
+/// Bytes of code that one commit drops, about.
+const DROP_BYTES: usize = 4 * 1024 * 1024;
+/// Rows of code that one commit drops.
+const DROP_ROWS: usize = 256;
+const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    /// What the push added has to be made current, or removed.
+    Prepare,
+    /// What is left is to drop the code that no deployment uses.
+    Drop,
+}
+
+/// The row `push`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PushRow {
+    version: u32,
+    id: DeploymentId,
+    phase: Phase,
+    /// Keys of code rows, hexadecimal.
+    code: Vec<String>,
+}
+
+/// A document that contradicts the schema of a push and was written while it was made.
+#[derive(Serialize, Deserialize)]
+struct Violation {
+    table: TableName,
+    id: DocumentId,
+    failure: String,
+}
+
+impl PushRow {
+    async fn read(view: &mut View) -> StoreResult<Option<PushRow>> {
+        let Some(stored) = view.get(Keyspace::Meta, PUSH_KEY).await? else {
+            return Ok(None);
+        };
+        let damaged = |e: String| StoreError::corrupt(format!("push row: {e}"));
+        let row: PushRow = serde_json::from_slice(&stored).map_err(|e| damaged(e.to_string()))?;
+        if row.version != VERSION {
+            return Err(damaged(format!("version {} is not known", row.version)));
+        }
+        Ok(Some(row))
+    }
+
+    async fn write(tx: &mut Transaction, row: Option<&PushRow>) -> StoreResult<()> {
+        let after = row
+            .map(|row| serde_json::to_vec(row).map(Bytes::from))
+            .transpose()
+            .map_err(|e| StoreError::corrupt(format!("push row does not encode: {e}")))?;
+        put_row(tx, Keyspace::Meta, PUSH_KEY, after).await
+    }
+}
+
+fn listed(code: impl IntoIterator<Item = Vec<u8>>) -> Vec<String> {
+    let mut code: Vec<_> = code.into_iter().map(|key| HEXLOWER.encode(&key)).collect();
+    code.sort();
+    code
+}
+
+/// Writes down that a push begins and which code rows it may add.
+pub(super) async fn begin(
+    tenant: &Tenant,
+    id: DeploymentId,
+    code: &HashSet<Vec<u8>>,
+) -> StoreResult<()> {
+    let row = PushRow {
+        version: VERSION,
+        id,
+        phase: Phase::Prepare,
+        code: listed(code.iter().cloned()),
+    };
+    tenant
+        .transact(move |tx| {
+            let row = row.clone();
+            Box::pin(async move { PushRow::write(tx, Some(&row)).await })
+        })
+        .await
+}
+
+/// In the commit of a push: it is still the one in progress, and no document that was written
+/// meanwhile contradicts its schema.
+pub(super) async fn check(tx: &mut Transaction, id: DeploymentId) -> Result<(), DeployError> {
+    let row = PushRow::read(&mut tx.view).await?;
+    if row.is_none_or(|row| row.id != id || row.phase != Phase::Prepare) {
+        return Err(DeployError::ConcurrentPush);
+    }
+    check_violations(&mut tx.view).await
+}
+
+/// In the commit of a push: it is over, and this code may have become superfluous.
+pub(super) async fn end(
+    tx: &mut Transaction,
+    id: DeploymentId,
+    superfluous: HashSet<Vec<u8>>,
+) -> StoreResult<()> {
+    if superfluous.is_empty() {
+        return PushRow::write(tx, None).await;
+    }
+    let row = PushRow {
+        version: VERSION,
+        id,
+        phase: Phase::Drop,
+        code: listed(superfluous),
+    };
+    PushRow::write(tx, Some(&row)).await
+}
+
+/// Whether a document was written that contradicts the schema of the push in progress.
+pub(super) async fn check_violations(view: &mut View) -> Result<(), DeployError> {
+    let Some((_, stored)) = rows_under(view, VIOLATION_PREFIX).await?.pop() else {
+        return Ok(());
+    };
+    let found: Violation = serde_json::from_slice(&stored)
+        .map_err(|e| StoreError::corrupt(format!("violation row: {e}")))?;
+    Err(DeployError::SchemaValidation {
+        table: found.table,
+        id: found.id,
+        failure: found.failure,
+    })
+}
+
+/// Leaves word for the push in progress, in the commit of the write.
+pub(super) fn note_violation(
+    tx: &mut Transaction,
+    def: &TableDef,
+    id: DocumentId,
+    failure: &str,
+) -> StoreResult<()> {
+    let from = (Keyspace::Meta, Bytes::from_static(VIOLATION_PREFIX));
+    let noted = tx.view.writes.range(from..).next();
+    if noted.is_some_and(|((s, k), _)| *s == Keyspace::Meta && k.starts_with(VIOLATION_PREFIX)) {
+        return Ok(());
+    }
+    // A key that nobody else writes, so that such writes do not conflict with each other.
+    let mut random = [0; 16];
+    crate::engine::fill_random(&mut random)?;
+    let key = [VIOLATION_PREFIX, HEXLOWER.encode(&random).as_bytes()].concat();
+    let violation = Violation {
+        table: def.name.clone(),
+        id,
+        failure: failure.to_owned(),
+    };
+    let row = serde_json::to_vec(&violation)
+        .map_err(|e| StoreError::corrupt(format!("violation row does not encode: {e}")))?;
+    tx.view
+        .put(Keyspace::Meta, &key, None, Some(Bytes::from(row)))
+}
+
+/// Removes what pushes left: what one that was not committed added, and code that no deployment
+/// uses. The caller holds the tenant's schema lock.
+pub(super) async fn clean(tenant: &Tenant) -> StoreResult<()> {
+    loop {
+        let left = tenant.transact(|tx| Box::pin(clean_step(tx))).await?;
+        // Even with nothing left the indexes of a push that failed have entries to remove.
+        tenant.inner.background.notify_one();
+        if !left {
+            tenant.inner.app.leftover.store(false, Ordering::Release);
+            return Ok(());
+        }
+    }
+}
+
+/// One commit of [`clean`]; whether something is left.
+async fn clean_step(tx: &mut Transaction) -> StoreResult<bool> {
+    let Some(mut row) = PushRow::read(&mut tx.view).await? else {
+        return Ok(false);
+    };
+    if row.phase == Phase::Prepare {
+        undo(tx).await?;
+        row.phase = Phase::Drop;
+        PushRow::write(tx, Some(&row)).await?;
+        return Ok(true);
+    }
+    row.code = drop_code(tx, row.code).await?;
+    let left = !row.code.is_empty();
+    PushRow::write(tx, left.then_some(&row)).await?;
+    Ok(left)
+}
+
+/// Takes the marks of an unfinished push off all tables.
+async fn undo(tx: &mut Transaction) -> StoreResult<()> {
+    let marked =
+        |def: &TableDef| def.push.is_some() || def.indexes.iter().any(|i| i.push.is_some());
+    let tables: Vec<TableName> = tx
+        .view
+        .catalog
+        .tables()
+        .filter(|def| marked(def))
+        .map(|def| def.name.clone())
+        .collect();
+    for table in tables {
+        let Some(def) = tx.table(&table).await else {
+            continue;
+        };
+        let mut def = TableDef::clone(&def);
+        def.push = None;
+        for index in def.indexes.iter_mut().filter(|i| i.push.is_some()) {
+            index.push = None;
+            index.state = IndexState::Deleting;
+        }
+        tx.put_table(&def).await?;
+    }
+    for (key, _) in rows_under(&mut tx.view, VIOLATION_PREFIX).await? {
+        put_row(tx, Keyspace::Meta, &key, None).await?;
+    }
+    Ok(())
+}
+
+/// Drops those of the rows that no deployment uses, as far as one commit may; returns the rest.
+async fn drop_code(tx: &mut Transaction, mut code: Vec<String>) -> StoreResult<Vec<String>> {
+    let mut used = HashSet::new();
+    for row in history(&mut tx.view).await? {
+        let hash = row.manifest()?;
+        match Manifest::load(&mut tx.view, &hash).await {
+            Ok(manifest) => manifest.add_keys(&hash, &mut used)?,
+            Err(StoreError::Corrupt { inside }) => {
+                // Nobody knows what it uses: everything stays.
+                tracing::warn!(inside, "code that may be superfluous is kept");
+                return Ok(Vec::new());
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    let (mut rows, mut bytes) = (0, 0);
+    while rows < DROP_ROWS && bytes < DROP_BYTES {
+        let Some(key) = code.pop() else { break };
+        let key = HEXLOWER
+            .decode(key.as_bytes())
+            .map_err(|_| StoreError::corrupt("push row: a key is not hexadecimal"))?;
+        if used.contains(&key) {
+            continue;
+        }
+        if let Some(before) = tx.view.get(Keyspace::Code, &key).await? {
+            bytes += before.len();
+            rows += 1;
+            tx.view.put(Keyspace::Code, &key, Some(before), None)?;
+        }
+    }
+    Ok(code)
+}
+
+/// Cleans up after a crash or a push whose caller went away, unless a push is in progress.
+pub(crate) async fn recover(tenant: &Tenant) -> StoreResult<()> {
+    let app = &tenant.inner.app;
+    if !app.leftover.load(Ordering::Acquire) || app.pushing.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let Ok(_free) = tenant.inner.schema_lock.try_lock() else {
+        return Ok(());
+    };
+    clean(tenant).await
+}
+
+/// Says that a push is in progress while it lives, and has what it left removed if it did not end.
+pub(super) struct Pushing<'a>(&'a Tenant);
+
+impl<'a> Pushing<'a> {
+    pub(super) fn begin(tenant: &'a Tenant) -> Result<Pushing<'a>, DeployError> {
+        if tenant.inner.app.pushing.swap(true, Ordering::AcqRel) {
+            return Err(DeployError::ConcurrentPush);
+        }
+        tenant.inner.app.leftover.store(true, Ordering::Release);
+        Ok(Pushing(tenant))
+    }
+}
+
+impl Drop for Pushing<'_> {
+    fn drop(&mut self) {
+        self.0.inner.app.pushing.store(false, Ordering::Release);
+        self.0.inner.background.notify_one();
+    }
+}
