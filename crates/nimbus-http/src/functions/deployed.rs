@@ -169,10 +169,13 @@ impl Deployments {
             return Ok(None);
         };
         let cell = self.cell(id, deployment);
+        let known = cell.initialized();
         let loading = cell
             .get_or_try_init(async || Deployed::load(id, tenant, deployment).await.map(Arc::new));
         let deployed = Arc::clone(loading.await?);
-        self.trim(id);
+        if !known {
+            self.trim(id);
+        }
         Ok(Some(deployed))
     }
 
