@@ -3,6 +3,7 @@
 //! The scripts beside this file use the packages as they come from the registries; each checks by itself and
 //! prints a last word, so that a script that ends early is no success.
 
+mod bombs;
 mod calls;
 mod clients;
 mod deploys;
