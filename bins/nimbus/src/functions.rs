@@ -77,7 +77,6 @@ impl RuntimeArgs {
 pub(crate) struct FunctionSettings {
     pub(crate) runtime: RuntimeConfig,
     /// Bytes of results that the query cache keeps; 0: it is off.
-    #[allow(dead_code, reason = "nimbus-http takes it when it has the cache")]
     pub(crate) query_cache_bytes: u64,
 }
 
@@ -93,6 +92,7 @@ pub(crate) fn resolve(
 ) -> anyhow::Result<FunctionSettings> {
     let from = Sources { args, env, file };
     let mut config = RuntimeConfig::new(WorkerCommand::this_binary()?);
+    config.engine = nimbus_runtime::engine::NAME;
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     if let Some(mb) = from.number("heap_mb", 16..=4_096)? {
         config.heap_mb = mb;

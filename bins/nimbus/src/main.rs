@@ -10,6 +10,7 @@ mod backup;
 mod bulk;
 mod cli;
 mod config;
+mod deploy;
 mod doctor;
 mod encryption;
 mod functions;
@@ -87,10 +88,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(command) => audit::run(command),
         Command::Auth(command) => auth::run(command),
         Command::Backup(command) => backup::run(command),
+        Command::Deploy(args) => deploy::run(*args),
+        Command::Deployments(command) => deploy::deployments_command(command),
         Command::Doctor(args) => doctor::run(*args),
         Command::Encryption(command) => encryption::run(command),
+        Command::Env(command) => deploy::variables(command),
         Command::Export(args) => bulk::export(args),
         Command::Import(args) => bulk::import(args),
+        Command::Keys(command) => deploy::keys(command),
         Command::Tenants(command) => tenants::run(command),
         Command::Completions { shell } => {
             let mut out = Vec::new();

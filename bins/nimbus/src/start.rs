@@ -152,6 +152,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     // Makes no process yet: workers are started when functions are called.
     let functions = Runtime::new(settings.functions.runtime.clone());
     let services = Services {
+        runtime: functions.clone(),
         store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,

@@ -34,6 +34,13 @@ use invoke::Call;
 use link::Link;
 use realm::Factory;
 
+/// The engine of this build.
+pub const NAME: &str = if cfg!(feature = "quickjs") {
+    "quickjs"
+} else {
+    "v8"
+};
+
 /// What makes a worker's end certain and its start cheap. Without concurrent on-stack replacement V8 can be
 /// stopped in any loop (ARCHITECTURE.md, "Functions"); one thread is enough for one invocation.
 const V8_FLAGS: &str = "--single-threaded --no-concurrent-osr --stack-size=900";
@@ -63,8 +70,8 @@ fn worker() -> Result<(), Box<dyn std::error::Error>> {
         return Err("a worker is started by the server".into());
     };
     confine::confine(&setup)?;
-    // After it, so that the thread is confined as well.
-    guard::end_with_server(&watched)?;
+    // After it was confined: a thread that was there before would not be.
+    guard::end_with_server(watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
     if setup.task == Task::MakeSnapshot {
