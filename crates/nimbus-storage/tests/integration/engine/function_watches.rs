@@ -57,7 +57,7 @@ async fn a_watch_ends_exactly_when_something_read_changes() {
     let mut random = Random::new(1);
     let tenant = tenant_of(&world, &mut random, 40).await;
     let mut ended = [0, 0];
-    for round in 0..500 {
+    for round in 0..1_200 {
         let mut tx = tenant.begin_read(None).await.unwrap();
         let model = model_of(&mut tx).await;
         tx.take_reads();
