@@ -11,6 +11,7 @@
     reason = "this crate is run by tests only, and a panic is how a test fails"
 )]
 
+pub mod apps;
 pub mod faults;
 pub mod files;
 pub mod home;
@@ -25,6 +26,7 @@ pub mod rng;
 pub mod server;
 pub mod transcript;
 
+pub use apps::App;
 pub use faults::{Fault, FaultProxy};
 pub use home::{Finished, Home};
 pub use http::{Client, Reply};

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::engine::Engine;
 use crate::shell::{self, Checkout};
 
 /// What a task is about to do, and so how much it needs.
@@ -27,6 +28,8 @@ struct Need {
     /// A shell test that holds where it is present, on whatever system.
     present: &'static str,
     scope: Scope,
+    /// The engine that alone needs it; `None`: every build.
+    engine: Option<Engine>,
 }
 
 const fn need(package: &'static str, scope: Scope, present: &'static str) -> Need {
@@ -34,12 +37,21 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
         package,
         present,
         scope,
+        engine: None,
+    }
+}
+
+/// QuickJS is compiled, and with it its WebAssembly.
+const fn quickjs(package: &'static str, present: &'static str) -> Need {
+    Need {
+        engine: Some(Engine::Quickjs),
+        ..need(package, Scope::Build, present)
     }
 }
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 18] = [
+const NEEDS: [Need; 20] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -58,6 +70,8 @@ const NEEDS: [Need; 18] = [
         "perl -MFile::Compare -MFindBin -MIPC::Cmd -e 1",
     ),
     need("pkg-config", Scope::Build, "command -v pkg-config"),
+    quickjs("cmake", "command -v cmake"),
+    quickjs("libsimde-dev", "test -f /usr/include/simde/wasm/simd128.h"),
     // The proxies are in /usr/sbin, which is not on every user's path.
     need("caddy", Scope::Test, "command -v caddy"),
     need("curl", Scope::Test, "command -v curl"),
@@ -72,7 +86,7 @@ const NEEDS: [Need; 18] = [
         Scope::Test,
         "PATH=$PATH:/usr/sbin command -v nginx",
     ),
-    // The records of the bulk test are a package of the npm registry.
+    // The records of the bulk test are a package of the npm registry, and so are the clients of functions.
     need("npm", Scope::Test, "command -v npm"),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("openssl", Scope::Test, "command -v openssl"),
@@ -103,27 +117,31 @@ enum Plan {
 /// # Errors
 /// When something is missing and cannot be installed: not root, no apt, or a failed installation.
 pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
-    let missing = missing(scope);
+    let missing = missing(checkout.engine, scope);
     match plan(&missing, is_root(), shell::holds("command -v apt-get")) {
         Plan::Nothing => {}
-        Plan::Install => apt_install(&missing, scope)?,
+        Plan::Install => apt_install(&missing, || self::missing(checkout.engine, scope))?,
         Plan::Advise(advice) => bail!("missing on this machine: {}; {advice}", missing.join(" ")),
     }
     if scope == Scope::Test {
         install_nextest(checkout)?;
         install_python(checkout)?;
+        install_apps(checkout)?;
     }
     println!("setup: everything is there");
     Ok(())
 }
 
-fn missing(scope: Scope) -> Vec<&'static str> {
-    let needed = |need: &&Need| scope == Scope::Test || need.scope == Scope::Build;
-    let absent = NEEDS
-        .iter()
-        .filter(needed)
-        .filter(|need| !shell::holds(need.present));
+fn missing(engine: Engine, scope: Scope) -> Vec<&'static str> {
+    let absent = needs(engine, scope).filter(|need| !shell::holds(need.present));
     absent.map(|need| need.package).collect()
+}
+
+fn needs(engine: Engine, scope: Scope) -> impl Iterator<Item = &'static Need> {
+    NEEDS.iter().filter(move |need| {
+        let scoped = scope == Scope::Test || need.scope == Scope::Build;
+        scoped && need.engine.is_none_or(|only| only == engine)
+    })
 }
 
 fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
@@ -140,13 +158,13 @@ fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
     }
 }
 
-fn apt_install(packages: &[&str], scope: Scope) -> Result<()> {
+fn apt_install(packages: &[&str], missing: impl FnOnce() -> Vec<&'static str>) -> Result<()> {
     println!("setup: installing {}", packages.join(" "));
     shell::run(&mut apt(&["update"]))?;
     let quiet = NoDaemons::hold()?;
     shell::run(apt(&["install", "-y", "--no-install-recommends"]).args(packages))?;
     drop(quiet);
-    let still = missing(scope);
+    let still = missing();
     if !still.is_empty() {
         bail!("apt-get succeeded, but still missing: {}", still.join(" "));
     }
@@ -247,6 +265,29 @@ fn install_python(checkout: &Checkout) -> Result<()> {
     fs::write(&done, wanted).with_context(|| format!("writing {}", done.display()))
 }
 
+/// The packages of the tests' applications, in `apps` of the build directory, by the lock file of one of them.
+/// A copy of that file, written last, says what is there.
+fn install_apps(checkout: &Checkout) -> Result<()> {
+    let source = checkout.root.join("tests/apps/chat");
+    let lock = source.join("package-lock.json");
+    let wanted = fs::read(&lock).with_context(|| format!("reading {}", lock.display()))?;
+    let apps = checkout.target.join("apps");
+    let done = apps.join("nimbus-package-lock.json");
+    if fs::read(&done).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    println!("setup: installing the npm packages of the tests");
+    fs::create_dir_all(&apps).with_context(|| format!("making {}", apps.display()))?;
+    for name in ["package.json", "package-lock.json"] {
+        let (from, to) = (source.join(name), apps.join(name));
+        fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+    }
+    let mut install = checkout.command("npm");
+    install.current_dir(&apps);
+    shell::run(install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
+    fs::write(&done, wanted).with_context(|| format!("writing {}", done.display()))
+}
+
 /// Reads the first line of `cargo nextest --version`: `cargo-nextest 0.9.143 (…)`.
 fn is_new_enough(output: &str) -> bool {
     let found = output
@@ -288,6 +329,22 @@ mod tests {
             panic!("no apt to install with");
         };
         assert!(other.contains("make perl"));
+    }
+
+    #[test]
+    fn only_quickjs_needs_what_compiles_it() {
+        let listed = |engine, scope| -> Vec<&str> {
+            needs(engine, scope).map(|need| need.package).collect()
+        };
+        for scope in [Scope::Build, Scope::Test] {
+            let (v8, quickjs) = (listed(Engine::V8, scope), listed(Engine::Quickjs, scope));
+            assert!(v8.contains(&"gcc") && quickjs.contains(&"gcc"));
+            for package in ["cmake", "libsimde-dev"] {
+                assert!(!v8.contains(&package), "{package}");
+                assert!(quickjs.contains(&package), "{package}");
+            }
+        }
+        assert!(!listed(Engine::Quickjs, Scope::Build).contains(&"caddy"));
     }
 
     #[test]

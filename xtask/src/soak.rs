@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::setup::{self, Scope};
 use crate::shell::{self, Checkout};
+use crate::tasks;
 
 /// A suite to run at length.
 #[derive(Debug, Subcommand)]
@@ -28,6 +29,12 @@ pub(crate) enum Suite {
         /// Where the random choices begin; another one each time unless given
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Functions that mean harm: each is ended, and how fast is shown
+    Functions {
+        /// How often each goes off
+        #[arg(long, default_value_t = 20)]
+        runs: u64,
     },
 }
 
@@ -50,6 +57,7 @@ pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
     match suite {
         Suite::PowerLoss(args) => power_loss(checkout, args),
         Suite::Audit { edits } => audit(checkout, *edits),
+        Suite::Functions { runs } => functions(checkout, *runs),
         Suite::Tamper { flips, seed } => tamper(checkout, *flips, seed.unwrap_or_else(clock)),
     }
 }
@@ -58,6 +66,14 @@ fn audit(checkout: &Checkout, edits: u64) -> Result<()> {
     let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-auth", "--lib"]);
     command.args(["--", "tamper::", "--nocapture"]);
     shell::run(command.env("NIMBUS_AUDIT_EDITS", edits.to_string()))
+}
+
+fn functions(checkout: &Checkout, runs: u64) -> Result<()> {
+    let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-runtime"]);
+    command.args(["--features", "engine", "--test", "runtime", "--", "bombs::"]);
+    // One after the other: the figures are of a machine that does nothing else.
+    command.args(["--nocapture", "--test-threads", "1"]);
+    shell::run(command.env("NIMBUS_BOMB_RUNS", runs.to_string()))
 }
 
 fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
@@ -70,7 +86,7 @@ fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
 
 fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {
     setup::run(checkout, Scope::Test)?;
-    shell::run(&mut checkout.cargo(&["build", "--profile", "ci", "-p", "nimbus"]))?;
+    shell::run(&mut tasks::server(checkout, "ci"))?;
     let seed = args.seed.unwrap_or_else(clock);
     println!("seed {seed}; the same again: cargo xtask soak power-loss --seed {seed}");
     // Not nextest, which ends a test after five minutes.

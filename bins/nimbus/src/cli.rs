@@ -8,7 +8,9 @@ use clap_complete::Shell;
 use jiff::Timestamp;
 use nimbus_core::{TableName, TenantId};
 
+use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
+use crate::functions::RuntimeArgs;
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -37,15 +39,26 @@ pub(crate) enum Command {
     /// Write tenants to one file, check such a file, make tenants of it.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Bundle an application with its own esbuild and make its functions, schema and crons those of a tenant.
+    Deploy(Box<DeployArgs>),
+    /// List what was deployed to a tenant, and go back to an earlier deployment.
+    #[command(subcommand)]
+    Deployments(DeploymentsCommand),
     /// Check everything that `start` relies on, changing nothing; exit code 1 if a check fails.
     Doctor(Box<DoctorArgs>),
     /// Encryption at rest: status, migration, rotation of keys.
     #[command(subcommand)]
     Encryption(EncryptionCommand),
+    /// List, set and remove the environment variables that a tenant's functions read.
+    #[command(subcommand)]
+    Env(EnvCommand),
     /// Write a table's documents as JSON lines or CSV.
     Export(ExportArgs),
     /// Insert documents from JSON lines or CSV; goes on where an earlier run ended.
     Import(ImportArgs),
+    /// Create, list and revoke the keys of a tenant: credentials that open nothing else.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Create, list, delete, adopt and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),
@@ -132,6 +145,9 @@ pub(crate) struct StartArgs {
 
     #[command(flatten)]
     pub(crate) external: ExternalArgs,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
 
     /// Bytes of audit log to keep; beyond, the oldest segments are deleted; 0 keeps all [env: NIMBUS_AUDIT_KEEP_BYTES] [default: 4294967296]
     #[arg(long, value_name = "BYTES", help_heading = "Log")]

@@ -7,12 +7,53 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-/// The file: `{"persistence": {...}}`.
+/// The file: `{"persistence": {...}, "runtime": {...}}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConfigFile {
     #[serde(default)]
     pub(crate) persistence: Persistence,
+    #[serde(default)]
+    pub(crate) runtime: Runtime,
+}
+
+/// Budgets of functions (nimbus.md 1.2).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runtime {
+    heap_mb: Option<u64>,
+    initial_heap_mb: Option<u64>,
+    timeout_secs: Option<u64>,
+    user_cpu_ms: Option<u64>,
+    max_instances: Option<u64>,
+    worker_threads: Option<u64>,
+    max_active_per_tenant: Option<u64>,
+    max_in_flight_per_tenant: Option<u64>,
+    max_queued_per_tenant: Option<u64>,
+    max_nested_calls: Option<u64>,
+    query_cache_mb: Option<u64>,
+    #[serde(default)]
+    pub(crate) allow_net: Vec<String>,
+}
+
+impl Runtime {
+    /// A number, by its key.
+    pub(crate) fn given(&self, key: &str) -> Option<u64> {
+        match key {
+            "heap_mb" => self.heap_mb,
+            "initial_heap_mb" => self.initial_heap_mb,
+            "timeout_secs" => self.timeout_secs,
+            "user_cpu_ms" => self.user_cpu_ms,
+            "max_instances" => self.max_instances,
+            "worker_threads" => self.worker_threads,
+            "max_active_per_tenant" => self.max_active_per_tenant,
+            "max_in_flight_per_tenant" => self.max_in_flight_per_tenant,
+            "max_queued_per_tenant" => self.max_queued_per_tenant,
+            "max_nested_calls" => self.max_nested_calls,
+            "query_cache_mb" => self.query_cache_mb,
+            _ => None,
+        }
+    }
 }
 
 /// Where data is kept (nimbus.md 1.2).
@@ -121,13 +162,13 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<ConfigFile> {
 fn parse(text: &[u8]) -> anyhow::Result<ConfigFile> {
     let json: serde_json::Value = serde_json::from_slice(text)?;
     // Serde would take an array for a struct, its elements for the fields in order.
-    let objects = [Some(&json), json.get("persistence")];
+    let objects = [Some(&json), json.get("persistence"), json.get("runtime")];
     if objects
         .into_iter()
         .flatten()
         .any(|value| !value.is_object())
     {
-        bail!("the file and its `persistence` must be JSON objects");
+        bail!("the file, its `persistence` and its `runtime` must be JSON objects");
     }
     // From the text again: a parsed value no longer shows a key that was given twice.
     Ok(serde_json::from_slice(text)?)

@@ -10,8 +10,10 @@ mod backup;
 mod bulk;
 mod cli;
 mod config;
+mod deploy;
 mod doctor;
 mod encryption;
+mod functions;
 mod local;
 mod memory;
 mod output;
@@ -28,8 +30,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
+use nimbus_runtime::WORKER;
 
 fn main() -> ExitCode {
+    // A process that runs functions: nothing of the server may be done, read or kept in it, and it
+    // must start fast.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == WORKER) {
+        return nimbus_runtime::engine::main();
+    }
     // Files that any part of the program creates are the owner's only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match run(Cli::parse()) {
@@ -80,10 +88,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(command) => audit::run(command),
         Command::Auth(command) => auth::run(command),
         Command::Backup(command) => backup::run(command),
+        Command::Deploy(args) => deploy::run(*args),
+        Command::Deployments(command) => deploy::deployments_command(command),
         Command::Doctor(args) => doctor::run(*args),
         Command::Encryption(command) => encryption::run(command),
+        Command::Env(command) => deploy::variables(command),
         Command::Export(args) => bulk::export(args),
         Command::Import(args) => bulk::import(args),
+        Command::Keys(command) => deploy::keys(command),
         Command::Tenants(command) => tenants::run(command),
         Command::Completions { shell } => {
             let mut out = Vec::new();

@@ -23,3 +23,16 @@ pub(crate) fn bar(size: Option<u64>, unit: &str) -> ProgressBar {
         Err(_) => bar,
     }
 }
+
+/// Work without a size, on a terminal only.
+pub(crate) fn step(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    match ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,4 +1,4 @@
-//! Asking a running server, with the admin token of this user.
+//! Asking a running server, with the admin token of this user or a credential that was given.
 //!
 //! Plain HTTP only: TLS ends at a reverse proxy, and this talks to the server itself.
 
@@ -8,27 +8,66 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use nimbus_auth::{Environment, TokenFile};
 use serde_json::Value as Json;
+use zeroize::Zeroizing;
 
 /// How long the server may take over an answer, or over the head of one that is streamed.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long it may take over a deployment: every document may have to be checked, every index filled.
+const LONG_PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// What proves to a server who asks. It has no `Debug`: it would show it.
+pub(crate) enum Credential {
+    /// The admin token of this user.
+    File(TokenFile),
+    /// A token or key that a flag or the environment gave.
+    Given(Zeroizing<String>),
+}
+
+impl Credential {
+    fn secret(&self) -> &str {
+        match self {
+            Credential::File(file) => file.token().expose_secret(),
+            Credential::Given(text) => text,
+        }
+    }
+
+    /// What to say when the server refuses it.
+    fn refusal(&self, base: &str) -> String {
+        match self {
+            Credential::File(file) => format!(
+                "the server at {base} refuses the admin token in {}; is it run by another user, or was the token rotated since it started?",
+                file.path().display()
+            ),
+            Credential::Given(_) => format!(
+                "the server at {base} refuses the credential that was given; was it revoked, or has it ended?"
+            ),
+        }
+    }
+}
 
 /// A server and the credential for it.
 pub(crate) struct Remote {
     base: String,
     agent: ureq::Agent,
-    token: TokenFile,
+    credential: Credential,
 }
 
 impl Remote {
-    /// A server at `base`, such as `http://127.0.0.1:8080`.
+    /// A server at `base`, such as `http://127.0.0.1:8080`, asked with the admin token of this user.
     pub(crate) fn new(base: &str) -> anyhow::Result<Remote> {
+        let token = TokenFile::load(&Environment::system().token_path()?)
+            .context("the admin token is needed to ask the server")?;
+        Remote::with(base, Credential::File(token))
+    }
+
+    /// A server at `base`, asked with `credential`.
+    pub(crate) fn with(base: &str, credential: Credential) -> anyhow::Result<Remote> {
         if !base.starts_with("http://") {
             bail!(
                 "{base}: only http:// is spoken here; use the server's own address, not that of its TLS proxy"
             );
         }
-        let token = TokenFile::load(&Environment::system().token_path()?)
-            .context("the admin token is needed to ask the server")?;
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A proxy of the environment must not see the admin token.
@@ -40,7 +79,7 @@ impl Remote {
         Ok(Remote {
             base: base.trim_end_matches('/').to_owned(),
             agent,
-            token,
+            credential,
         })
     }
 
@@ -56,13 +95,38 @@ impl Remote {
 
     /// As [`Remote::call`], with a body that is JSON text already; empty is none.
     pub(crate) fn send(&self, method: &str, path: &str, body: String) -> anyhow::Result<Json> {
+        self.send_within(PATIENCE, method, path, body)
+    }
+
+    /// As [`Remote::send`], for what may take as long as the tenant is large.
+    pub(crate) fn send_patiently(
+        &self,
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<Json> {
+        self.send_within(LONG_PATIENCE, method, path, body)
+    }
+
+    fn send_within(
+        &self,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<Json> {
         let mut request = self.request(method, path);
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
+        let request = self
+            .agent
+            .configure_request(request.body(body)?)
+            .timeout_global(Some(patience))
+            .build();
         let mut answer = self
             .agent
-            .run(request.body(body)?)
+            .run(request)
             .with_context(|| format!("asking the server at {}", self.base))?;
         if answer.status().is_success() {
             let text = answer.body_mut().read_to_string()?;
@@ -92,7 +156,7 @@ impl Remote {
     }
 
     fn request(&self, method: &str, path: &str) -> ureq::http::request::Builder {
-        let bearer = format!("Bearer {}", self.token.token().expose_secret());
+        let bearer = format!("Bearer {}", self.credential.secret());
         ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
@@ -106,11 +170,7 @@ impl Remote {
         let json = serde_json::from_str::<Json>(&text).unwrap_or(Json::Null);
         let error = &json["error"];
         match (error["code"].as_str(), error["message"].as_str()) {
-            (Some("auth.unauthorized"), _) => anyhow!(
-                "the server at {} refuses the admin token in {}; is it run by another user, or was the token rotated since it started?",
-                self.base,
-                self.token.path().display()
-            ),
+            (Some("auth.unauthorized"), _) => anyhow!(self.credential.refusal(&self.base)),
             (Some(code), Some(message)) => anyhow!("{message} ({code})"),
             _ => anyhow!("the server at {} answered {status}", self.base),
         }

@@ -14,8 +14,9 @@ use nimbus_http::ServerConfig;
 use nimbus_storage::provider::Durability;
 
 use crate::cli::StartArgs;
-use crate::config::{self, Persistence};
+use crate::config::{self, ConfigFile, Persistence};
 use crate::encryption::source::{self, KeySource};
+use crate::functions::{self, FunctionSettings};
 
 /// A setting that contradicts a rule; exit code 2.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-fn usage(message: impl Into<String>) -> anyhow::Error {
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     UsageError(message.into()).into()
 }
 
@@ -109,6 +110,7 @@ pub(crate) struct Settings {
     /// `None` keeps every segment.
     pub(crate) audit_keep_bytes: Option<u64>,
     pub(crate) server: ServerConfig,
+    pub(crate) functions: FunctionSettings,
 }
 
 /// Reads an environment variable; empty counts as unset.
@@ -138,11 +140,16 @@ pub(crate) fn directories(
 }
 
 /// The configuration file that a flag or `NIMBUS_CONFIG` names; the flag wins.
-pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Result<Persistence> {
+fn config_file(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Result<ConfigFile> {
     match flag.or_else(|| env("NIMBUS_CONFIG").map(PathBuf::from)) {
-        Some(path) => Ok(config::load(&path)?.persistence),
-        None => Ok(Persistence::default()),
+        Some(path) => config::load(&path),
+        None => Ok(ConfigFile::default()),
     }
+}
+
+/// What that file says about data.
+pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Result<Persistence> {
+    Ok(config_file(flag, env)?.persistence)
 }
 
 /// The tenant provider, for commands that work without flags of the server.
@@ -160,7 +167,9 @@ pub(crate) fn tenant_provider(file: &Persistence, env: Lookup<'_>) -> anyhow::Re
 /// [`UsageError`] for a bad value and for settings of a provider that is not selected; the
 /// configuration file's own errors.
 pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settings> {
-    let file = persistence(args.config.clone(), env)?;
+    let config = config_file(args.config.clone(), env)?;
+    let functions = functions::resolve(&args.runtime, env, &config.runtime)?;
+    let file = config.persistence;
     let pick = Pick { env };
     let provider = pick.text(
         args.tenant_provider.clone(),
@@ -216,7 +225,8 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         0..=u64::MAX,
     )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
-    let server = server_config(&args, &pick)?;
+    let mut server = server_config(&args, &pick)?;
+    server.query_cache_bytes = usize::try_from(functions.query_cache_bytes).unwrap_or(usize::MAX);
     server.check().map_err(|e| usage(e.to_string()))?;
     let host = pick.text(args.host.clone(), "host", None);
     if let Some((_, source)) = host.as_ref().filter(|(host, _)| host.is_empty()) {
@@ -241,6 +251,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
             None => AuditOptions::default().keep_bytes,
         },
         server,
+        functions,
     })
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
+use nimbus_runtime::Runtime;
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::DataDirLock;
@@ -148,7 +149,10 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
     }
 
+    // Makes no process yet: workers are started when functions are called.
+    let functions = Runtime::new(settings.functions.runtime.clone());
     let services = Services {
+        runtime: functions.clone(),
         store: Store::new(engine.clone()).sealed_by(local.keyring.clone()),
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
@@ -171,6 +175,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
             "requests were still in progress when the time to finish them ran out"
         );
     }
+    functions.close();
     engine.close().await?;
     Ok(Held {
         audit,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use nimbus_core::{ErrorCode, TenantId};
 
+use crate::keys::{KeyClaim, KeyId, KeyScope};
 use crate::token::TokenFile;
 use crate::verify::AdminVerifier;
 
@@ -27,6 +28,15 @@ pub enum Principal {
         /// Generation of the token that proved it.
         generation: u64,
     },
+    /// A program with a key of one tenant. It has no leave outside that tenant.
+    TenantKey {
+        /// The tenant that keeps the key.
+        tenant: TenantId,
+        /// Which of its keys.
+        key: KeyId,
+        /// What the key may do.
+        scope: KeyScope,
+    },
 }
 
 /// The kinds of [`Principal`]. Exhaustive on purpose, unlike its brothers: the test that drives
@@ -35,11 +45,13 @@ pub enum Principal {
 pub enum PrincipalKind {
     /// See [`Principal::Operator`].
     Operator,
+    /// See [`Principal::TenantKey`].
+    TenantKey,
 }
 
 impl PrincipalKind {
     /// Every kind.
-    pub const ALL: [PrincipalKind; 1] = [PrincipalKind::Operator];
+    pub const ALL: [PrincipalKind; 2] = [PrincipalKind::Operator, PrincipalKind::TenantKey];
 }
 
 impl Principal {
@@ -47,6 +59,7 @@ impl Principal {
     pub fn kind(&self) -> PrincipalKind {
         match self {
             Self::Operator { .. } => PrincipalKind::Operator,
+            Self::TenantKey { .. } => PrincipalKind::TenantKey,
         }
     }
 
@@ -58,9 +71,18 @@ impl Principal {
                 Permission::ReadData
                 | Permission::WriteData
                 | Permission::ManageSchema
+                | Permission::Deploy
+                | Permission::ManageKeys
                 | Permission::ManageTenants
                 | Permission::Inspect
                 | Permission::ManageSystem => true,
+            },
+            Self::TenantKey { scope, .. } => match permission {
+                Permission::ReadData => true,
+                Permission::WriteData => *scope >= KeyScope::Write,
+                Permission::ManageSchema | Permission::Deploy => *scope >= KeyScope::Deploy,
+                Permission::ManageKeys => *scope >= KeyScope::Admin,
+                Permission::ManageTenants | Permission::Inspect | Permission::ManageSystem => false,
             },
         }
     }
@@ -76,6 +98,10 @@ pub enum Permission {
     WriteData,
     /// Change tables, indexes and schemas.
     ManageSchema,
+    /// Change deployments and the environment of functions.
+    Deploy,
+    /// List, make and revoke the keys of a tenant.
+    ManageKeys,
     /// Create, list and delete tenants.
     ManageTenants,
     /// Read reports and metrics.
@@ -96,6 +122,8 @@ impl Permission {
             Self::ReadData => "read data",
             Self::WriteData => "write data",
             Self::ManageSchema => "manage schema",
+            Self::Deploy => "deploy",
+            Self::ManageKeys => "manage keys",
             Self::ManageTenants => "manage tenants",
             Self::Inspect => "inspect",
             Self::ManageSystem => "manage the system",
@@ -129,6 +157,8 @@ pub enum AuthMethod {
     LocalAdminBearerOrSession,
     /// The offline command line: whoever can read the token file. Ours, not in nimbus.md 4.
     LocalTokenFile,
+    /// A key of a tenant. Ours, not in nimbus.md 4.
+    TenantKey,
 }
 
 impl AuthMethod {
@@ -143,6 +173,7 @@ impl AuthMethod {
             Self::TokenRotation => "token_rotation",
             Self::LocalAdminBearerOrSession => "local_admin_bearer_or_session",
             Self::LocalTokenFile => "local_token_file",
+            Self::TenantKey => "tenant_key",
         }
     }
 }
@@ -209,7 +240,7 @@ impl fmt::Debug for Credentials<'_> {
 pub enum MalformedCredential {
     /// The header is there without a credential in it.
     Empty,
-    /// `Authorization` with another scheme than `Bearer`.
+    /// `Authorization` with a scheme that its credential cannot have.
     Scheme,
     /// A character outside visible ASCII, or white space within.
     Characters,
@@ -239,6 +270,19 @@ pub enum AuthFailure {
         /// The form in which it came.
         method: AuthMethod,
     },
+    /// A key that was right until it expired.
+    #[error("the credential ({}) has expired", .method.as_str())]
+    Expired {
+        /// The form in which it came.
+        method: AuthMethod,
+    },
+    /// A verified key on a tenant that is not its own. What the caller sees is the answer for a
+    /// tenant that does not exist, which the room with the tenant's name makes.
+    #[error("the key ({}) belongs to another tenant", .method.as_str())]
+    Foreign {
+        /// The form of the credential.
+        method: AuthMethod,
+    },
     /// A verified caller without the permission.
     #[error("the caller ({}) may not {permission}", .method.as_str())]
     Denied {
@@ -254,9 +298,10 @@ impl AuthFailure {
     /// which part was wrong.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Missing | Self::Malformed { .. } | Self::Wrong { .. } => {
+            Self::Missing | Self::Malformed { .. } | Self::Wrong { .. } | Self::Expired { .. } => {
                 ErrorCode::AuthUnauthorized
             }
+            Self::Foreign { .. } => ErrorCode::SessionTenantNotFound,
             Self::Denied { .. } => ErrorCode::AuthPermissionDenied,
         }
     }
@@ -264,9 +309,10 @@ impl AuthFailure {
     /// The message for the caller, one per code.
     pub const fn outside_text(&self) -> &'static str {
         match self {
-            Self::Missing | Self::Malformed { .. } | Self::Wrong { .. } => {
-                "This request needs the local admin token: send it as `Authorization: Bearer <token>` or `X-Nimbus-Admin-Token: <token>`."
+            Self::Missing | Self::Malformed { .. } | Self::Wrong { .. } | Self::Expired { .. } => {
+                "This request needs the local admin token, sent as `Authorization: Bearer <token>` or `X-Nimbus-Admin-Token: <token>`; below a tenant, one of its keys will do, sent as `Authorization: Convex <tenant>|<secret>`."
             }
+            Self::Foreign { .. } => "There is no such tenant.",
             Self::Denied { .. } => "This credential does not allow the operation.",
         }
     }
@@ -285,6 +331,8 @@ impl AuthFailure {
             } => "auth.credential_scheme",
             Self::Malformed { .. } => "auth.credential_malformed",
             Self::Wrong { .. } => "auth.credential_wrong",
+            Self::Expired { .. } => "auth.credential_expired",
+            Self::Foreign { .. } => "auth.foreign_tenant",
             Self::Denied { .. } => "auth.permission_denied",
         }
     }
@@ -295,9 +343,20 @@ impl AuthFailure {
             Self::Missing => None,
             Self::Malformed { method, .. }
             | Self::Wrong { method }
+            | Self::Expired { method }
+            | Self::Foreign { method }
             | Self::Denied { method, .. } => Some(*method),
         }
     }
+}
+
+/// What a well-formed credential claims to be.
+#[derive(Debug)]
+pub enum Claim {
+    /// The admin token in force: verified.
+    Verified(Authenticated),
+    /// A key of a tenant: to be verified with the keys that the tenant keeps.
+    Key(KeyClaim),
 }
 
 /// Turns credentials into callers.
@@ -310,6 +369,24 @@ impl Authenticator {
     /// Verifies against the admin token that `admin` has in force at the time of each call.
     pub fn new(admin: Arc<AdminVerifier>) -> Self {
         Self { admin }
+    }
+
+    /// Reads what was presented: the admin token as [`Self::authenticate`] does, or, in
+    /// `Authorization` with the scheme `Convex` or `Bearer`, a key, which has a `|`.
+    ///
+    /// # Errors
+    /// [`AuthFailure::Missing`], [`AuthFailure::Malformed`] or [`AuthFailure::Wrong`].
+    pub fn claim(&self, credentials: &Credentials<'_>) -> Result<Claim, AuthFailure> {
+        let key = match (credentials.admin_header, credentials.authorization) {
+            (None, Some(value)) => key_text(value),
+            _ => None,
+        };
+        let Some(key) = key else {
+            return self.authenticate(credentials).map(Claim::Verified);
+        };
+        let method = AuthMethod::TenantKey;
+        let key = token_text(key).map_err(|fault| AuthFailure::Malformed { method, fault })?;
+        KeyClaim::parse(key).map(Claim::Key)
     }
 
     /// Verifies what was presented. The admin header wins when both are present (nimbus.md 2.1);
@@ -339,6 +416,15 @@ impl Authenticator {
             request_id: None,
         })
     }
+}
+
+/// The credential of an `Authorization` value that presents a key.
+fn key_text(value: &str) -> Option<&str> {
+    let (scheme, credential) = trim(value).split_once([' ', '\t'])?;
+    let named = ["Bearer", "Convex"].iter();
+    let mut named = named.filter(|name| scheme.eq_ignore_ascii_case(name));
+    named.next().filter(|_| credential.contains('|'))?;
+    Some(credential)
 }
 
 /// The credential of an `Authorization` value with the scheme `Bearer`.
@@ -402,6 +488,15 @@ impl Authenticated {
         }
     }
 
+    /// A caller who has proved to be `principal`.
+    pub(crate) fn proved(principal: Principal, method: AuthMethod) -> Self {
+        Self {
+            principal,
+            method,
+            request_id: None,
+        }
+    }
+
     /// The same caller with the request that its contexts belong to.
     #[must_use]
     pub fn with_request_id(mut self, request_id: RequestId) -> Self {
@@ -422,36 +517,61 @@ impl Authenticated {
     /// Leave to act on one tenant.
     ///
     /// # Errors
-    /// [`AuthFailure::Denied`] when this principal may not have `permission`.
+    /// [`AuthFailure::Foreign`] for a key on another tenant than its own, [`AuthFailure::Denied`]
+    /// when this principal may not have `permission`.
     pub fn tenant_context(
         &self,
         tenant: TenantId,
         permission: Permission,
     ) -> Result<OperationContext, AuthFailure> {
-        let ServerContext {
-            principal,
-            permission,
-            request_id,
-        } = self.server_context(permission)?;
+        self.check_tenant(&tenant)?;
+        self.check(permission)?;
         Ok(OperationContext {
             tenant,
-            principal,
+            principal: self.principal.clone(),
             permission,
-            request_id,
+            request_id: self.request_id.clone(),
         })
+    }
+
+    /// Whether this caller may have anything to do with `tenant`.
+    ///
+    /// # Errors
+    /// [`AuthFailure::Foreign`] for a key of another tenant.
+    pub fn check_tenant(&self, tenant: &TenantId) -> Result<(), AuthFailure> {
+        match &self.principal {
+            Principal::Operator { .. } => Ok(()),
+            Principal::TenantKey { tenant: own, .. } if own == tenant => Ok(()),
+            Principal::TenantKey { .. } => Err(AuthFailure::Foreign {
+                method: self.method,
+            }),
+        }
+    }
+
+    fn check(&self, permission: Permission) -> Result<(), AuthFailure> {
+        if self.principal.may(permission) {
+            return Ok(());
+        }
+        Err(self.denied(permission))
+    }
+
+    fn denied(&self, permission: Permission) -> AuthFailure {
+        AuthFailure::Denied {
+            method: self.method,
+            permission,
+        }
     }
 
     /// Leave to act on the server as a whole.
     ///
     /// # Errors
-    /// [`AuthFailure::Denied`] when this principal may not have `permission`.
+    /// [`AuthFailure::Denied`] when this principal may not have `permission`, and for every key of
+    /// a tenant.
     pub fn server_context(&self, permission: Permission) -> Result<ServerContext, AuthFailure> {
-        if !self.principal.may(permission) {
-            return Err(AuthFailure::Denied {
-                method: self.method,
-                permission,
-            });
+        if matches!(self.principal, Principal::TenantKey { .. }) {
+            return Err(self.denied(permission));
         }
+        self.check(permission)?;
         Ok(ServerContext {
             principal: self.principal.clone(),
             permission,

@@ -3,10 +3,12 @@
 
 use super::*;
 
-const ALL_PERMISSIONS: [Permission; 6] = [
+const ALL_PERMISSIONS: [Permission; 8] = [
     Permission::ReadData,
     Permission::WriteData,
     Permission::ManageSchema,
+    Permission::Deploy,
+    Permission::ManageKeys,
     Permission::ManageTenants,
     Permission::Inspect,
     Permission::ManageSystem,
@@ -103,6 +105,55 @@ fn every_form_of_credential_has_its_outcome() {
 }
 
 #[test]
+fn a_key_is_told_from_a_token_by_its_form() {
+    let (_temp, file, authenticator) = fixture();
+    let token = file.token().expose_secret();
+    let claim = |authorization: &str, admin_header: Option<&str>| {
+        authenticator.claim(&Credentials {
+            authorization: Some(authorization),
+            admin_header,
+        })
+    };
+    for form in [
+        "Convex acme|nimbus_tk_x",
+        "convex  acme|nimbus_tk_x ",
+        "Bearer acme|nimbus_tk_x",
+        "Convex prod:acme|nimbus_tk_x",
+    ] {
+        match claim(form, None) {
+            Ok(Claim::Key(key)) => assert_eq!(key.tenant().as_str(), "acme", "{form}"),
+            other => panic!("{form}: {other:?}"),
+        }
+        // The admin header wins, and holds no key.
+        assert!(matches!(claim(form, Some(token)), Ok(Claim::Verified(_))));
+    }
+    let method = AuthMethod::TenantKey;
+    for form in [
+        "Convex |x",
+        "Convex acme|",
+        "Bearer acme|x y",
+        "Convex acme|x:eyJ9",
+        "Bearer _x|y",
+    ] {
+        let failure = claim(form, None).unwrap_err();
+        assert!(
+            matches!(failure, AuthFailure::Malformed { method: found, .. } if found == method),
+            "{form}: {failure:?}"
+        );
+    }
+    assert!(matches!(
+        claim(&format!("Bearer {token}"), None),
+        Ok(Claim::Verified(_))
+    ));
+    for form in ["Convex T", "Basic a|b", "acme|x"] {
+        let failure = claim(form, None).unwrap_err();
+        let method = AuthMethod::LocalAdminBearer;
+        let fault = MalformedCredential::Scheme;
+        assert_eq!(failure, AuthFailure::Malformed { method, fault }, "{form}");
+    }
+}
+
+#[test]
 fn failures_look_alike_outside_and_differ_in_the_audit_log() {
     let method = AuthMethod::LocalAdminHeader;
     let malformed = |fault| AuthFailure::Malformed { method, fault };
@@ -112,6 +163,7 @@ fn failures_look_alike_outside_and_differ_in_the_audit_log() {
         malformed(MalformedCredential::Scheme),
         malformed(MalformedCredential::Characters),
         AuthFailure::Wrong { method },
+        AuthFailure::Expired { method },
     ];
     let mut reasons = std::collections::BTreeSet::new();
     for failure in failures {

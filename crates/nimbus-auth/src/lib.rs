@@ -30,9 +30,11 @@
 
 pub mod audit;
 pub mod context;
+pub mod functions;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod keys;
 pub mod paths;
 mod private_fs;
 pub mod token;
@@ -40,10 +42,12 @@ pub mod verify;
 
 pub use audit::{AuditEntry, AuditError, AuditLog, AuthScope, RouteFamily};
 pub use context::{
-    AuthFailure, AuthMethod, Authenticated, Authenticator, Credentials, MalformedCredential,
+    AuthFailure, AuthMethod, Authenticated, Authenticator, Claim, Credentials, MalformedCredential,
     OperationContext, Permission, Principal, PrincipalKind, RequestId, RequestIdError,
     ServerContext,
 };
+pub use functions::{FunctionAccess, FunctionContext};
+pub use keys::{KeyClaim, KeyId, KeyIdError, KeyRecord, KeyScope, KeyScopeError, NewKey};
 pub use paths::{Environment, PathError, Platform};
 pub use private_fs::PrivateFileError;
 pub use token::{

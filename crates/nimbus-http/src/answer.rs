@@ -38,6 +38,15 @@ impl AnswerDoc {
         }
     }
 
+    /// An answer in the shapes of convex.md 1.5, which its clients know.
+    pub(crate) const fn convex() -> AnswerDoc {
+        AnswerDoc {
+            status: StatusCode::OK,
+            media: &["application/json"],
+            schema: None,
+        }
+    }
+
     /// The answer of a route that does not exist yet.
     pub(crate) const fn planned() -> AnswerDoc {
         AnswerDoc {

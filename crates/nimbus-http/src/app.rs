@@ -12,8 +12,10 @@ use crate::config::ServerConfig;
 use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
+use crate::edge::gate::Gate;
 use crate::edge::origin::{Hosts, Origins};
 use crate::encryption::EncryptionReport;
+use crate::functions::FunctionService;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -25,6 +27,7 @@ pub(crate) struct App {
     pub token_path: PathBuf,
     pub trail: Arc<AuditTrail>,
     pub encryption: EncryptionReport,
+    pub functions: FunctionService,
     pub config: ServerConfig,
     pub attempts: FailedTokens,
     pub proxies: TrustedProxies,
@@ -35,6 +38,17 @@ pub(crate) struct App {
     pub stop: watch::Sender<bool>,
     /// Work that a shutdown waits for.
     pub drain: Drain,
+}
+
+impl App {
+    /// What credentials are checked with.
+    pub(crate) fn gate(&self) -> Gate<'_> {
+        Gate {
+            authenticator: &self.authenticator,
+            attempts: &self.attempts,
+            keys: &self.store,
+        }
+    }
 }
 
 /// Counts work in progress, so that a shutdown can wait for its end.

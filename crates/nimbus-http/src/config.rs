@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// Longest time for a handler, once the body is read. Default 30 s.
     pub request_timeout: Duration,
+    /// Bytes of results of queries that are kept; 0 keeps and shares none. Default 100 MiB.
+    pub query_cache_bytes: usize,
     /// How long a shutdown waits for requests in progress. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for ServerConfig {
             max_body_bytes: 8 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            query_cache_bytes: 100 * 1024 * 1024,
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -26,6 +26,32 @@ const INTERNAL: &str = "the server failed; the request id leads to the cause in 
 /// Seconds in `Retry-After`: queues here drain in milliseconds, and the header has no fractions.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// Text for Convex clients of every answer whose cause is the server's own affair (convex.md 1.5).
+const CONVEX_INTERNAL: &str = "Your request couldn't be completed. Try again later.";
+
+/// The code for Convex clients (convex.md 1.5); what they have no word for keeps ours.
+fn convex_code(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::AuthUnauthorized => "Unauthenticated",
+        ErrorCode::AuthForbidden | ErrorCode::AuthPermissionDenied => "Forbidden",
+        ErrorCode::OpInvalidInput => "BadRequest",
+        ErrorCode::OpConflict => "OptimisticConcurrencyControlFailure",
+        ErrorCode::OpOutOfRetention => "OutOfRetention",
+        ErrorCode::SessionTenantNotFound => "TenantNotFound",
+        ErrorCode::ServiceRouteNotFound => "NotFound",
+        ErrorCode::ServiceStorageBusy
+        | ErrorCode::ServiceStorageTransient
+        | ErrorCode::ServiceUnavailable
+        | ErrorCode::ServiceTransport => "Overloaded",
+        ErrorCode::ServiceStorageIo
+        | ErrorCode::ServiceStorageCorruption
+        | ErrorCode::ServiceStorageOther
+        | ErrorCode::ServiceSerialization
+        | ErrorCode::ServiceInternal => "InternalServerError",
+        other => other.as_str(),
+    }
+}
+
 /// A refusal or failure with its outside and its inside text.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -38,6 +64,17 @@ pub(crate) struct ApiError {
     detail: Option<Json>,
     /// Inside text; logged with the request id, never sent.
     inside: Option<String>,
+    /// The code for Convex clients, where it is not the one that follows from `code`.
+    convex: Option<&'static str>,
+    /// Seconds in `Retry-After`, where it is not [`RETRY_AFTER`].
+    retry_after: Option<u64>,
+}
+
+/// The shape of an error for Convex clients (convex.md 1.5).
+#[derive(Serialize)]
+struct ConvexError<'a> {
+    code: &'a str,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -68,6 +105,29 @@ impl ApiError {
             message: message.into(),
             detail: None,
             inside: None,
+            convex: None,
+            retry_after: None,
+        }
+    }
+
+    /// An error with a code that Convex clients know.
+    pub(crate) fn convex(
+        name: &'static str,
+        code: ErrorCode,
+        message: impl Into<String>,
+    ) -> ApiError {
+        ApiError {
+            convex: Some(name),
+            ..ApiError::new(code, message)
+        }
+    }
+
+    /// The same error with the time after which it may be worth while to try again.
+    pub(crate) fn retry_after(self, wait: std::time::Duration) -> ApiError {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        ApiError {
+            retry_after: Some(seconds.max(1)),
+            ..self
         }
     }
 
@@ -111,6 +171,17 @@ impl ApiError {
             ErrorCode::ServiceRouteNotFound,
             "no such route; /openapi.json lists them",
         )
+    }
+
+    /// Its code.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The code that Convex clients are given, where it is a special one.
+    #[cfg(test)]
+    pub(crate) fn convex_name(&self) -> Option<&'static str> {
+        self.convex
     }
 
     /// The same error with data for programs.
@@ -177,8 +248,7 @@ impl ApiError {
     /// The envelope as an answer. Logs the inside text under the request id.
     pub(crate) fn into_response(self, request: &Ulid) -> Response<Body> {
         let meaning = self.meaning();
-        let status = meaning.status;
-        self.log(request, status);
+        self.log(request, meaning.status);
         let envelope = Envelope {
             error: Inner {
                 code: self.code,
@@ -192,6 +262,28 @@ impl ApiError {
             },
         };
         let body = serde_json::to_vec(&envelope).unwrap_or_default();
+        self.respond(meaning, body)
+    }
+
+    /// `{code, message}` as an answer. Logs the inside text under the request id.
+    pub(crate) fn into_convex_response(self, request: &Ulid) -> Response<Body> {
+        let meaning = self.meaning();
+        self.log(request, meaning.status);
+        let name = self.convex.unwrap_or_else(|| convex_code(self.code));
+        let shape = ConvexError {
+            code: name,
+            message: match meaning.status {
+                StatusCode::INTERNAL_SERVER_ERROR => CONVEX_INTERNAL,
+                _ => &self.message,
+            },
+        };
+        let body = serde_json::to_vec(&shape).unwrap_or_default();
+        self.respond(meaning, body)
+    }
+
+    fn respond(&self, meaning: Meaning, body: Vec<u8>) -> Response<Body> {
+        let status = meaning.status;
+        let length = HeaderValue::from(body.len());
         let mut response = Response::new(Body::from(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -199,6 +291,8 @@ impl ApiError {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        // Here, so that it stands in one place wherever the error comes from.
+        headers.insert(header::CONTENT_LENGTH, length);
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"nimbus\"");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
@@ -208,7 +302,8 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
         ];
         if meaning.retryable && busy.contains(&status) {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            let after = self.retry_after.map_or(RETRY_AFTER, HeaderValue::from);
+            headers.insert(header::RETRY_AFTER, after);
         }
         response
     }
@@ -251,7 +346,7 @@ fn store_detail(error: &StoreError) -> Option<Json> {
         } => {
             json!({"cap": cap, "observed": observed, "limit": limit})
         }
-        StoreError::Conflict { attempts } => json!({"attempts": attempts}),
+        StoreError::Conflict { attempts, .. } => json!({"attempts": attempts}),
         StoreError::Corrupt { .. } => json!({"storageKind": "corruption"}),
         StoreError::DocumentNotFound { table, id } => json!({"table": table, "documentId": id}),
         StoreError::MissingIndex { fields, limit } => json!({"fields": fields, "limit": limit}),

@@ -13,10 +13,12 @@ mod answer;
 mod app;
 pub mod cells;
 mod config;
+mod convex;
 mod edge;
 mod encryption;
 mod error;
 mod extract;
+mod functions;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

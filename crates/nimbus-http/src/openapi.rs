@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the route table and the types of its rows.
 //!
-//! Nothing is written by hand that a row knows. It must not list planned routes.
+//! Nothing is written by hand that a row knows. It must not list planned routes, nor those of the
+//! Convex surface, whose shapes are Convex's.
 
 use std::sync::LazyLock;
 
@@ -53,7 +54,7 @@ fn build() -> Json {
     let mut paths: Map<String, Json> = Map::new();
     for route in table()
         .iter()
-        .filter(|route| route.class != RouteClass::Planned)
+        .filter(|route| !matches!(route.class, RouteClass::Planned | RouteClass::Convex))
     {
         let item = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Some(item) = item.as_object_mut() {

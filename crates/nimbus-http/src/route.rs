@@ -12,16 +12,17 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts as _, RawPathParams};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use nimbus_auth::{
     AuthFailure, Authenticated, OperationContext, Permission, RouteFamily, ServerContext,
 };
-use nimbus_core::ErrorCode;
+use nimbus_core::{ErrorCode, TenantId};
 use tokio::task::unconstrained;
 
 use crate::answer::{AnswerDoc, Output};
 use crate::app::App;
 use crate::edge::exchange::Exchange;
+use crate::edge::gate::refusal;
 use crate::edge::surface::classify;
 use crate::edge::{Ticket, panicked};
 use crate::error::{ApiError, ApiResult};
@@ -38,6 +39,9 @@ pub enum RouteClass {
     Server,
     /// A verified caller, on the tenant that the path names.
     Tenant,
+    /// Anyone, and callers with more leave, on the functions of the tenant that the path names. A
+    /// credential is looked at by the route itself; one that fails is refused.
+    Convex,
     /// Reserved for a later version: 404 `service.route_not_found` behind the gate.
     Planned,
 }
@@ -68,6 +72,7 @@ struct Arrived {
     headers: HeaderMap,
     params: PathParams,
     query: QueryArgs,
+    uri: Uri,
     body: Body,
 }
 
@@ -82,6 +87,16 @@ pub(crate) struct Call<S> {
     pub headers: HeaderMap,
     pub params: PathParams,
     pub query: QueryArgs,
+}
+
+/// A request of the Convex surface, nothing of it looked at yet.
+pub(crate) struct ConvexCall {
+    pub app: Arc<App>,
+    pub exchange: Arc<Exchange>,
+    pub headers: HeaderMap,
+    pub params: PathParams,
+    pub uri: Uri,
+    pub body: Body,
 }
 
 /// How a caller becomes the context of a route.
@@ -124,7 +139,9 @@ impl Scope for OperationContext {
         permission: Option<Permission>,
     ) -> ApiResult<Self> {
         let (caller, permission) = verified(caller, permission)?;
-        Ok(caller.tenant_context(params.name("tenant")?, permission)?)
+        let tenant: TenantId = params.name("tenant")?;
+        let context = caller.tenant_context(tenant.clone(), permission);
+        context.map_err(|failure| refusal(failure, &tenant))
     }
 }
 
@@ -204,6 +221,40 @@ impl Route {
         }
     }
 
+    /// A row of the Convex surface: anyone may call it, and the answer is in Convex's shape.
+    pub(crate) fn convex<F, Fut>(
+        method: Method,
+        path: &'static str,
+        summary: &'static str,
+        handler: F,
+    ) -> Route
+    where
+        F: Fn(ConvexCall) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = ApiResult<Response<Body>>> + Send + 'static,
+    {
+        let handler: Handler = Box::new(move |arrived: Arrived| {
+            Box::pin(handler(ConvexCall {
+                app: arrived.app,
+                exchange: arrived.ticket.exchange,
+                headers: arrived.headers,
+                params: arrived.params,
+                uri: arrived.uri,
+                body: arrived.body,
+            }))
+        });
+        Route {
+            method,
+            path,
+            class: RouteClass::Convex,
+            permission: None,
+            summary,
+            query: &[],
+            body: None,
+            answer: AnswerDoc::convex(),
+            handler,
+        }
+    }
+
     /// A row for a route of nimbus.md 2.2 that this version does not have.
     pub(crate) fn planned(method: Method, path: &'static str) -> Route {
         let handler: Handler = Box::new(|_| Box::pin(async { Err(ApiError::route_not_found()) }));
@@ -235,7 +286,11 @@ impl Route {
     fn is_weighty(&self) -> bool {
         match self.permission {
             Some(
-                Permission::ManageSchema | Permission::ManageTenants | Permission::ManageSystem,
+                Permission::ManageSchema
+                | Permission::Deploy
+                | Permission::ManageKeys
+                | Permission::ManageTenants
+                | Permission::ManageSystem,
             ) => !self.method.is_safe(),
             _ => self.method == Method::DELETE,
         }
@@ -264,7 +319,7 @@ impl Route {
             );
             let query = match self.class {
                 // A probe may add what it likes to defeat caches.
-                RouteClass::Open | RouteClass::Planned => QueryArgs::default(),
+                RouteClass::Open | RouteClass::Planned | RouteClass::Convex => QueryArgs::default(),
                 RouteClass::Server | RouteClass::Tenant => {
                     QueryArgs::parse(&parts.uri, self.query)?
                 }
@@ -276,6 +331,7 @@ impl Route {
                 headers: parts.headers,
                 params,
                 query,
+                uri: parts.uri,
                 body,
             })
         };
@@ -283,7 +339,7 @@ impl Route {
             Ok(arrived) => (self.handler)(arrived).await,
             Err(error) => Err(error),
         };
-        result.unwrap_or_else(|error: ApiError| error.into_response(&exchange.id))
+        result.unwrap_or_else(|error: ApiError| exchange.fail(error))
     }
 }
 
@@ -307,8 +363,13 @@ where
         params,
         query,
         body,
+        ..
     } = arrived;
-    let context = S::enter(ticket.caller.as_ref(), &params, permission)?;
+    let context = S::enter(ticket.caller.as_ref(), &params, permission).inspect_err(|error| {
+        if error.code() == ErrorCode::AuthPermissionDenied {
+            ticket.exchange.forbid();
+        }
+    })?;
     let input = I::take(&headers, body, app.config.max_body_bytes).await?;
     let exchange = ticket.exchange;
     let call = Call {
@@ -348,6 +409,16 @@ async fn read(
     }
 }
 
+/// A call of the Convex surface that may change something: it goes on when the client leaves. The
+/// budgets of the runtime bound it.
+pub(crate) async fn detached(
+    app: Arc<App>,
+    exchange: Arc<Exchange>,
+    work: impl Future<Output = ApiResult<Response<Body>>> + Send + 'static,
+) -> ApiResult<Response<Body>> {
+    write(app, exchange, work, None).await
+}
+
 /// A write runs in a task of its own, so that a client that leaves does not cancel it (design
 /// section 3); the task also writes its audit line.
 async fn write(
@@ -360,7 +431,7 @@ async fn write(
     let task = tokio::spawn(async move {
         let outcome = AssertUnwindSafe(work).catch_unwind().await;
         let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        let response = result.unwrap_or_else(|error| error.into_response(&exchange.id));
+        let response = result.unwrap_or_else(|error| exchange.fail(error));
         let response = exchange.conclude(response).await;
         drop(in_progress);
         response

@@ -17,7 +17,8 @@ use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{
-    backup, debug, documents, export, health, import, journal, query, schema, system, tenants,
+    backup, convex, debug, deployments, documents, export, health, import, journal, keys, query,
+    schema, system, tenants,
 };
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
@@ -35,7 +36,7 @@ pub(crate) fn table() -> &'static [Route] {
 
 #[rustfmt::skip] // one route, one line: the table is read as a table
 fn built() -> Vec<Route> {
-    use Permission::{Inspect, ManageSchema, ManageSystem, ManageTenants, ReadData, WriteData};
+    use Permission::{Deploy, Inspect, ManageKeys, ManageSchema, ManageSystem, ManageTenants, ReadData, WriteData};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
     const PUT: Method = Method::PUT;
@@ -78,6 +79,16 @@ fn built() -> Vec<Route> {
         Route::new(GET, "/api/tenants/{tenant}/journal/bootstrap", ReadData, "Read the whole tenant at one sequence.", journal::bootstrap),
         Route::new(GET, "/api/tenants/{tenant}/commits/{commit}", ReadData, "Look up the outcome of a commit.", journal::commit),
 
+        Route::new(POST, "/api/tenants/{tenant}/keys", ManageKeys, "Make a key of the tenant; its secret is shown this once.", keys::create),
+        Route::new(GET, "/api/tenants/{tenant}/keys", ManageKeys, "List the keys of the tenant, without secrets.", keys::list),
+        Route::new(DELETE, "/api/tenants/{tenant}/keys/{key}", ManageKeys, "Revoke a key of the tenant, at once.", keys::revoke),
+
+        Route::new(POST, "/api/tenants/{tenant}/deployments", Deploy, "Deploy a bundled application, or find out what that would change.", deployments::create),
+        Route::new(GET, "/api/tenants/{tenant}/deployments", Deploy, "List the newest deployments; the first one runs.", deployments::list),
+        Route::new(POST, "/api/tenants/{tenant}/deployments/{deployment}/rollback", Deploy, "Deploy again what an earlier deployment was.", deployments::roll_back),
+        Route::new(GET, "/api/tenants/{tenant}/environment", Deploy, "List the variables that functions read, with their values.", deployments::variables),
+        Route::new(POST, "/api/tenants/{tenant}/environment", Deploy, "Set and remove variables, all in one commit.", deployments::change_variables),
+
         Route::new(GET, "/debug/tenants/{tenant}/consistency", Inspect, "Check documents, indexes and commit log against each other.", debug::consistency),
         Route::new(GET, "/debug/tenants/{tenant}/engine/metrics", Inspect, "Counters of one tenant.", debug::engine_metrics),
         Route::new(GET, "/debug/encryption/status", Inspect, "State of encryption at rest.", debug::encryption),
@@ -88,6 +99,22 @@ fn built() -> Vec<Route> {
         Route::new(POST, "/api/system/shutdown", ManageSystem, "Stop the server after the requests in progress.", system::shutdown),
         Route::new(GET, "/api/system/backup", ManageSystem, "A backup of tenants, each at one commit, as they are read.", backup::create).with_query(backup::PARAMETERS),
         Route::new(GET, "/api/system/version-info", Inspect, "Version of this server.", system::version),
+
+        Route::convex(GET, "/convex/{tenant}", "A line for people.", convex::banner),
+        Route::convex(GET, "/convex/{tenant}/", "A line for people.", convex::banner),
+        Route::convex(GET, "/convex/{tenant}/version", "Version of this server, as text.", convex::version),
+        Route::convex(GET, "/convex/{tenant}/instance_name", "Name of the deployment, as text.", convex::instance_name),
+        Route::convex(GET, "/convex/{tenant}/instance_version", "Version of this server, as text.", convex::version),
+        Route::convex(POST, "/convex/{tenant}/echo", "The body of the request.", convex::echo),
+        Route::convex(GET, "/convex/{tenant}/api/query", "Run a query that the query string names.", convex::get_query),
+        Route::convex(POST, "/convex/{tenant}/api/query", "Run a query.", convex::query),
+        Route::convex(POST, "/convex/{tenant}/api/mutation", "Run a mutation.", convex::mutation),
+        Route::convex(POST, "/convex/{tenant}/api/action", "Run an action.", convex::action),
+        Route::convex(POST, "/convex/{tenant}/api/function", "Run a function of any kind, internal ones too.", convex::function),
+        Route::convex(POST, "/convex/{tenant}/api/run/{*path}", "Run a function that the path names.", convex::run),
+        Route::convex(POST, "/convex/{tenant}/api/query_ts", "The newest timestamp.", convex::query_ts),
+        Route::convex(POST, "/convex/{tenant}/api/query_at_ts", "Run a query at a timestamp.", convex::query_at_ts),
+        Route::convex(POST, "/convex/{tenant}/api/query_batch", "Run queries at one timestamp.", convex::query_batch),
 
         Route::new(GET, "/metrics", Inspect, "Counters in OpenMetrics text.", system::metrics),
         Route::new(GET, "/openapi.json", Inspect, "This document.", system::openapi),
@@ -174,7 +201,7 @@ async fn method_not_allowed(request: Request<Body>) -> Response<Body> {
 
 fn refuse(request: &Request<Body>, error: ApiError) -> Response<Body> {
     match request.extensions().get::<Ticket>() {
-        Some(ticket) => error.into_response(&ticket.exchange.id),
+        Some(ticket) => ticket.exchange.fail(error),
         None => error.into_response(&Ulid::next()),
     }
 }
@@ -225,8 +252,25 @@ mod tests {
     use crate::edge::surface::classify;
 
     #[test]
-    fn every_row_but_health_lies_behind_the_gate() {
+    fn every_row_but_health_and_convex_lies_behind_the_gate() {
         for route in table() {
+            let convex = route.class == RouteClass::Convex;
+            assert_eq!(
+                convex,
+                route.family() == RouteFamily::ConvexHttp,
+                "{}",
+                route.path
+            );
+            assert_eq!(
+                convex,
+                route.path.starts_with("/convex/{tenant}"),
+                "{}",
+                route.path
+            );
+            if convex {
+                assert!(!classify(route.path).gated && route.permission.is_none());
+                continue;
+            }
             let open = route.class == RouteClass::Open;
             assert_eq!(
                 classify(route.path).gated,
@@ -268,6 +312,10 @@ mod tests {
             let reads = matches!(
                 route.permission,
                 Some(Permission::ReadData | Permission::Inspect | Permission::ManageTenants)
+            ) || matches!(
+                // Read as well, but what only those may see who may change it.
+                route.permission,
+                Some(Permission::Deploy | Permission::ManageKeys)
             ) || route.path == "/api/system/backup"; // reads, but everything
             let asks = matches!(route.method, Method::GET) || route.path.contains("/query");
             if asks {

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nimbus_auth::{AdminVerifier, AuditLog, Authenticator};
+use nimbus_runtime::Runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
 use crate::edge::origin::{Hosts, Origins};
 use crate::encryption::EncryptionReport;
+use crate::functions::{FunctionService, FunctionSettings};
 use crate::io::{Kept, Stalling};
 use crate::metrics::Metrics;
 use crate::routes::router;
@@ -56,6 +58,8 @@ pub struct Services {
     pub token_path: PathBuf,
     /// Where decisions are recorded.
     pub audit: Arc<AuditLog>,
+    /// What runs functions.
+    pub runtime: Runtime,
     /// What is encrypted at rest, for operators.
     pub encryption: EncryptionReport,
 }
@@ -103,13 +107,20 @@ impl Server {
         };
         let listener = TcpListener::bind(addresses).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let trail = Arc::new(AuditTrail::new(services.audit));
+        let settings = FunctionSettings {
+            cache_bytes: config.query_cache_bytes,
+            origin: format!("http://{address}"),
+        };
+        let functions = FunctionService::new(services.runtime, settings, Arc::clone(&trail));
         let app = Arc::new(App {
             store: services.store,
             authenticator: Authenticator::new(Arc::clone(&services.verifier)),
             verifier: services.verifier,
             token_path: services.token_path,
-            trail: Arc::new(AuditTrail::new(services.audit)),
+            trail,
             encryption: services.encryption,
+            functions,
             attempts: FailedTokens::new(config.failed_tokens),
             config,
             proxies,

@@ -6,11 +6,17 @@
 
 use std::sync::Arc;
 
-use nimbus_auth::{OperationContext, Permission, ServerContext};
+use futures_util::future::BoxFuture;
+use nimbus_auth::{
+    FunctionContext, KeyClaim, KeyRecord, OperationContext, Permission, ServerContext,
+};
 use nimbus_core::TenantId;
+use nimbus_storage::StoredKey;
 use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
 use nimbus_storage::encryption::Keyring;
-use nimbus_storage::{Engine, EngineMetrics, StoreError, Tenant};
+use nimbus_storage::{Engine, EngineMetrics, StoreError, StoreResult, Tenant};
+
+use crate::edge::gate::KeySource;
 
 /// Why the door stayed shut, or what the engine said behind it.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +99,14 @@ impl Store {
         Ok(self.engine.tenant(context.tenant()).await?)
     }
 
+    /// The tenant of the context, for running its functions.
+    ///
+    /// # Errors
+    /// `TenantNotFound`; storage errors.
+    pub(crate) async fn functions(&self, context: &FunctionContext) -> DoorResult<Tenant> {
+        Ok(self.engine.tenant(context.tenant()).await?)
+    }
+
     /// Creates a tenant.
     ///
     /// # Errors
@@ -152,6 +166,33 @@ impl Store {
     pub(crate) fn metrics(&self) -> EngineMetrics {
         self.engine.metrics()
     }
+}
+
+/// Keys are read before there is a context, since they are what makes one; nothing else of the
+/// tenant is reached.
+impl KeySource for Store {
+    fn keys_of<'a>(&'a self, claim: &'a KeyClaim) -> BoxFuture<'a, StoreResult<Vec<KeyRecord>>> {
+        Box::pin(async move {
+            let tenant = match self.engine.tenant(claim.tenant()).await {
+                Ok(tenant) => tenant,
+                Err(StoreError::TenantNotFound { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            let keys = tenant.keys().await?;
+            Ok(keys.into_iter().filter_map(record).collect())
+        })
+    }
+}
+
+/// A stored key as the comparison takes it. One that cannot be read opens nothing.
+fn record(key: StoredKey) -> Option<KeyRecord> {
+    let (id, scope) = (key.id.parse().ok()?, key.scope.parse().ok()?);
+    Some(KeyRecord {
+        id,
+        scope,
+        digest: key.digest,
+        expires_ms: key.expires_ms,
+    })
 }
 
 fn check(held: Permission, needed: Permission) -> DoorResult<()> {

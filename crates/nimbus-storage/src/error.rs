@@ -89,6 +89,8 @@ pub enum StoreError {
     Conflict {
         /// Runs made.
         attempts: u32,
+        /// A table whose documents were read and changed meanwhile, if it is known.
+        table: Option<TableName>,
     },
     /// Stored data contradicts itself.
     #[error("stored data is damaged; run the consistency check and restore from a backup")]
@@ -141,6 +143,14 @@ pub enum StoreError {
         floor: u64,
         /// Newest sequence.
         head: u64,
+    },
+    /// A time whose state is not kept any more, or that is still to come.
+    #[error("the state at {requested} ns is not kept; the newest is that of {newest} ns")]
+    TimestampOutOfRetention {
+        /// The time asked for, ns since 1970-01-01.
+        requested: u64,
+        /// Time of the newest commit.
+        newest: u64,
     },
     /// Too many transactions wait for the committer.
     #[error("too many transactions wait to commit; try again")]
@@ -277,7 +287,9 @@ impl StoreError {
             StoreError::DocumentNotFound { .. } => ErrorCode::OpDocumentNotFound,
             StoreError::MissingIndex { .. } => ErrorCode::OpMissingIndex,
             StoreError::OutcomeUnknown { .. } => ErrorCode::ServiceStorageTransient,
-            StoreError::OutOfRetention { .. } => ErrorCode::OpOutOfRetention,
+            StoreError::OutOfRetention { .. } | StoreError::TimestampOutOfRetention { .. } => {
+                ErrorCode::OpOutOfRetention
+            }
             StoreError::QueueFull => ErrorCode::RateCommitterFull,
             StoreError::SchemaNotFound { .. } => ErrorCode::OpSchemaNotFound,
             StoreError::SchemaEnforcement { .. } | StoreError::SchemaViolation { .. } => {

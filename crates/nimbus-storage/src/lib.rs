@@ -23,6 +23,10 @@
 //! **Read or write a whole table.** [`Tenant::export`] reads every document as of one commit, step
 //! by step; [`Tenant::import_chunk`] inserts many at once and remembers how far an import is.
 //!
+//! **Run functions over documents.** [`FunctionQuery`] is a query as JSON; [`Transaction::open_query`],
+//! [`Transaction::fn_page`] and their neighbours are what a function may ask. [`Tenant::begin_read`] reads
+//! the newest state or one of the last minute, and [`Tenant::watch`] tells when what was read changes.
+//!
 //! **Back tenants up.** [`backup`] makes one stream of any number of tenants, each as of one commit,
 //! and tenants from that in whatever provider.
 //!

@@ -110,7 +110,7 @@ fn offline_commands_and_a_server_see_the_same_tenants() {
 #[test]
 fn every_command_has_help_and_a_version() {
     let home = Home::new();
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 19] = [
         &[],
         &["start"],
         &["auth"],
@@ -122,6 +122,13 @@ fn every_command_has_help_and_a_version() {
         &["tenants", "delete"],
         &["tenants", "adopt"],
         &["tenants", "prune"],
+        &["deploy"],
+        &["deployments", "list"],
+        &["deployments", "rollback"],
+        &["env", "set"],
+        &["keys", "create"],
+        &["keys", "list"],
+        &["keys", "revoke"],
         &["completions"],
     ];
     for command in commands.iter().chain(&[&["man"][..]]) {

@@ -29,6 +29,7 @@ mod drill;
 mod encryption;
 mod failed_tokens;
 mod full_disk;
+mod functions;
 mod group_commit;
 mod hostile_ids;
 mod network;

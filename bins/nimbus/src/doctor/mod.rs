@@ -5,6 +5,7 @@
 
 mod audit;
 mod encryption;
+mod functions;
 mod host;
 mod listen;
 mod report;
@@ -70,6 +71,7 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     checks.extend(disks(settings, &token_path, &audit_path));
     checks.push(host::clock(now, newest(&store, [&token_path, &audit_path])));
     checks.extend(limits());
+    checks.push(functions::worker(&settings.functions.runtime));
     Report(checks)
 }
 

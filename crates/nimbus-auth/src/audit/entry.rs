@@ -85,6 +85,8 @@ pub enum AuthScope {
     Origin,
     /// A console session.
     Session,
+    /// A connection that a function asked for. Ours, not in nimbus.md 4.
+    Egress,
 }
 
 impl AuthScope {
@@ -94,6 +96,7 @@ impl AuthScope {
             Self::ServerAccess => "server_access",
             Self::Origin => "origin",
             Self::Session => "session",
+            Self::Egress => "egress",
         }
     }
 }

@@ -12,7 +12,11 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 use super::{AuditEntry, MAX_METHOD, MAX_ORIGIN, MAX_PATH, MAX_REASON};
+use crate::keys::KEY_PREFIX;
 use crate::token::TOKEN_PREFIX;
+
+/// How secrets begin, whatever they open.
+const SECRETS: [&str; 2] = [TOKEN_PREFIX, KEY_PREFIX];
 
 /// What stands in the place of the secret part of a token.
 const REDACTED: &str = "(redacted)";
@@ -93,7 +97,8 @@ fn clean_path(path: &str) -> Cow<'_, str> {
             break;
         }
         decoded = Cow::Owned(next);
-        if decoded.matches(TOKEN_PREFIX).count() > path.matches(TOKEN_PREFIX).count() {
+        let more = |prefix: &&str| decoded.matches(prefix).count() > path.matches(prefix).count();
+        if SECRETS.iter().any(more) {
             return Cow::Owned(clean(&decoded, MAX_PATH).into_owned());
         }
     }
@@ -105,19 +110,27 @@ fn clean(text: &str, limit: usize) -> Cow<'_, str> {
     let cut = text
         .get(..text.floor_char_boundary(limit))
         .unwrap_or_default();
-    if !cut.contains(TOKEN_PREFIX) {
-        return Cow::Borrowed(cut);
+    let mut shown = Cow::Borrowed(cut);
+    for prefix in SECRETS {
+        if shown.contains(prefix) {
+            shown = Cow::Owned(redact(&shown, prefix));
+        }
     }
-    let mut parts = cut.split(TOKEN_PREFIX);
+    shown
+}
+
+/// The text with whatever follows `prefix` replaced.
+fn redact(text: &str, prefix: &str) -> String {
+    let mut parts = text.split(prefix);
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        out.push_str(TOKEN_PREFIX);
+        out.push_str(prefix);
         out.push_str(REDACTED);
         out.push_str(
             part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_'),
         );
     }
-    Cow::Owned(out)
+    out
 }
 
 /// JSON whose strings are printable ASCII: beside what JSON escapes anyway, DEL and everything
@@ -164,6 +177,11 @@ mod tests {
             ),
             ("TT", 999, "nimbus_at_(redacted)nimbus_at_(redacted)"),
             ("nimbus_at_", 99, "nimbus_at_(redacted)"),
+            (
+                "/T/demo|nimbus_tk_aB3-_/x",
+                99,
+                "/nimbus_at_(redacted)/demo|nimbus_tk_(redacted)/x",
+            ),
             // Cut within the token, and within its prefix.
             ("/T", 20, "/nimbus_at_(redacted)"),
             ("/T", 5, "/nimb"),

@@ -4,6 +4,7 @@
 //! unconcluded (the client left, the handler was cancelled) the line is written then. This room
 //! must not decide anything; the gate and the handlers do.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::body::Body;
 use http::header::ORIGIN;
 use http::{Response, StatusCode, request::Parts};
-use nimbus_auth::{AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId};
-use nimbus_core::ErrorCode;
+use nimbus_auth::{
+    AuditEntry, AuditLog, AuthFailure, AuthMethod, AuthScope, RequestId, RouteFamily,
+};
+use nimbus_core::{ErrorCode, TenantId};
 
 use super::request_id::Ulid;
 use super::surface::{Target, classify};
@@ -62,6 +65,33 @@ impl AuditTrail {
         outcome.ok()
     }
 
+    /// Writes that a function of `tenant` was kept from reaching `host`. The text comes from other
+    /// people's code: the log cuts and escapes it.
+    pub(crate) fn egress_denied(
+        &self,
+        tenant: &TenantId,
+        request: Option<&RequestId>,
+        host: &str,
+        why: &str,
+    ) {
+        let reason = format!("egress.denied: {why}");
+        self.record(&AuditEntry {
+            ts: jiff::Timestamp::now(),
+            route_family: RouteFamily::ConvexHttp,
+            tenant_id: Some(tenant),
+            auth_scope: AuthScope::Egress,
+            auth_method: None,
+            success: false,
+            origin: None,
+            reason: &reason,
+            method: "FETCH",
+            path: host,
+            status: StatusCode::FORBIDDEN.as_u16(),
+            request_id: request,
+            client_addr: None,
+        });
+    }
+
     /// Waits until a line is durable.
     async fn durable(&self, seq: u64) -> bool {
         let outcome = self.log.durable(seq).await;
@@ -77,7 +107,7 @@ struct Decision {
     scope: AuthScope,
     method: Option<AuthMethod>,
     success: bool,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     /// Whether the line must be durable before the answer although the caller was let through.
     weighty: bool,
     /// What became of the line; `None` before it is written.
@@ -118,16 +148,17 @@ impl Exchange {
         let id = Ulid::next();
         let target = classify(parts.uri.path());
         let audited = target.gated;
+        let named = audited || target.family == RouteFamily::ConvexHttp;
         let origin = parts.headers.get(ORIGIN);
         Exchange {
             id,
-            shared_id: audited.then(|| id.shared()).flatten(),
-            method: if audited {
+            shared_id: named.then(|| id.shared()).flatten(),
+            method: if named {
                 parts.method.to_string()
             } else {
                 String::new()
             },
-            path: if audited {
+            path: if named {
                 parts.uri.path().to_owned()
             } else {
                 String::new()
@@ -140,7 +171,7 @@ impl Exchange {
                 scope: AuthScope::ServerAccess,
                 method: None,
                 success: false,
-                reason: "request.unfinished",
+                reason: Cow::Borrowed("request.unfinished"),
                 weighty: false,
                 recorded: (!audited).then_some(Recorded::Exempt),
             }),
@@ -179,14 +210,36 @@ impl Exchange {
 
     /// Replaces the reason of an allowed call, for acts that have a name of their own
     /// (nimbus.md 4: `token.rotated`, `server.shutdown_requested`).
-    pub(crate) fn note(&self, reason: &'static str) {
-        self.decision().reason = reason;
+    pub(crate) fn note(&self, reason: impl Into<Cow<'static, str>>) {
+        self.decision().reason = reason.into();
     }
 
     /// The call changes what the server is, or destroys something: its line is durable before the
     /// answer, like those of refusals (design section 7).
     pub(crate) fn weigh(&self) {
         self.decision().weighty = true;
+    }
+
+    /// A credential was presented where none is needed: what becomes of it is recorded.
+    pub(crate) fn audit(&self) {
+        self.decision().recorded = None;
+    }
+
+    /// The caller was known, and may not do this.
+    pub(crate) fn forbid(&self) {
+        let mut decision = self.decision();
+        decision.success = false;
+        decision.reason = Cow::Borrowed("auth.permission_denied");
+        decision.recorded = None;
+    }
+
+    /// The answer to a failure, in the shape of the surface: `{code, message}` for the clients of
+    /// Convex, the envelope for all others (design section 6).
+    pub(crate) fn fail(&self, error: ApiError) -> Response<Body> {
+        match self.target.family {
+            RouteFamily::ConvexHttp => error.into_convex_response(&self.id),
+            _ => error.into_response(&self.id),
+        }
     }
 
     /// No decision is asked for: a CORS preflight carries no credential and reaches nothing.
@@ -215,7 +268,7 @@ impl Exchange {
             scope,
             method,
             success,
-            reason,
+            reason: Cow::Borrowed(reason),
             ..*decision
         };
     }
@@ -233,7 +286,7 @@ impl Exchange {
         }
         let text = "the audit log cannot be written, so this call is not answered; if it was a \
                     write it may have been carried out";
-        ApiError::new(ErrorCode::ServiceUnavailable, text).into_response(&self.id)
+        self.fail(ApiError::new(ErrorCode::ServiceUnavailable, text))
     }
 
     fn record(&self, status: StatusCode) -> Recorded {
@@ -259,7 +312,7 @@ impl Exchange {
             auth_method: decision.method,
             success: decision.success,
             origin: self.origin.as_deref(),
-            reason: decision.reason,
+            reason: &decision.reason,
             method: &self.method,
             path: &self.path,
             status,
@@ -287,7 +340,21 @@ mod tests {
 
     use super::*;
     use crate::edge::attempts::{FailedTokenLimits, FailedTokens};
-    use crate::edge::gate::admit;
+    use crate::edge::gate::{Gate, KeySource};
+
+    struct NoKeys;
+
+    impl KeySource for NoKeys {
+        fn keys_of<'a>(
+            &'a self,
+            _: &'a nimbus_auth::KeyClaim,
+        ) -> futures_util::future::BoxFuture<
+            'a,
+            nimbus_storage::StoreResult<Vec<nimbus_auth::KeyRecord>>,
+        > {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+    }
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -390,7 +457,12 @@ mod tests {
         let attempts = FailedTokens::new(FailedTokenLimits::none());
         let call = async || {
             let exchange = fixture.begin("/api/tenants");
-            let admitted = admit(&authenticator, &attempts, &exchange, &headers).await;
+            let gate = Gate {
+                authenticator: &authenticator,
+                attempts: &attempts,
+                keys: &NoKeys,
+            };
+            let admitted = gate.admit(&exchange, &headers).await;
             let ran = admitted.is_ok();
             let answer = match admitted {
                 Ok(_) => Response::new(Body::empty()),

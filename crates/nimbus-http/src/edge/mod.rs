@@ -74,7 +74,7 @@ impl Edge {
         let passing = Arc::clone(&self).pass(Arc::clone(&exchange), parts, body);
         let outcome = AssertUnwindSafe(passing).catch_unwind().await;
         let result = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        let answer = result.unwrap_or_else(|error| error.into_response(&exchange.id));
+        let answer = result.unwrap_or_else(|error| exchange.fail(error));
         let mut answer = exchange.conclude(answer).await;
         unread.settle(&mut answer).await;
         headers::finish(answer.headers_mut(), &exchange.id);
@@ -172,22 +172,14 @@ impl Behind {
         let exchange = Arc::clone(&self.exchange);
         match self.route(request).await {
             Ok(response) => response,
-            Err(error) => error.into_response(&exchange.id),
+            Err(error) => exchange.fail(error),
         }
     }
 
     async fn route(self, mut request: Request<Body>) -> ApiResult<Response<Body>> {
         let Behind { edge, exchange } = self;
         let caller = match exchange.target.gated {
-            true => Some(
-                gate::admit(
-                    &edge.app.authenticator,
-                    &edge.app.attempts,
-                    &exchange,
-                    request.headers(),
-                )
-                .await?,
-            ),
+            true => Some(edge.app.gate().admit(&exchange, request.headers()).await?),
             false => None,
         };
         if let Some(reason) = exchange.target.refused {

@@ -12,6 +12,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// The other way to present the admin token (seed 000).
 pub(crate) const ADMIN_HEADER: HeaderName = HeaderName::from_static("x-nimbus-admin-token");
+/// Name and version of a Convex client (convex.md 1.2).
+pub(crate) const CONVEX_CLIENT: HeaderName = HeaderName::from_static("convex-client");
+/// Request id that a Convex client chooses; allowed and not looked at.
+const CONVEX_REQUEST_ID: HeaderName = HeaderName::from_static("convex-request-id");
 /// Carries the request id on every answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -86,7 +90,14 @@ impl Origins {
                 Method::DELETE,
                 Method::OPTIONS,
             ])
-            .allow_headers([ACCEPT, AUTHORIZATION, CONTENT_TYPE, ADMIN_HEADER])
+            .allow_headers([
+                ACCEPT,
+                AUTHORIZATION,
+                CONTENT_TYPE,
+                ADMIN_HEADER,
+                CONVEX_CLIENT,
+                CONVEX_REQUEST_ID,
+            ])
             .expose_headers([REQUEST_ID, RETRY_AFTER])
             .max_age(PREFLIGHT_AGE)
     }

@@ -50,6 +50,15 @@ impl Ulid {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// The id in the 16 hexadecimal digits that Convex clients show: its last 64 bits.
+    pub(crate) fn hex(&self) -> String {
+        let digit = |byte: &u8| DIGITS.iter().position(|known| known == byte);
+        let bits = self.0.iter().filter_map(digit).fold(0_u64, |bits, digit| {
+            (bits << 5) | u64::try_from(digit).unwrap_or_default()
+        });
+        format!("{bits:016x}")
+    }
+
     /// The id as contexts and audit entries carry it.
     pub(crate) fn shared(&self) -> Option<nimbus_auth::RequestId> {
         self.as_str().parse().ok()

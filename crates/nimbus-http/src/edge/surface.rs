@@ -6,6 +6,7 @@
 //! around the gate. This room must not know which routes exist.
 
 use nimbus_auth::RouteFamily;
+use nimbus_auth::keys::KEY_PREFIX;
 use nimbus_auth::token::TOKEN_PREFIX;
 use nimbus_core::TenantId;
 
@@ -181,15 +182,21 @@ fn refusal(path: &[u8]) -> Option<&'static str> {
     dotted.then_some("the path has a `..` segment")
 }
 
-/// The tenant of `/api/tenants/{t}...` or `/debug/tenants/{t}...`, if it could be one. A token
+/// The tenant of `/api/tenants/{t}...`, `/debug/tenants/{t}...` or `/convex/{t}...`, if it could be one. A secret
 /// pasted there by mistake has the form of a tenant id, too, and must not reach the audit log.
 fn tenant(path: &[u8]) -> Option<TenantId> {
     let text = std::str::from_utf8(path).ok()?;
     let mut segments = text.split('/').filter(|segment| !segment.is_empty());
-    let (first, second, third) = (segments.next()?, segments.next()?, segments.next()?);
-    let under = matches!(first, "api" | "debug") && second == "tenants";
-    let named = under && !third.contains(TOKEN_PREFIX);
-    named.then(|| third.parse().ok()).flatten()
+    let (first, second) = (segments.next()?, segments.next()?);
+    let named = match (first, second) {
+        ("api" | "debug", "tenants") => segments.next()?,
+        ("convex", name) => name,
+        _ => return None,
+    };
+    let secret = [TOKEN_PREFIX, KEY_PREFIX]
+        .iter()
+        .any(|prefix| named.contains(prefix));
+    (!secret).then(|| named.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -310,13 +317,16 @@ mod tests {
             ("/api/tenants/a%20b", NativeApi, None),
             ("/api/tenants/nimbus_at_AAAA", NativeApi, None),
             ("/api/tenants/%6eimbus_at_AAAA", NativeApi, None),
+            ("/api/tenants/nimbus_tk_AAAA", NativeApi, None),
             ("/api/admin/deploy", DeployAdmin, None),
             ("/debug/tenants/acme/consistency", Debug, Some("acme")),
             ("/metrics", Debug, None),
             ("/openapi.json", Debug, None),
             ("/ws", NativeWebsocket, None),
             ("/ui/auth", Ui, None),
-            ("/convex/acme/query", ConvexHttp, None),
+            ("/convex/acme/query", ConvexHttp, Some("acme")),
+            ("/convex/acme", ConvexHttp, Some("acme")),
+            ("/convex/", ConvexHttp, None),
             ("/nope", Unknown, None),
         ];
         for (path, family, tenant) in cases {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::answer::Found;
 use crate::encryption::EncryptionReport;
 use crate::error::{ApiError, ApiResult};
+use crate::functions::CacheMetrics;
 use crate::route::Call;
 
 /// Any JSON object, where the shape is the engine's to define.
@@ -124,20 +125,36 @@ pub(crate) async fn license(_: Call<ServerContext>, _: ()) -> ApiResult<Found<Li
     }))
 }
 
-/// Function runtime: not there yet.
+/// Function runtime: its budgets and counters, those of the query cache included.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct RuntimeMetrics {
-    limits: Option<AnyObject>,
+pub(crate) struct RuntimeReport {
+    #[schemars(with = "AnyObject")]
+    limits: nimbus_runtime::Limits,
+    /// A realm is made for each call, so there is nothing to reset.
     reset_capabilities: Option<AnyObject>,
-    metrics: Option<AnyObject>,
+    #[schemars(with = "AnyObject")]
+    metrics: RuntimeCounters,
+    /// There are no lanes: one pool serves all.
     lanes: Vec<AnyObject>,
 }
 
-pub(crate) async fn runtime(_: Call<ServerContext>, _: ()) -> ApiResult<Found<RuntimeMetrics>> {
-    Ok(Found(RuntimeMetrics {
-        limits: None,
+#[derive(Serialize)]
+struct RuntimeCounters {
+    #[serde(flatten)]
+    runtime: nimbus_runtime::Metrics,
+    #[serde(flatten)]
+    cache: CacheMetrics,
+}
+
+pub(crate) async fn runtime(call: Call<ServerContext>, _: ()) -> ApiResult<Found<RuntimeReport>> {
+    let functions = &call.app.functions;
+    Ok(Found(RuntimeReport {
+        limits: functions.runtime().limits(),
         reset_capabilities: None,
-        metrics: None,
+        metrics: RuntimeCounters {
+            runtime: functions.runtime().metrics(),
+            cache: functions.cache_metrics(),
+        },
         lanes: Vec::new(),
     }))
 }

@@ -4,12 +4,15 @@
 //! answer. It must not look at credentials, statuses or paths.
 
 pub(crate) mod backup;
+pub(crate) mod convex;
 pub(crate) mod debug;
+pub(crate) mod deployments;
 pub(crate) mod documents;
 pub(crate) mod export;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod journal;
+pub(crate) mod keys;
 pub(crate) mod query;
 pub(crate) mod schema;
 pub(crate) mod system;

@@ -29,7 +29,12 @@ pub(crate) async fn list(call: Call<ServerContext>, _: ()) -> ApiResult<Found<Te
 }
 
 pub(crate) async fn delete(call: Call<OperationContext>, _: ()) -> ApiResult<NoContent> {
-    call.app.store.delete_tenant(&call.context).await?;
+    let (app, tenant) = (&call.app, call.context.tenant());
+    // Nothing of it runs when its storage goes, and what is made under its name later may.
+    app.functions.stop_tenant(tenant);
+    let deleted = app.store.delete_tenant(&call.context).await;
+    app.functions.allow_tenant(tenant);
+    deleted?;
     Ok(NoContent)
 }
 

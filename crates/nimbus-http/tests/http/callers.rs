@@ -4,6 +4,8 @@
 //! credential in the form that it will have, and is a stranger until then. This room must not
 //! know routes.
 
+use std::collections::BTreeMap;
+
 use nimbus_auth::PrincipalKind;
 
 use crate::harness::Ask;
@@ -23,10 +25,12 @@ pub enum Class {
     BothWrong,
     /// The admin token in every form, and both headers where the right one decides.
     Operator,
-    /// Later: the key of another tenant.
+    /// Keys of the tenant `demo`, one of each scope.
     TenantKey,
-    /// Later: a Convex deploy key, or the token of the deploy API.
-    DeployKey,
+    /// Keys of another tenant.
+    ForeignKey,
+    /// Keys that are none, or none any more, and the token of the deploy API.
+    WrongKey,
     /// Later: a machine that signs its requests.
     Machine,
     /// Later: a service of a tenant, by its workload identity.
@@ -38,7 +42,7 @@ pub enum Class {
 }
 
 impl Class {
-    pub const ALL: [Class; 12] = [
+    pub const ALL: [Class; 13] = [
         Class::Anonymous,
         Class::WrongToken,
         Class::Malformed,
@@ -46,7 +50,8 @@ impl Class {
         Class::BothWrong,
         Class::Operator,
         Class::TenantKey,
-        Class::DeployKey,
+        Class::ForeignKey,
+        Class::WrongKey,
         Class::Machine,
         Class::Service,
         Class::Session,
@@ -63,7 +68,8 @@ impl Class {
             Class::BothWrong => BOTH_WRONG,
             Class::Operator => OPERATOR,
             Class::TenantKey => TENANT_KEY,
-            Class::DeployKey => DEPLOY_KEY,
+            Class::ForeignKey => FOREIGN_KEY,
+            Class::WrongKey => WRONG_KEY,
             Class::Machine => MACHINE,
             Class::Service => SERVICE,
             Class::Session => SESSION,
@@ -77,10 +83,12 @@ impl Class {
 pub fn class_of(kind: PrincipalKind) -> Class {
     match kind {
         PrincipalKind::Operator => Class::Operator,
+        PrincipalKind::TenantKey => Class::TenantKey,
     }
 }
 
-/// How a caller presents itself; `{}` stands for the right token, `{old}` for the one before.
+/// How a caller presents itself; `{}` stands for the right token, `{old}` for the one before,
+/// and other names in braces for keys, see [`Tokens`].
 #[derive(Debug)]
 pub struct Caller {
     pub name: &'static str,
@@ -97,13 +105,21 @@ pub struct Tokens {
     pub right: String,
     /// Rotated away.
     pub old: String,
+    /// Keys by name: one of `demo` for each scope, `revoked` and `expired` of `demo`, `foreign` of
+    /// another tenant.
+    pub keys: BTreeMap<&'static str, String>,
 }
 
 /// A request as `caller` sends it.
 pub fn ask(method: &str, path: &str, caller: &Caller, tokens: &Tokens) -> Ask {
     let with = |ask: Ask, (name, value): &(&str, &str)| {
         let value = value.replace("{}", &tokens.right);
-        ask.header(name, &value.replace("{old}", &tokens.old))
+        let value = value.replace("{old}", &tokens.old);
+        let keys = tokens.keys.iter();
+        let value = keys.fold(value, |value, (name, key)| {
+            value.replace(&format!("{{{name}}}"), key)
+        });
+        ask.header(name, &value)
     };
     caller.headers.iter().fold(Ask::new(method, path), with)
 }
@@ -169,25 +185,42 @@ const OPERATOR: &[Caller] = &[
     Caller { name: "approved origin", headers: &[("origin", "http://localhost:3000"), ("authorization", "Bearer {}")], method: "local_admin_bearer", reason: "" },
 ];
 
-// The classes below are refused like any stranger until the version that builds them. Each form
-// is that of the place named; where none is published, it is our own token's with another prefix.
-
 #[rustfmt::skip] // a table
 const TENANT_KEY: &[Caller] = &[
-    Caller { name: "key of another tenant", headers: &[("authorization", "Bearer nimbus_tk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB")], method: "local_admin_bearer", reason: "auth.credential_wrong" },
-    Caller { name: "key of another tenant, as header", headers: &[("x-nimbus-admin-token", "nimbus_tk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"), ("x-tenant-id", "demo")], method: "local_admin_header", reason: "auth.credential_wrong" },
+    Caller { name: "read key", headers: &[("authorization", "Convex {read}")], method: "tenant_key", reason: "" },
+    Caller { name: "write key", headers: &[("authorization", "Bearer {write}")], method: "tenant_key", reason: "" },
+    Caller { name: "deploy key", headers: &[("authorization", "convex prod:{deploy}")], method: "tenant_key", reason: "" },
+    Caller { name: "admin key", headers: &[("authorization", "Convex {admin}")], method: "tenant_key", reason: "" },
+];
+
+// What is refused is the answer for a tenant that is not there, where one is named.
+#[rustfmt::skip] // a table
+const FOREIGN_KEY: &[Caller] = &[
+    Caller { name: "key of another tenant", headers: &[("authorization", "Convex {foreign}")], method: "tenant_key", reason: "auth.foreign_tenant" },
+    Caller { name: "key of another tenant, as bearer", headers: &[("authorization", "Bearer {foreign}"), ("x-tenant-id", "demo")], method: "tenant_key", reason: "auth.foreign_tenant" },
 ];
 
 // convex.md 1.2 and 4.8: `Convex <name>|<hex>`, with a deployment type before and a user to act as
 // behind; nimbus.md 2.12: the deploy token as bearer.
 #[rustfmt::skip] // a table
-const DEPLOY_KEY: &[Caller] = &[
-    Caller { name: "deploy key", headers: &[("authorization", "Convex demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "local_admin_bearer", reason: "auth.credential_scheme" },
-    Caller { name: "deploy key of a deployment", headers: &[("authorization", "Convex prod:demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "local_admin_bearer", reason: "auth.credential_scheme" },
-    Caller { name: "deploy key that acts as a user", headers: &[("authorization", "Convex demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90:eyJ0b2tlbklkZW50aWZpZXIiOiJhfGIifQ==")], method: "local_admin_bearer", reason: "auth.credential_scheme" },
-    Caller { name: "deploy key as bearer", headers: &[("authorization", "Bearer demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "local_admin_bearer", reason: "auth.credential_wrong" },
+const WRONG_KEY: &[Caller] = &[
+    Caller { name: "wrong deploy key", headers: &[("authorization", "Convex demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "wrong deploy key of a deployment", headers: &[("authorization", "Convex prod:demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "wrong deploy key as bearer", headers: &[("authorization", "Bearer demo|01a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "key of a tenant that is not there", headers: &[("authorization", "Convex absent|nimbus_tk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "right key, more behind it", headers: &[("authorization", "Convex {admin}x")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "revoked key", headers: &[("authorization", "Convex {revoked}")], method: "tenant_key", reason: "auth.credential_wrong" },
+    Caller { name: "expired key", headers: &[("authorization", "Convex {expired}")], method: "tenant_key", reason: "auth.credential_expired" },
+    Caller { name: "key without a secret", headers: &[("authorization", "Convex demo|")], method: "tenant_key", reason: "auth.credential_empty" },
+    Caller { name: "key of a reserved tenant", headers: &[("authorization", "Bearer _nimbus|nimbus_tk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB")], method: "tenant_key", reason: "auth.credential_malformed" },
+    Caller { name: "right key twice", headers: &[("authorization", "Convex {admin}"), ("authorization", "Convex {admin}")], method: "local_admin_bearer", reason: "auth.credential_malformed" },
+    Caller { name: "right key as admin header", headers: &[("x-nimbus-admin-token", "{admin}")], method: "local_admin_header", reason: "auth.credential_wrong" },
+    Caller { name: "secret of a key alone", headers: &[("authorization", "Bearer nimbus_tk_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB")], method: "local_admin_bearer", reason: "auth.credential_wrong" },
     Caller { name: "deploy token", headers: &[("authorization", "Bearer 4f1d6c0e9b7a45d28c3e5f60718293a4")], method: "local_admin_bearer", reason: "auth.credential_wrong" },
 ];
+
+// The classes below are refused like any stranger until the version that builds them. Each form
+// is that of the place named; where none is published, it is our own token's with another prefix.
 
 // nimbus.md 11: HMAC-SHA256 under an access key, or the JWT that is traded for it.
 #[rustfmt::skip] // a table

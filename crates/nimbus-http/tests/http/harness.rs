@@ -11,6 +11,7 @@ use std::time::Duration;
 use nimbus_auth::audit::{AuditOptions, MemoryAnchors};
 use nimbus_auth::{AdminVerifier, AuditLog, TokenFile};
 use nimbus_http::{FailedTokenLimits, Server, ServerConfig, Services, Stopped, Store};
+use nimbus_runtime::{Runtime, RuntimeConfig, WorkerCommand};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions, Provider};
@@ -71,6 +72,11 @@ impl Fixture {
             verifier: Arc::new(AdminVerifier::new(&token_file)),
             token_path: token_path.clone(),
             audit: Arc::new(audit),
+            // Functions are not run here: there is no such program.
+            runtime: Runtime::new(RuntimeConfig::new(WorkerCommand {
+                program: dir.path().join("no-worker"),
+                args: Vec::new(),
+            })),
             encryption: nimbus_http::EncryptionReport::disabled(),
         };
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -148,6 +154,35 @@ impl Fixture {
             .admin(Ask::post("/api/tenants").json(&json!({"id": id})))
             .await;
         assert_eq!(answer.status, 201, "{answer:?}");
+    }
+
+    /// Makes a key of a tenant; the credential and the id.
+    pub async fn key(&self, tenant: &str, scope: &str) -> (String, String) {
+        let path = format!("/api/tenants/{tenant}/keys");
+        let ask = Ask::post(&path).json(&json!({"scope": scope}));
+        let answer = self.admin(ask).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let made = answer.json();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        (text("key"), text("id"))
+    }
+
+    /// Makes a key of a tenant that has expired when this returns.
+    pub async fn expired_key(&self, tenant: &str, scope: &str) -> String {
+        let path = format!("/api/tenants/{tenant}/keys");
+        let ask = Ask::post(&path).json(&json!({"scope": scope, "expiresInMs": 1}));
+        let answer = self.admin(ask).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let end = answer.json()["expiresMs"].as_i64().unwrap();
+        while jiff::Timestamp::now().as_millisecond() < end {
+            tokio::task::yield_now().await;
+        }
+        answer.json()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// The engine below, for what no route does.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Inserts a document and returns its id.
@@ -361,6 +396,18 @@ impl Answer {
     pub fn request_id(&self) -> &str {
         self.header("x-request-id")
             .unwrap_or_else(|| panic!("no request id: {self:?}"))
+    }
+
+    /// Asserts the error shape of convex.md 1.5 and returns its message.
+    #[track_caller]
+    pub fn expect_convex(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        let media = self.header("content-type");
+        assert_eq!(media, Some("application/json"), "{self:?}");
+        let error = self.json();
+        assert_eq!(error["code"], code, "{self:?}");
+        assert_eq!(error.as_object().unwrap().len(), 2, "{self:?}");
+        error["message"].as_str().unwrap().to_owned()
     }
 
     /// Asserts the error envelope of nimbus.md 2.11 and returns its detail.

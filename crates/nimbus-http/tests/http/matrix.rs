@@ -11,6 +11,7 @@ use nimbus_http::{RouteClass, RouteInfo, route_table};
 use serde_json::{Value as Json, json};
 
 use crate::callers::{Caller, Class, Tokens, WRONG, all, ask, class_of};
+use crate::deployments::deploy;
 use crate::harness::{Answer, Ask, Fixture};
 use crate::routes::{METHODS, check_audit, fill, templates};
 
@@ -22,6 +23,10 @@ type Cell = (&'static str, &'static str, &'static str);
 enum Meets {
     /// The answer of a stranger, whatever the method.
     Refusal,
+    /// What its scope opens in its own tenant; see `keyed`.
+    Scope,
+    /// The functions of the tenant; see `convex`.
+    Functions,
     /// The route, or 405 for a method that the path does not have.
     Route,
 }
@@ -32,7 +37,10 @@ fn meets(route: RouteClass, class: Class) -> Meets {
         .into_iter()
         .find(|kind| class_of(*kind) == class);
     match (route, kind) {
+        (RouteClass::Convex, _) => Meets::Functions,
         (RouteClass::Open, _) | (_, Some(PrincipalKind::Operator)) => Meets::Route,
+        (_, Some(PrincipalKind::TenantKey)) => Meets::Scope,
+        (_, None) if class == Class::ForeignKey => Meets::Scope,
         (_, None) => Meets::Refusal,
     }
 }
@@ -51,11 +59,13 @@ fn cells() -> BTreeSet<Cell> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_by_every_method_as_every_caller() {
     let (refused, admitted) = (tokio::spawn(refused()), tokio::spawn(admitted()));
+    let (keyed, convex) = (tokio::spawn(keyed()), tokio::spawn(convex()));
     let (refused, admitted, open) = tokio::join!(refused, admitted, open());
     let (refused, admitted) = (refused.unwrap(), admitted.unwrap());
+    let (keyed, convex) = (keyed.await.unwrap(), convex.await.unwrap());
     let whole = cells();
     println!(
-        "{} rows on {} paths x {} methods x {} callers of {} classes = {} cells: {} refused, {} admitted, {} open",
+        "{} rows on {} paths x {} methods x {} callers of {} classes = {} cells: {} refused, {} admitted, {} keyed, {} open, {} convex",
         route_table().len(),
         templates().len(),
         METHODS.len(),
@@ -64,25 +74,25 @@ async fn every_route_by_every_method_as_every_caller() {
         whole.len(),
         refused.len(),
         admitted.len(),
+        keyed.len(),
         open.len(),
+        convex.len(),
     );
     assert_eq!(
         whole.len(),
         templates().len() * METHODS.len() * all().count()
     );
-    let driven: BTreeSet<Cell> = [&refused, &admitted, &open]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
+    let parts = [&refused, &admitted, &keyed, &open, &convex];
+    let driven: BTreeSet<Cell> = parts.into_iter().flatten().copied().collect();
     let left: Vec<&Cell> = whole.difference(&driven).collect();
     assert!(left.is_empty(), "not driven: {left:?}");
     // Nobody is both let in and refused in one place.
-    assert_eq!(driven.len(), refused.len() + admitted.len() + open.len());
+    let sum: usize = parts.iter().map(|part| part.len()).sum();
+    assert_eq!(driven.len(), sum);
     assert_eq!(driven.len(), whole.len());
 }
 
-/// A server whose token was rotated once, with the tenant `demo`.
+/// A server whose token was rotated once, with the tenant `demo` and keys of it and another.
 async fn rotated() -> (Fixture, Tokens) {
     let mut fixture = Fixture::start().await;
     let old = fixture.token.clone();
@@ -93,7 +103,19 @@ async fn rotated() -> (Fixture, Tokens) {
     fixture.tenant("demo").await;
     let right = fixture.token.clone();
     assert!(right != old && right.len() == WRONG.len());
-    (fixture, Tokens { right, old })
+    fixture.tenant("other").await;
+    let mut keys = BTreeMap::new();
+    for scope in ["read", "write", "deploy", "admin"] {
+        keys.insert(scope, fixture.key("demo", scope).await.0);
+    }
+    let (revoked, id) = fixture.key("demo", "admin").await;
+    let path = format!("/api/tenants/demo/keys/{id}");
+    assert_eq!(fixture.admin(Ask::new("DELETE", &path)).await.status, 204);
+    keys.insert("revoked", revoked);
+    keys.insert("foreign", fixture.key("other", "admin").await.0);
+    // Last, since making a key drops those that have expired.
+    keys.insert("expired", fixture.expired_key("demo", "admin").await);
+    (fixture, Tokens { right, old, keys })
 }
 
 /// Paths that do not exist, or not for everyone, and must look like those that do.
@@ -208,6 +230,7 @@ fn check_lines(lines: &[Json], mut asked: Asked, tokens: &Tokens) {
             "nimbus_tk_",
             "eyJ",
             "token=",
+            "01a1b2",
         ] {
             assert!(!text.contains(secret), "{what}");
         }
@@ -249,7 +272,7 @@ async fn admitted() -> BTreeSet<Cell> {
             let row = rows.iter().find(|row| row.method == method);
             let before = fixture.state().await;
             for (class, caller) in all() {
-                let wanted = rows[0].class != RouteClass::Open;
+                let wanted = !matches!(rows[0].class, RouteClass::Open | RouteClass::Convex);
                 if !wanted || meets(rows[0].class, class) != Meets::Route {
                     continue;
                 }
@@ -332,11 +355,202 @@ async fn use_route(
             fixture.ended().await;
             (*fixture, *tokens) = rotated().await;
         }
+        "/api/tenants/{tenant}/keys" if route.method == "POST" => {
+            assert_eq!(line["reason"], "key.created", "{what}");
+            assert!(
+                answer.json()["key"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("demo|nimbus_tk_")
+            );
+        }
+        "/api/tenants/{tenant}/keys/{key}" => {
+            assert_eq!(line["reason"], "key.revoked", "{what}");
+        }
+        "/api/tenants/{tenant}/deployments" if route.method == "POST" => {
+            assert_eq!(line["reason"], "deployment.checked", "{what}");
+        }
+        "/api/tenants/{tenant}/deployments/{deployment}/rollback" => {
+            let reason = line["reason"].as_str().unwrap();
+            assert!(
+                reason.starts_with("deployment.rolled_back "),
+                "{what}: {line}"
+            );
+        }
+        "/api/tenants/{tenant}/environment" if route.method == "POST" => {
+            assert_eq!(line["reason"], "environment.changed ISSUER", "{what}");
+        }
         "/api/system/backup" => {
             assert_eq!(line["reason"], "backup.begun");
             assert!(answer.body.starts_with("NIMBUSBK"), "{what}");
         }
         _ => assert_eq!(line["reason"], "authorized", "{what}"),
+    }
+}
+
+/// Drives every cell of a key behind the gate: below its own tenant what its scope allows, of
+/// other tenants the answer for one that is not there, elsewhere 403; and one line for each.
+async fn keyed() -> BTreeSet<Cell> {
+    let (fixture, tokens) = rotated().await;
+    let mut cells = BTreeSet::new();
+    for (path, rows) in templates() {
+        for method in METHODS {
+            let asked = if method == "HEAD" { "GET" } else { method };
+            let row = rows.iter().find(|row| row.method == asked);
+            for (class, caller) in all() {
+                if meets(rows[0].class, class) != Meets::Scope {
+                    continue;
+                }
+                let what = format!("{method} {path} as {}", caller.name);
+                let native = path.starts_with("/api/tenants/{tenant}");
+                let (status, code) = match class {
+                    _ if !native => (403, "auth.permission_denied"),
+                    Class::ForeignKey => (404, "session.tenant_not_found"),
+                    _ => in_scope(row, caller),
+                };
+                let filled = match row {
+                    Some(row) if status < 300 => prepare(&fixture, row).await,
+                    _ => fill(path, "k1", &"0".repeat(32)),
+                };
+                let mut asking = ask(method, &filled, caller, &tokens);
+                if let Some((example, media)) = row.and_then(|row| row.example.zip(row.media)) {
+                    asking = asking.body(media, example.as_bytes());
+                }
+                let answer = fixture.send(asking).await;
+                assert_eq!(answer.status, status, "{what}: {answer:?}");
+                if status >= 400 && method != "HEAD" {
+                    answer.expect_error(status, code);
+                }
+                let line = check_audit(&fixture, &answer, &what);
+                let passed = !matches!(code, "auth.permission_denied" | "session.tenant_not_found");
+                assert_eq!(line["success"], passed, "{what}: {line}");
+                assert_eq!(line["authMethod"], "tenant_key", "{what}: {line}");
+                assert!(!line.to_string().contains("nimbus_tk_"), "{what}: {line}");
+                cells.insert((path, method, caller.name));
+            }
+        }
+    }
+    cells
+}
+
+/// What a key of `demo` meets on a route below it.
+fn in_scope(row: Option<&RouteInfo>, caller: &Caller) -> (u16, &'static str) {
+    use nimbus_auth::Permission::{Deploy, ManageKeys, ManageSchema, ReadData, WriteData};
+    let Some(row) = row else {
+        return (405, "op.invalid_input");
+    };
+    let Some(permission) = row.permission else {
+        return (404, "service.route_not_found");
+    };
+    let least = match permission {
+        ReadData => "read",
+        WriteData => "write",
+        ManageSchema | Deploy => "deploy",
+        ManageKeys => "admin",
+        _ => return (403, "auth.permission_denied"),
+    };
+    let scopes = ["read", "write", "deploy", "admin"];
+    let rank = |scope: &str| scopes.iter().position(|known| *known == scope);
+    let held = caller.name.strip_suffix(" key").and_then(rank);
+    if held >= rank(least) {
+        (row.success, "")
+    } else {
+        (403, "auth.permission_denied")
+    }
+}
+
+/// Drives every cell of the Convex surface. Who presents nothing that is looked at is anyone; a
+/// credential that fails is refused, and a key of another tenant finds no tenant.
+async fn convex() -> BTreeSet<Cell> {
+    let (fixture, tokens) = rotated().await;
+    let before = fixture.state().await;
+    let body = json!({"path": "m:f", "args": {}, "queries": [], "ts": "AAAAAAAAAAA="});
+    let mut cells = BTreeSet::new();
+    for (path, rows) in templates() {
+        if rows[0].class != RouteClass::Convex {
+            continue;
+        }
+        let filled = fill(path, "k1", "x");
+        let filled = filled.replace("/run/x1", "/run/m/f");
+        for method in METHODS {
+            let asked = if method == "HEAD" { "GET" } else { method };
+            let known = rows.iter().any(|row| row.method == asked);
+            for (class, caller) in all() {
+                let what = format!("{method} {path} as {}", caller.name);
+                let asking = ask(method, &filled, caller, &tokens).json(&body);
+                let answer = fixture.send(asking).await;
+                check_convex(&answer, path, method, known, (class, caller), &what);
+                let lines = fixture.audit_of(answer.request_id());
+                assert!(lines.len() <= 1, "{what}: {lines:?}");
+                for line in &lines {
+                    let success = ![401, 403, 404].contains(&answer.status);
+                    assert_eq!(line["success"], success, "{what}: {line}");
+                    assert_eq!(line["tenantId"], "demo", "{what}: {line}");
+                    assert!(!line.to_string().contains("nimbus_"), "{what}: {line}");
+                }
+                let looked_at = matches!(
+                    class,
+                    Class::Operator | Class::TenantKey | Class::ForeignKey | Class::Rotated
+                );
+                assert!(!known || !looked_at || lines.len() == 1, "{what}");
+                assert!(
+                    caller.method.is_empty()
+                        || caller.method == "tenant_key"
+                        || !known
+                        || lines.len() == 1
+                        || answer.status < 402,
+                    "{what}"
+                );
+                cells.insert((path, method, caller.name));
+            }
+        }
+    }
+    assert_eq!(fixture.state().await, before);
+    cells
+}
+
+fn check_convex(
+    answer: &Answer,
+    path: &str,
+    method: &str,
+    known: bool,
+    (class, caller): (Class, &Caller),
+    what: &str,
+) {
+    let anyone = caller.method.is_empty();
+    let right = anyone || matches!(class, Class::Operator | Class::TenantKey);
+    let internal = class == Class::Operator || ["deploy key", "admin key"].contains(&caller.name);
+    let changes = ["/api/mutation", "/api/action"]
+        .iter()
+        .any(|end| path.ends_with(end));
+    let expected: &[u16] = match class {
+        _ if !known => &[405],
+        Class::ForeignKey => &[404],
+        _ if !right => &[400, 401],
+        _ if path.ends_with("/api/function") && !internal => &[403],
+        _ if changes && caller.name == "read key" => &[403],
+        // The state before the first commit, as long as it is not long ago.
+        _ if path.ends_with("/query_at_ts") => &[200, 503],
+        _ if path.ends_with("/api/query") && method != "POST" => &[400],
+        _ => &[200],
+    };
+    assert!(expected.contains(&answer.status), "{what}: {answer:?}");
+    if answer.status >= 400 && method != "HEAD" {
+        let error = answer.json();
+        assert!(
+            error["code"].is_string() && error["message"].is_string(),
+            "{what}: {answer:?}"
+        );
+        assert_eq!(error.as_object().unwrap().len(), 2, "{what}: {answer:?}");
+    }
+    // Nothing is deployed, so a call names no function.
+    if answer.status == 200 && (changes || path.ends_with("/run/{*path}")) {
+        let text = match internal {
+            true => "Could not find function for 'm:f'",
+            false => "Could not find public function for 'm:f'.",
+        };
+        let message = answer.json()["errorMessage"].as_str().unwrap().to_owned();
+        assert!(message.contains(text), "{what}: {message}");
     }
 }
 
@@ -412,6 +626,19 @@ async fn prepare(fixture: &Fixture, route: &RouteInfo) -> String {
             delete("/api/tenants/orphan".into()).await;
             plant_orphan(fixture, "orphan").await;
             "/api/tenants/orphan/adopt".into()
+        }
+        ("POST", "/api/tenants/{tenant}/deployments/{deployment}/rollback") => {
+            let made = deploy(fixture, "demo", &json!({})).await;
+            assert_eq!(made.status, 200, "{made:?}");
+            let id = made.json()["deployment"]["id"].clone();
+            format!(
+                "/api/tenants/demo/deployments/{}/rollback",
+                id.as_str().unwrap()
+            )
+        }
+        ("DELETE", "/api/tenants/{tenant}/keys/{key}") => {
+            let (_, id) = fixture.key("demo", "read").await;
+            format!("/api/tenants/demo/keys/{id}")
         }
         _ => prepare_document(fixture, route).await,
     }

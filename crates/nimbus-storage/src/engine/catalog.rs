@@ -14,6 +14,7 @@ use nimbus_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::{StoreError, StoreResult, Violation};
+use crate::provider::Keyspace;
 
 /// Prefix of the meta rows that define tables.
 pub(crate) const TABLE_PREFIX: &[u8] = b"table/";
@@ -431,6 +432,25 @@ impl Catalog {
 
     pub(crate) fn len(&self) -> usize {
         self.tables.len()
+    }
+
+    /// The table that a key belongs to, if it belongs to one.
+    pub(crate) fn table_of(&self, space: Keyspace, key: &[u8]) -> Option<TableName> {
+        let number = || Some(u32::from_be_bytes(*key.first_chunk()?));
+        match space {
+            Keyspace::Docs => self.names.get(&TableNumber::new(number()?)?).cloned(),
+            Keyspace::Index => {
+                let number = number()?;
+                let mut tables = self.tables.values();
+                let owner = tables.find(|t| t.indexes.iter().any(|i| i.id == number))?;
+                Some(owner.name.clone())
+            }
+            Keyspace::Meta => {
+                let name = key.strip_prefix(TABLE_PREFIX)?;
+                std::str::from_utf8(name).ok()?.parse().ok()
+            }
+            _ => None,
+        }
     }
 
     /// Whether a meta row belongs to the catalog.

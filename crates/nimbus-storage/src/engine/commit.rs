@@ -11,9 +11,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::function::CommitStamp;
+use super::readset::SpaceKey;
 use super::state::{Member, Outcome, Proposal, Submitted, TakenBatch};
-use super::tenant::{TenantInner, WaitTicket, now_ns};
+use super::tenant::{Tenant, TenantInner, WaitTicket, now_ns};
 use super::txn::Transaction;
+use super::view::View;
 use crate::error::{CommitId, StoreError, StoreResult};
 use crate::provider::CommitError;
 
@@ -28,27 +31,75 @@ pub(crate) enum Accepted {
         outcome: oneshot::Receiver<Outcome>,
     },
     /// It wrote nothing; what it saw may not be durable yet.
-    ReadOnly {
-        seen: u64,
-        epoch: u64,
-        sequence: u64,
-    },
+    ReadOnly(Saw),
+}
+
+/// What a transaction that leaves nothing behind saw.
+pub(crate) struct Saw {
+    seen: u64,
+    epoch: u64,
+    /// A commit after which everything was as it was read.
+    sequence: u64,
+    durable_timestamp: u64,
+    timestamp: u64,
+}
+
+impl Saw {
+    pub(crate) fn of(view: &View) -> Saw {
+        Saw {
+            seen: view.seen,
+            epoch: view.epoch,
+            sequence: view.answered_at(),
+            durable_timestamp: view.durable_timestamp,
+            timestamp: view.timestamp,
+        }
+    }
+
+    /// Waits until it is durable. `None`: it never will be.
+    pub(crate) async fn durable(self, tenant: &TenantInner) -> Option<CommitStamp> {
+        if self.seen == 0 {
+            return Some(CommitStamp {
+                sequence: self.sequence,
+                timestamp_ns: self.durable_timestamp,
+            });
+        }
+        if !tenant.wait_durable(self.seen, self.epoch).await {
+            return None;
+        }
+        // The time of the commit seen is not kept: it is none later than these two.
+        let durable = tenant.state().durable.timestamp;
+        Some(CommitStamp {
+            sequence: self.sequence,
+            timestamp_ns: self.timestamp.min(durable),
+        })
+    }
+}
+
+/// Why a transaction was not accepted.
+#[derive(Default)]
+pub(crate) struct Conflicted {
+    /// What it read and another wrote, if it is known.
+    key: Option<SpaceKey>,
+}
+
+impl Conflicted {
+    /// The error after the last of `attempts` runs, with the table whose documents changed.
+    pub(crate) fn error(&self, tenant: &Tenant, attempts: u32) -> StoreError {
+        let table = self.key.as_ref().and_then(|(space, key)| {
+            let catalog = tenant.catalog();
+            catalog.table_of(*space, key)
+        });
+        StoreError::Conflict { attempts, table }
+    }
 }
 
 impl Accepted {
     /// Waits for the end. `None`: nothing was written and the transaction may run again.
-    pub(crate) async fn durable(self, tenant: &TenantInner) -> StoreResult<Option<u64>> {
+    pub(crate) async fn durable(self, tenant: &TenantInner) -> StoreResult<Option<CommitStamp>> {
         match self {
-            Accepted::ReadOnly {
-                seen,
-                epoch,
-                sequence,
-            } => {
-                let stands = seen == 0 || tenant.wait_durable(seen, epoch).await;
-                Ok(stands.then_some(sequence))
-            }
+            Accepted::ReadOnly(saw) => Ok(saw.durable(tenant).await),
             Accepted::Written { commit, outcome } => match outcome.await {
-                Ok(Outcome::Durable(sequence)) => Ok(Some(sequence)),
+                Ok(Outcome::Durable(stamp)) => Ok(Some(stamp)),
                 Ok(Outcome::Rerun) => Ok(None),
                 Ok(Outcome::Failed(error)) => Err(error),
                 Err(_) => Err(StoreError::OutcomeUnknown {
@@ -60,32 +111,30 @@ impl Accepted {
     }
 }
 
-/// Submits and waits; `None` on conflict.
+/// Submits and waits.
 pub(crate) async fn commit(
     tenant: &Arc<TenantInner>,
     transaction: Transaction,
-) -> StoreResult<Option<u64>> {
+) -> StoreResult<Result<CommitStamp, Conflicted>> {
     match submit(tenant, transaction).await? {
-        Some(accepted) => accepted.durable(tenant).await,
-        None => Ok(None),
+        Ok(accepted) => Ok(accepted
+            .durable(tenant)
+            .await?
+            .ok_or_else(Conflicted::default)),
+        Err(conflicted) => Ok(Err(conflicted)),
     }
 }
 
-/// Validates a transaction and queues its writes. `None`: it conflicts.
+/// Validates a transaction and queues its writes.
 ///
 /// From here on the commit happens whether or not the caller goes on waiting.
 pub(crate) async fn submit(
     tenant: &Arc<TenantInner>,
     transaction: Transaction,
-) -> StoreResult<Option<Accepted>> {
+) -> StoreResult<Result<Accepted, Conflicted>> {
     let view = &transaction.view;
     if view.writes.is_empty() {
-        let (seen, epoch, sequence) = (view.seen, view.epoch, view.answered_at());
-        return Ok(Some(Accepted::ReadOnly {
-            seen,
-            epoch,
-            sequence,
-        }));
+        return Ok(Ok(Accepted::ReadOnly(Saw::of(view))));
     }
     tenant
         .counters
@@ -103,7 +152,7 @@ pub(crate) async fn submit(
 pub(crate) async fn enqueue(
     tenant: &Arc<TenantInner>,
     mut proposal: Proposal,
-) -> StoreResult<Option<Accepted>> {
+) -> StoreResult<Result<Accepted, Conflicted>> {
     let _ticket = WaitTicket::take(&tenant.waiting)?;
     loop {
         let room = tenant.room.notified();
@@ -115,9 +164,9 @@ pub(crate) async fn enqueue(
             Submitted::Accepted(outcome) => {
                 tenant.counters.transactions.fetch_add(1, Ordering::Relaxed);
                 tenant.work.notify_one();
-                return Ok(Some(Accepted::Written { commit, outcome }));
+                return Ok(Ok(Accepted::Written { commit, outcome }));
             }
-            Submitted::Conflict => return Ok(None),
+            Submitted::Conflict(key) => return Ok(Err(Conflicted { key })),
             Submitted::Closed => return Err(StoreError::Closed),
             Submitted::Wait(back) => proposal = back,
         }
@@ -213,17 +262,21 @@ fn settle(tenant: &TenantInner, head: crate::provider::Head, members: Vec<Member
         state.settle(head, &members);
         (before, state.epoch, committed)
     };
+    // Before anyone can answer from the new state: who answers from an older one, since nothing
+    // that it read changed, then answers as of a time before this commit.
+    tenant.live.invalidate(&committed, CommitStamp::of(head));
     tenant.durable.send_replace((head.sequence, epoch));
     tenant.counters.batches.fetch_add(1, Ordering::Relaxed);
     tenant
         .counters
         .commits
         .fetch_add(head.sequence - before, Ordering::Relaxed);
-    tenant.live.invalidate(&committed, head.sequence);
     for member in members {
         tenant.counters.note_writes(&member.proposal.writes);
         // A caller that went away does not undo its commit.
-        let _ = member.reply.send(Outcome::Durable(member.head.sequence));
+        let _ = member
+            .reply
+            .send(Outcome::Durable(CommitStamp::of(member.head)));
     }
     tenant.log.note_commit(tenant);
 }

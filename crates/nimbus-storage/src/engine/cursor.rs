@@ -3,9 +3,13 @@
 //! A cursor is base64url of: version, the query's digest (16 bytes), the position, and
 //! HMAC-SHA256 under the tenant's own key (RFC 2104). It is bound to the query and the tenant,
 //! not to the plan: the same cursor works before and after an index appears.
+//!
+//! A cursor of a function is a place in an index, encrypted (AES-256-GCM-SIV) under a key derived from
+//! the tenant's, since the values of an index are not for everyone who may page through it.
 
 use std::cmp::Ordering;
 
+use aes_gcm_siv::{AeadInOut, Aes256GcmSiv};
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
 use nimbus_core::{FieldPath, InternalId, Object, key, value};
@@ -16,6 +20,9 @@ use super::index;
 use crate::error::{StoreError, StoreResult};
 
 const VERSION: u8 = 1;
+/// Version of the cursors of functions.
+const PLACE_VERSION: u8 = 1;
+const NONCE: [u8; 12] = [0; 12];
 const DIGEST: usize = 16;
 const TAG: usize = 32;
 const TAIL: usize = 8 + InternalId::LEN;
@@ -76,6 +83,51 @@ impl CursorKey {
             }
             Err(_) => [0; TAG],
         }
+    }
+
+    /// The cipher of cursors that functions hand out. Its nonce is fixed, so that one place has one
+    /// cursor: a repeated nonce does no more than show equal places (RFC 8452).
+    fn cipher(&self) -> Aes256GcmSiv {
+        Aes256GcmSiv::new(&self.tag(b"nimbus function cursor").into())
+    }
+
+    /// The cursor of a function for a place in the query with this fingerprint. It shows nothing of the
+    /// place but how long it is.
+    ///
+    /// # Errors
+    /// None for places that fit into memory.
+    pub(crate) fn seal_place(&self, fingerprint: &[u8; 32], place: &[u8]) -> StoreResult<String> {
+        let mut bytes = place.to_vec();
+        let tag = self
+            .cipher()
+            .encrypt_inout_detached(&NONCE.into(), fingerprint, bytes.as_mut_slice().into())
+            .map_err(|_| StoreError::invalid("the place is too long for a cursor"))?;
+        bytes.extend_from_slice(&tag);
+        bytes.push(PLACE_VERSION);
+        Ok(BASE64URL_NOPAD.encode(&bytes))
+    }
+
+    /// The place in a function's cursor; `None` if it was edited, or made by another tenant or for
+    /// another query.
+    pub(crate) fn open_place(&self, fingerprint: &[u8; 32], cursor: &str) -> Option<Vec<u8>> {
+        if cursor.len() > MAX_TEXT {
+            return None;
+        }
+        let mut bytes = BASE64URL_NOPAD.decode(cursor.as_bytes()).ok()?;
+        if bytes.pop() != Some(PLACE_VERSION) {
+            return None;
+        }
+        let tag: [u8; 16] = *bytes.last_chunk()?;
+        bytes.truncate(bytes.len() - tag.len());
+        self.cipher()
+            .decrypt_inout_detached(
+                &NONCE.into(),
+                fingerprint,
+                bytes.as_mut_slice().into(),
+                &tag.into(),
+            )
+            .ok()?;
+        Some(bytes)
     }
 
     /// The cursor for `position` in the query with this digest.
@@ -158,6 +210,30 @@ mod tests {
         ] {
             assert_eq!(key.open(&[2; 32], &key.seal(&[2; 32], &p)).unwrap(), p);
         }
+    }
+
+    #[test]
+    fn places_are_sealed_and_bound_to_query_and_tenant() {
+        let key = CursorKey([1; 32]);
+        let cursor = key.seal_place(&[2; 32], b"\x01secret value").unwrap();
+        assert_eq!(
+            cursor,
+            key.seal_place(&[2; 32], b"\x01secret value").unwrap()
+        );
+        let opened = key.open_place(&[2; 32], &cursor).unwrap();
+        assert_eq!(opened, b"\x01secret value");
+        let bytes = BASE64URL_NOPAD.decode(cursor.as_bytes()).unwrap();
+        assert!(!bytes.windows(6).any(|w| w == b"secret"));
+        for i in 0..bytes.len() {
+            let mut edited = bytes.clone();
+            edited[i] ^= 1;
+            let text = BASE64URL_NOPAD.encode(&edited);
+            assert!(key.open_place(&[2; 32], &text).is_none(), "byte {i}");
+            let text = BASE64URL_NOPAD.encode(&bytes[..i]);
+            assert!(key.open_place(&[2; 32], &text).is_none(), "cut at {i}");
+        }
+        assert!(key.open_place(&[3; 32], &cursor).is_none());
+        assert!(CursorKey([9; 32]).open_place(&[2; 32], &cursor).is_none());
     }
 
     #[test]

@@ -222,12 +222,20 @@ pub(crate) fn parse(body: &[u8]) -> StoreResult<Object> {
 
 /// Fetches documents that index entries point to; a missing one contradicts the index.
 async fn load(view: &mut View, ids: Vec<DocumentId>) -> StoreResult<Vec<Hit>> {
+    for id in &ids {
+        view.note_point(Keyspace::Docs, &id.key());
+    }
+    load_ahead(view, ids).await
+}
+
+/// As [`load`], for a reader that records what it uses of this by itself.
+pub(crate) async fn load_ahead(view: &mut View, ids: Vec<DocumentId>) -> StoreResult<Vec<Hit>> {
     let keys: Vec<_> = ids.iter().map(DocumentId::key).collect();
     let refs: Vec<&[u8]> = keys
         .iter()
         .map(<[u8; DocumentId::KEY_LEN]>::as_slice)
         .collect();
-    let bodies = view.get_many(Keyspace::Docs, &refs).await?;
+    let bodies = view.get_ahead(Keyspace::Docs, &refs).await?;
     ids.into_iter()
         .zip(bodies)
         .map(|(id, body)| match body {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::function::CommitStamp;
 use super::interval::IntervalIndex;
 use super::query::Query;
 use super::readset::{ReadSet, SpaceKey};
@@ -101,18 +102,27 @@ struct Group {
     owed: u64,
 }
 
+/// A read set that somebody watches without a query behind it.
+struct Watched {
+    reads: ReadSet,
+    /// Told once, when something in it was written: how long it was valid.
+    ended: watch::Sender<Option<CommitStamp>>,
+}
+
 type QueryKey = ([u8; 32], Option<u32>);
 
 #[derive(Default)]
 struct Registry {
     groups: HashMap<u64, Group>,
+    /// Numbered together with the groups.
+    watched: HashMap<u64, Watched>,
     by_query: HashMap<QueryKey, u64>,
     points: HashMap<SpaceKey, HashSet<u64>>,
     ranges: [IntervalIndex; Keyspace::ALL.len()],
     queue: VecDeque<u64>,
     next_id: u64,
     /// Newest commit for which the queries that it touches were queued.
-    settled: u64,
+    settled: CommitStamp,
     worker: bool,
     closed: bool,
 }
@@ -129,11 +139,50 @@ impl Live {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues every query that these durable commits touch; `settled` is the newest of them.
-    pub(crate) fn invalidate(&self, committed: &[Committed], settled: u64) {
+    pub(crate) fn new(settled: CommitStamp) -> Live {
+        let registry = Registry {
+            settled,
+            ..Registry::default()
+        };
+        Live {
+            registry: Mutex::new(registry),
+            work: Notify::new(),
+        }
+    }
+
+    /// The newest commit for which everything that it touches was told so.
+    pub(crate) fn settled(&self) -> CommitStamp {
+        self.lock().settled
+    }
+
+    /// Watches a read set until the first commit after this that touches it. Returns its number,
+    /// and where its end will be told; `None` once the tenant is closed.
+    pub(crate) fn watch(
+        &self,
+        reads: ReadSet,
+    ) -> Option<(u64, watch::Receiver<Option<CommitStamp>>)> {
         let mut registry = self.lock();
-        registry.settled = settled;
-        if registry.groups.is_empty() {
+        if registry.closed {
+            return None;
+        }
+        let id = registry.next_id;
+        registry.next_id += 1;
+        registry.note(id, &reads);
+        let (ended, receiver) = watch::channel(None);
+        registry.watched.insert(id, Watched { reads, ended });
+        Some((id, receiver))
+    }
+
+    /// Ends a watch that its owner has no use for any more.
+    pub(crate) fn unwatch(&self, id: u64) {
+        self.lock().take_watched(id);
+    }
+
+    /// Queues every query that these durable commits touch; `settled` is the newest of them.
+    pub(crate) fn invalidate(&self, committed: &[Committed], settled: CommitStamp) {
+        let mut registry = self.lock();
+        let before = std::mem::replace(&mut registry.settled, settled);
+        if registry.groups.is_empty() && registry.watched.is_empty() {
             return;
         }
         let mut touched = HashSet::new();
@@ -141,7 +190,12 @@ impl Live {
             registry.touched_by(key, &mut touched);
         }
         for id in touched {
-            registry.mark(id);
+            match registry.take_watched(id) {
+                Some(watched) => {
+                    watched.ended.send_replace(Some(before));
+                }
+                None => registry.mark(id),
+            }
         }
         if !registry.queue.is_empty() {
             self.work.notify_one();
@@ -153,6 +207,7 @@ impl Live {
         let mut registry = self.lock();
         registry.closed = true;
         registry.groups.clear();
+        registry.watched.clear();
         registry.queue.clear();
         self.work.notify_one();
     }
@@ -207,15 +262,25 @@ impl Registry {
             return;
         }
         self.unregister(id);
+        self.note(id, &reads);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.reads = reads;
+        }
+    }
+
+    fn note(&mut self, id: u64, reads: &ReadSet) {
         for key in reads.points() {
             self.points.entry(key.clone()).or_default().insert(id);
         }
         for (space, range) in reads.ranges() {
             self.ranges[space as usize].insert(range.start, range.end, id);
         }
-        if let Some(group) = self.groups.get_mut(&id) {
-            group.reads = reads;
-        }
+    }
+
+    fn take_watched(&mut self, id: u64) -> Option<Watched> {
+        let watched = self.watched.remove(&id)?;
+        self.forget(id, &watched.reads);
+        Some(watched)
     }
 
     fn unregister(&mut self, id: u64) {
@@ -278,7 +343,7 @@ impl Tenant {
             registry.mark(id);
             id
         });
-        let settled = registry.settled;
+        let settled = registry.settled.sequence;
         let Some(group) = registry.groups.get_mut(&id) else {
             return Err(StoreError::Closed);
         };

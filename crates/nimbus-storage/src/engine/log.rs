@@ -591,8 +591,8 @@ pub(crate) async fn maintain(
         maintenance: true,
     };
     match commit::enqueue(tenant, proposal).await? {
-        Some(accepted) => Ok(accepted.durable(tenant).await?.is_some()),
-        None => Ok(false),
+        Ok(accepted) => Ok(accepted.durable(tenant).await?.is_some()),
+        Err(_) => Ok(false),
     }
 }
 

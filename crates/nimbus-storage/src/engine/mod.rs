@@ -14,6 +14,7 @@ mod commit;
 mod cursor;
 mod exec;
 mod export;
+mod function;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -56,6 +57,12 @@ pub use catalog::{
 };
 pub use check::{Bootstrap, BootstrapCut, BootstrapSnapshot, ConsistencyReport, Mismatch, Scope};
 pub use export::Export;
+pub use function::{
+    CommitStamp, FunctionError, FunctionPage, FunctionQuery, FunctionResult,
+    MAX_FUNCTION_BYTES_READ, MAX_FUNCTION_BYTES_WRITTEN, MAX_FUNCTION_DOCUMENTS_READ,
+    MAX_FUNCTION_DOCUMENTS_WRITTEN, MAX_FUNCTION_QUERIES, PageRequest, PageStatus, QueryStream,
+    Ran, ReadWatch, ReadsAt, TransactionUsage,
+};
 pub use live::{LiveResult, Subscription};
 pub use log::{JournalPage, JournalRecord, JournalWrite, LogPin, MAX_JOURNAL_LIMIT};
 pub use metrics::{

@@ -29,6 +29,14 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// A write of a key whose value before is not logged.
+    pub(crate) fn to(after: Option<Bytes>) -> Write {
+        Write {
+            before: None,
+            after,
+        }
+    }
+
     /// Whether anything is different after it: what one transaction inserts and deletes is not.
     fn is_change(&self) -> bool {
         self.before.is_some() || self.after.is_some()
@@ -155,6 +163,19 @@ pub(crate) fn render(front: &RecordFront<'_>, writes: &str) -> (String, [u8; 32]
     out.push('}');
     let hash = Sha256::digest(out.as_bytes()).into();
     (out, hash)
+}
+
+/// The time in the first part of a stored record, which stands in its front.
+pub(crate) fn timestamp_of(part: &[u8]) -> StoreResult<u64> {
+    // Nothing that a user wrote comes before it.
+    let front = String::from_utf8_lossy(&part[..part.len().min(200)]);
+    let digits = front.split_once("\"timestamp\":").map(|(_, rest)| {
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        &rest[..end.unwrap_or(0)]
+    });
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| StoreError::corrupt("commit record: no time in its front"))
 }
 
 /// Log key of one part of a record.
@@ -403,6 +424,7 @@ mod tests {
              \"execution\":null,\"previous\":\"0000000000000000000000000000000000000000000000000000000000000000\",\
              \"offset\":0,\"writes\":[{\"space\":\"docs\",\"key\":\"ab\",\"before\":null,\"after\":{\"a\":1}}]}"
         );
+        assert_eq!(timestamp_of(text.as_bytes()).unwrap(), 2);
         assert_eq!(
             HEXLOWER.encode(&hash),
             HEXLOWER.encode(&Sha256::digest(text.as_bytes()))

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::catalog::Catalog;
+use super::function::CommitStamp;
 use super::overlay::{Overlay, Pending};
 use super::readset::{ReadSet, SpaceKey};
 use super::record::{self, PART_LIMIT, RecordFront, Write};
@@ -29,8 +30,8 @@ const RING_KEYS: usize = 262_144;
 /// How a member of a batch ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Durable, under this sequence.
-    Durable(u64),
+    /// Durable, under this sequence and time.
+    Durable(CommitStamp),
     /// Nothing was written, and the same transaction may run again.
     Rerun,
     /// Nothing was written, or it is unknown; the error says.
@@ -88,8 +89,8 @@ pub(crate) struct Committed {
 pub(crate) enum Submitted {
     /// Validated and in the batch; the receiver tells when it is durable.
     Accepted(oneshot::Receiver<Outcome>),
-    /// Something read was written since.
-    Conflict,
+    /// Something read was written since: this key, if it is known which.
+    Conflict(Option<SpaceKey>),
     /// The batch is full; try again once it was taken.
     Wait(Proposal),
     /// The tenant takes no more commits.
@@ -173,14 +174,16 @@ impl State {
     /// Whether a commit after `sequence` wrote a key in `reads`.
     /// A snapshot older than the ring counts as a conflict, never as none.
     pub(crate) fn conflicts(&self, reads: &ReadSet, sequence: u64) -> bool {
-        if sequence < self.ring_floor {
-            return true;
-        }
+        sequence < self.ring_floor || self.touched(reads, sequence).is_some()
+    }
+
+    /// A key in `reads` that a commit after `sequence` wrote, among those still in the ring.
+    pub(crate) fn touched(&self, reads: &ReadSet, sequence: u64) -> Option<&SpaceKey> {
         self.ring
             .iter()
             .rev()
             .take_while(|c| c.sequence > sequence)
-            .any(|c| c.keys.iter().any(|k| reads.contains(k)))
+            .find_map(|c| c.keys.iter().find(|k| reads.contains(k)))
     }
 
     /// Validates a proposal and, if it stands, numbers it and adds it to the batch.
@@ -201,7 +204,8 @@ impl State {
             && (proposal.epoch != self.epoch
                 || self.conflicts(&proposal.reads, proposal.read_sequence))
         {
-            return Ok(Submitted::Conflict);
+            let touched = self.touched(&proposal.reads, proposal.read_sequence);
+            return Ok(Submitted::Conflict(touched.cloned()));
         }
         let (reply, receiver) = oneshot::channel();
         let record = if proposal.maintenance {

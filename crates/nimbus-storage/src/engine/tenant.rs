@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use nimbus_core::{DocumentId, Object, TableName, TenantId};
 use tokio::sync::{Notify, watch};
 
 use super::catalog::{Catalog, TableSchema};
+use super::commit::Conflicted;
 use super::cursor::CursorKey;
+use super::function::{CommitStamp, Ran};
 use super::live::Live;
 use super::metrics::{Counters, TenantMetrics};
 use super::query::Query;
@@ -24,8 +26,6 @@ use super::{Document, EngineShared, Page, overlay::Overlay};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{Head, TenantStore};
 
-/// Times that a conflicting transaction is run before the caller is told.
-const MAX_RUNS: u32 = 24;
 /// Transactions that may wait for room in the batch before more are refused.
 const MAX_WAITING: usize = 4_096;
 
@@ -44,7 +44,7 @@ pub(crate) struct TenantInner {
     /// Durable sequence and epoch, for those who wait to answer.
     pub(crate) durable: watch::Sender<(u64, u64)>,
     /// Held by a transaction that conflicted repeatedly, so that it takes its turn.
-    turn: tokio::sync::Mutex<()>,
+    pub(crate) turn: tokio::sync::Mutex<()>,
     ticks: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) live: Live,
@@ -108,7 +108,7 @@ impl TenantInner {
             // Ids never go back over a restart, even if the clock did.
             ticks: AtomicU64::new(ticks_of(head.timestamp)),
             counters: Counters::default(),
-            live: Live::default(),
+            live: Live::new(CommitStamp::of(head)),
             schema_lock: tokio::sync::Mutex::new(()),
             leases: AtomicUsize::new(0),
             last_used: AtomicU64::new(0),
@@ -151,14 +151,17 @@ impl TenantInner {
             // `None`: the view is older than the catalogs kept, since many batches became
             // durable in between; take a newer one.
             if let Some(catalog) = catalog {
-                return Ok(View::new(
+                let mut view = View::new(
                     snapshot,
                     Overlay::default(),
                     catalog,
                     (head.sequence, head.sequence),
                     epoch,
                     track,
-                ));
+                );
+                view.timestamp = head.timestamp;
+                view.durable_timestamp = head.timestamp;
+                return Ok(view);
             }
         }
     }
@@ -168,32 +171,35 @@ impl TenantInner {
         loop {
             let (overlay, known, start, epoch) = {
                 let state = self.state();
-                let start = state.head.sequence;
+                let start = state.head;
                 (state.overlay.clone(), state.durable, start, state.epoch)
             };
             let mut snapshot = self.store.snapshot().await?;
-            let durable = at_least(known, snapshot.head().await?)?.sequence;
+            let durable = at_least(known, snapshot.head().await?)?;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
-            let read_sequence = start.max(durable);
             // Everything in the overlay is in a snapshot that is at least as new.
-            let overlay = if durable >= start {
-                Overlay::default()
+            let (overlay, newest) = if durable.sequence >= start.sequence {
+                (Overlay::default(), durable)
             } else {
-                overlay
+                (overlay, start)
             };
+            let read_sequence = newest.sequence;
             let (catalog, unchanged) = {
                 let state = self.state();
                 (state.catalog_at(read_sequence), state.epoch == epoch)
             };
             if let (Some(catalog), true) = (catalog, unchanged) {
-                return Ok(View::new(
+                let mut view = View::new(
                     snapshot,
                     overlay,
                     catalog,
-                    (durable, read_sequence),
+                    (durable.sequence, read_sequence),
                     epoch,
                     true,
-                ));
+                );
+                view.timestamp = newest.timestamp;
+                view.durable_timestamp = durable.timestamp;
+                return Ok(view);
             }
         }
     }
@@ -270,11 +276,11 @@ impl Tenant {
             )));
         }
         if !Arc::ptr_eq(begun_on, &self.inner) {
-            return Err(StoreError::Conflict { attempts: 1 });
+            return Err(Conflicted::default().error(self, 1));
         }
         match super::commit::commit(&self.inner, transaction).await? {
-            Some(sequence) => Ok(sequence),
-            None => Err(StoreError::Conflict { attempts: 1 }),
+            Ok(stamp) => Ok(stamp.sequence),
+            Err(conflicted) => Err(conflicted.error(self, 1)),
         }
     }
 
@@ -289,42 +295,8 @@ impl Tenant {
     where
         F: for<'t> Fn(&'t mut Transaction) -> BoxFuture<'t, StoreResult<T>>,
     {
-        for run in 1..=MAX_RUNS {
-            let turn = if run > 2 {
-                Some(self.inner.turn.lock().await)
-            } else {
-                None
-            };
-            if run > 3 {
-                tokio::time::sleep(back_off(run)).await;
-            }
-            let mut transaction = self.begin().await?;
-            let result = body(&mut transaction).await;
-            let value = match result {
-                Ok(value) => value,
-                Err(error) => {
-                    // The error may rest on a commit that is not durable yet, or never will be.
-                    let (seen, epoch) = (transaction.view.seen, transaction.view.epoch);
-                    drop(transaction);
-                    if seen == 0 || self.inner.wait_durable(seen, epoch).await {
-                        return Err(error);
-                    }
-                    continue;
-                }
-            };
-            let accepted = super::commit::submit(&self.inner, transaction).await?;
-            drop(turn);
-            if let Some(accepted) = accepted
-                && accepted.durable(&self.inner).await?.is_some()
-            {
-                return Ok(value);
-            }
-            self.inner
-                .counters
-                .conflicts
-                .fetch_add(1, Ordering::Relaxed);
-        }
-        Err(StoreError::Conflict { attempts: MAX_RUNS })
+        let run = self.run_until_committed(|transaction, _| body(transaction), Ran::Commit);
+        run.await.map(|(value, _)| value)
     }
 
     /// Inserts a document.
@@ -470,13 +442,6 @@ impl Tenant {
     pub fn without_validation_for_tests(&self) {
         self.inner.state().validate = false;
     }
-}
-
-/// 5 to 50 ms, more with each run, with jitter from the clock.
-fn back_off(run: u32) -> Duration {
-    let jitter = now_ns() % 5_000;
-    let base = 5_000 * u64::from(run.saturating_sub(3));
-    Duration::from_micros((base + jitter).min(50_000))
 }
 
 /// Refuses when too many already wait; counts this one until dropped.

@@ -11,9 +11,10 @@ use nimbus_core::{DocumentId, InternalId, Object, TableName, TableNumber, Value,
 use super::catalog::{COUNTERS_KEY, Catalog, Counters, MAX_TABLES, TableDef};
 use super::cursor::Position;
 use super::exec::{self, Want, parse};
+use super::function::TransactionUsage;
 use super::index;
 use super::query::{MAX_PAGE_SIZE, MAX_RESULT_DOCUMENTS, Query, check_count};
-use super::record::render_writes;
+use super::record::{Write, render_writes};
 use super::state::Proposal;
 use super::tenant::{Tenant, TenantInner};
 use super::view::{Savepoint, View};
@@ -31,6 +32,10 @@ pub struct Transaction {
     execution: Option<String>,
     wake_at: Option<u64>,
     random: Entropy,
+    /// What a function read and wrote so far.
+    pub(crate) usage: TransactionUsage,
+    /// The write at work is a function's, and counted.
+    pub(crate) for_function: bool,
     /// Keeps the tenant open.
     _lease: Tenant,
 }
@@ -44,6 +49,8 @@ impl Transaction {
             execution: None,
             wake_at: None,
             random: Entropy::default(),
+            usage: TransactionUsage::default(),
+            for_function: false,
         }
     }
 
@@ -244,8 +251,9 @@ impl Transaction {
         let before = self.view.get(Keyspace::Meta, key).await?;
         let mut catalog = Catalog::clone(&self.view.catalog);
         catalog.apply(key, Some(&after))?;
+        self.view.put(Keyspace::Meta, key, before, Some(after))?;
         self.view.catalog = Arc::new(catalog);
-        self.view.put(Keyspace::Meta, key, before, Some(after))
+        Ok(())
     }
 
     async fn existing(
@@ -282,6 +290,7 @@ impl Transaction {
             self.admit(def, id, document)?;
             value::check_document(document).map_err(|e| StoreError::invalid(e.to_string()))?;
         }
+        let mut puts = Vec::new();
         for index in def.maintained() {
             let before = old
                 .as_ref()
@@ -292,11 +301,10 @@ impl Transaction {
                 continue;
             }
             if let Some(entry) = before {
-                self.view.put(Keyspace::Index, &entry.stored, None, None)?;
+                puts.push((Keyspace::Index, entry.stored, Write::to(None)));
             }
             if let Some(entry) = after {
-                self.view
-                    .put(Keyspace::Index, &entry.stored, None, Some(entry.value))?;
+                puts.push((Keyspace::Index, entry.stored, Write::to(Some(entry.value))));
             }
         }
         let after = new.map(|document| {
@@ -304,8 +312,13 @@ impl Transaction {
             value::write_object_json(document, &mut text);
             Bytes::from(text)
         });
-        self.view
-            .put(Keyspace::Docs, &id.key(), old.map(|(_, body)| body), after)
+        if self.for_function {
+            self.usage
+                .count_write(after.as_ref().map_or(0, Bytes::len))?;
+        }
+        let before = old.map(|(_, body)| body);
+        puts.push((Keyspace::Docs, id.key().to_vec(), Write { before, after }));
+        self.view.put_all(puts)
     }
 
     /// What the committer needs.
@@ -340,7 +353,8 @@ fn check_patch(patch: &BTreeMap<String, Option<Value>>) -> StoreResult<()> {
     value::check_user_fields(&probe).map_err(|e| StoreError::invalid(e.to_string()))
 }
 
-fn lookup(view: &mut View, name: &TableName) -> Option<Arc<TableDef>> {
+/// A table's definition, recording that it was relied on.
+pub(crate) fn lookup(view: &mut View, name: &TableName) -> Option<Arc<TableDef>> {
     view.rely_on(Keyspace::Meta, &TableDef::meta_key(name));
     view.catalog.table(name).cloned()
 }

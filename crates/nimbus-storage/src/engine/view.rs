@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::catalog::Catalog;
 use super::overlay::{self, Overlay};
-use super::readset::ReadSet;
+use super::readset::{ReadSet, SpaceKey};
 use super::record::Write;
 use super::state::Writes;
 use crate::error::{StoreError, StoreResult};
@@ -43,6 +43,14 @@ pub(crate) struct View {
     /// Newest commit that an answer depends on and that was not durable when read.
     pub(crate) seen: u64,
     track: bool,
+    /// Time of the newest commit visible, ns since 1970-01-01.
+    pub(crate) timestamp: u64,
+    /// Time of the newest commit in the snapshot itself.
+    pub(crate) durable_timestamp: u64,
+    /// A view that only reads refuses every write.
+    pub(crate) read_only: bool,
+    /// Counts the changes to `writes`, so that who read ahead notices them.
+    pub(crate) write_version: u64,
     /// Whether reads are counted against [`MAX_READ_BYTES`].
     bounded: bool,
     write_bytes: usize,
@@ -117,6 +125,10 @@ impl View {
             epoch,
             seen: 0,
             track,
+            timestamp: 0,
+            durable_timestamp: 0,
+            read_only: false,
+            write_version: 0,
             bounded: true,
             write_bytes: 0,
             documents_read: 0,
@@ -128,6 +140,38 @@ impl View {
     pub(crate) fn unbounded(mut self) -> View {
         self.bounded = false;
         self
+    }
+
+    /// The view with its reads recorded from now on.
+    pub(crate) fn tracked(mut self) -> View {
+        self.track = true;
+        self
+    }
+
+    /// The view for function reads that write nothing.
+    pub(crate) fn read_only(mut self) -> View {
+        self.read_only = true;
+        self
+    }
+
+    /// Lays what was undone over a view of which nothing was read yet: it then shows the state
+    /// after the commit `sequence`, and tracks what is read from now on.
+    pub(crate) fn put_back(
+        &mut self,
+        undone: Overlay,
+        catalog: Arc<Catalog>,
+        (sequence, timestamp): (u64, u64),
+    ) {
+        self.overlay = undone;
+        self.catalog = catalog;
+        self.read_sequence = sequence;
+        self.durable = sequence;
+        self.timestamp = timestamp;
+        self.durable_timestamp = timestamp;
+        self.track = true;
+        self.reads = ReadSet::default();
+        self.documents_read = 0;
+        self.bytes_read = 0;
     }
 
     /// The newest commit that what was read depends on: the reads are those of the state after
@@ -144,10 +188,23 @@ impl View {
         }
     }
 
-    fn note_point(&mut self, space: Keyspace, key: &[u8]) {
+    /// Records that one key was read.
+    pub(crate) fn note_point(&mut self, space: Keyspace, key: &[u8]) {
         if self.track {
             self.reads.add_point(space, key);
         }
+    }
+
+    /// Records that a range was read.
+    pub(crate) fn note_range(&mut self, space: Keyspace, range: &KeyRange) {
+        if self.track {
+            self.reads.add_range(space, range);
+        }
+    }
+
+    /// Whether a key lies in what was read.
+    pub(crate) fn has_read(&self, space: Keyspace, key: &[u8]) -> bool {
+        self.reads.contains(&(space, Bytes::copy_from_slice(key)))
     }
 
     /// The value of one key.
@@ -162,10 +219,21 @@ impl View {
         space: Keyspace,
         keys: &[&[u8]],
     ) -> StoreResult<Vec<Option<Bytes>>> {
+        for key in keys {
+            self.note_point(space, key);
+        }
+        self.get_ahead(space, keys).await
+    }
+
+    /// As [`View::get_many`], for a reader that records what it uses of this by itself.
+    pub(crate) async fn get_ahead(
+        &mut self,
+        space: Keyspace,
+        keys: &[&[u8]],
+    ) -> StoreResult<Vec<Option<Bytes>>> {
         let mut out = Vec::with_capacity(keys.len());
         let mut missing = Vec::new();
         for key in keys {
-            self.note_point(space, key);
             match self.layered(space, key) {
                 Some(value) => out.push(value),
                 None => {
@@ -207,6 +275,18 @@ impl View {
         if scan.done {
             return Ok(Vec::new());
         }
+        let (rows, covered) = self.scan_ahead(scan, limit).await?;
+        self.note_range(scan.space, &covered);
+        Ok(rows)
+    }
+
+    /// As [`View::scan_next`] with the range that the rows cover, for a reader that records what
+    /// it uses of this by itself. Not for a scan that is done.
+    pub(crate) async fn scan_ahead(
+        &mut self,
+        scan: &mut Scan,
+        limit: usize,
+    ) -> StoreResult<(Vec<Row>, KeyRange)> {
         let rows = self
             .snapshot
             .scan(scan.space, &scan.remaining, scan.direction, limit)
@@ -219,13 +299,10 @@ impl View {
             rows.last().map(|(k, _)| k.as_slice())
         };
         let covered = scan.advance(last);
-        if self.track {
-            self.reads.add_range(scan.space, &covered);
-        }
         let changes = self.changes(scan.space, &covered, scan.direction);
         let rows = overlay::merge(rows, changes, scan.direction);
         self.account(scan.space, rows.iter().map(|(_, v)| v.len()))?;
-        Ok(rows)
+        Ok((rows, covered))
     }
 
     /// What the layers above the snapshot change within `range`.
@@ -277,6 +354,9 @@ impl View {
     }
 
     /// Writes a key whose value until now was `before`.
+    ///
+    /// # Errors
+    /// As [`View::put_all`].
     pub(crate) fn put(
         &mut self,
         space: Keyspace,
@@ -284,21 +364,46 @@ impl View {
         before: Option<Bytes>,
         after: Option<Bytes>,
     ) -> StoreResult<()> {
-        self.write_bytes += after.as_ref().map_or(0, Bytes::len);
-        let key = (space, Bytes::copy_from_slice(key));
-        match self.writes.get_mut(&key) {
-            Some(write) => write.after = after,
-            None => {
-                self.writes.insert(key, Write { before, after });
-            }
+        self.put_all(vec![(space, key.to_vec(), Write { before, after })])
+    }
+
+    /// Writes keys, or none of them.
+    ///
+    /// # Errors
+    /// `CapExceeded` when the transaction would write too much; `InvalidInput` in one that only reads.
+    pub(crate) fn put_all(&mut self, puts: Vec<(Keyspace, Vec<u8>, Write)>) -> StoreResult<()> {
+        if self.read_only {
+            return Err(StoreError::invalid(
+                "a transaction that only reads cannot write",
+            ));
         }
-        if self.writes.len() > MAX_WRITES || self.write_bytes > MAX_WRITE_BYTES {
+        let puts: Vec<(SpaceKey, Write)> = puts
+            .into_iter()
+            .map(|(space, key, write)| ((space, Bytes::from(key)), write))
+            .collect();
+        let new = puts
+            .iter()
+            .filter(|(key, _)| !self.writes.contains_key(key));
+        let keys = self.writes.len() + new.count();
+        let values = puts.iter().filter_map(|(_, write)| write.after.as_ref());
+        let bytes = self.write_bytes + values.map(Bytes::len).sum::<usize>();
+        if keys > MAX_WRITES || bytes > MAX_WRITE_BYTES {
             return Err(StoreError::CapExceeded {
                 cap: "transaction_writes",
                 limit: MAX_WRITE_BYTES as u64,
-                observed: self.write_bytes as u64,
+                observed: bytes as u64,
                 advice: "split the work into several transactions",
             });
+        }
+        self.write_bytes = bytes;
+        self.write_version += 1;
+        for (key, write) in puts {
+            match self.writes.get_mut(&key) {
+                Some(known) => known.after = write.after,
+                None => {
+                    self.writes.insert(key, write);
+                }
+            }
         }
         Ok(())
     }
@@ -314,6 +419,7 @@ impl View {
 
     /// Undoes writes since the savepoint. Reads stay recorded: they did happen.
     pub(crate) fn roll_back(&mut self, savepoint: Savepoint) {
+        self.write_version += 1;
         self.writes = savepoint.writes;
         self.catalog = savepoint.catalog;
         self.write_bytes = savepoint.write_bytes;

@@ -345,6 +345,7 @@ async fn run(tenant: &Tenant, push: Arc<Push>) -> Result<DeployReport, DeployErr
     }
     Err(StoreError::Conflict {
         attempts: MAX_ROUNDS,
+        table: None,
     }
     .into())
 }

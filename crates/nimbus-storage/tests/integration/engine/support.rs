@@ -5,6 +5,7 @@
 
 mod app;
 mod faults;
+mod functions;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use nimbus_storage::{
 
 pub use app::*;
 pub use faults::*;
+pub use functions::*;
 
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -345,7 +347,7 @@ impl From<&[Document]> for Model {
     }
 }
 
-fn lookup<'a>(document: &'a Object, path: &FieldPath) -> Option<&'a Value> {
+pub fn lookup<'a>(document: &'a Object, path: &FieldPath) -> Option<&'a Value> {
     let mut segments = path.as_str().split('.');
     let mut found = document.get(segments.next()?)?;
     for segment in segments {

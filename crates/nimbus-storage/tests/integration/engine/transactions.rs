@@ -161,7 +161,7 @@ where
     tenant.commit(two).await.unwrap();
     match tenant.commit(one).await {
         Ok(_) => false,
-        Err(StoreError::Conflict { attempts: 1 }) => true,
+        Err(StoreError::Conflict { attempts: 1, .. }) => true,
         Err(other) => panic!("{other}"),
     }
 }
@@ -330,7 +330,7 @@ async fn a_transaction_that_always_conflicts_ends() {
         .await;
     let runs = u32::try_from(runs.into_inner()).unwrap();
     assert!(
-        matches!(result, Err(StoreError::Conflict { attempts }) if attempts == runs),
+        matches!(result, Err(StoreError::Conflict { attempts, .. }) if attempts == runs),
         "{result:?} after {runs} runs"
     );
     assert!((10..100).contains(&runs), "{runs} runs");

@@ -1,0 +1,130 @@
+//! What an action asks for while it runs: other functions, each with a transaction of its own.
+
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use nimbus_core::Value;
+use nimbus_runtime::{Answer, Host, JsFailure, Nesting, SyscallError, UdfKind};
+use serde::Deserialize;
+
+use super::call::FunctionCall;
+use super::error::CallError;
+use super::reference::Reference;
+use super::service::{Job, nested_failure};
+use super::syscalls::read;
+use super::transaction::system;
+
+/// The host of one run of an action.
+pub(super) struct ActionHost<'j> {
+    job: &'j Job,
+    nesting: Mutex<Option<Nesting>>,
+}
+
+#[derive(Deserialize)]
+struct CallBody {
+    args: Value,
+    #[serde(flatten)]
+    reference: Reference,
+}
+
+#[derive(Deserialize)]
+struct EgressBody {
+    host: String,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct NameBody {
+    name: String,
+}
+
+impl<'j> ActionHost<'j> {
+    pub(super) fn new(job: &'j Job) -> ActionHost<'j> {
+        ActionHost {
+            job,
+            nesting: Mutex::new(None),
+        }
+    }
+
+    async fn answer(&self, op: &str, args: &str) -> Result<String, SyscallError> {
+        match op {
+            "1.0/actions/query" => self.call("runQuery", UdfKind::Query, args).await,
+            "1.0/actions/mutation" => self.call("runMutation", UdfKind::Mutation, args).await,
+            "1.0/actions/action" => self.call("runAction", UdfKind::Action, args).await,
+            "1.0/componentArgument" => Ok("{}".to_owned()),
+            "1.0/getUserIdentity" => Ok(self.job.identity_json()),
+            "1.0/getFunctionMetadata" => Ok(self.job.function_metadata(None)),
+            "1.0/getRequestMetadata" => Ok(self.job.request_metadata()),
+            "nimbus/env" => self.env(args).await,
+            "nimbus/egressDenied" => {
+                let denied: EgressBody = read("fetch", args)?;
+                let trail = self.job.service.trail();
+                let request = self.job.request_id.as_ref();
+                trail.egress_denied(&self.job.id, request, &denied.host, &denied.reason);
+                Ok("null".to_owned())
+            }
+            other => self.job.common(other, args),
+        }
+    }
+
+    /// Calls another function. Its identity is the caller's, and internal functions are in reach.
+    async fn call(&self, name: &str, kind: UdfKind, args: &str) -> Result<String, SyscallError> {
+        let body: CallBody = read(name, args)?;
+        let path = body.reference.path().map_err(SyscallError::user)?;
+        if !matches!(body.args, Value::Object(_)) {
+            return Err(SyscallError::user(
+                "the arguments of a function are an object",
+            ));
+        }
+        let call = FunctionCall {
+            path,
+            args: body.args,
+        };
+        let nesting = *self.nesting.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = self.job.nested(call, nesting);
+        let ran = job.run(kind).await.map_err(nested_failure)?;
+        match ran.result {
+            Ok(value) => Ok(value.to_json()),
+            Err(error) => Err(SyscallError::User {
+                message: error.message,
+                data: error.data.map(|data| data.to_json()),
+            }),
+        }
+    }
+
+    async fn env(&self, args: &str) -> Result<String, SyscallError> {
+        let body: NameBody = read("process.env", args)?;
+        if let Some(known) = self.job.system_env(&body.name) {
+            return Ok(Value::String(known).to_json());
+        }
+        let failed = |error| system(CallError::Store(error));
+        let mut txn = self.job.tenant.begin_read(None).await.map_err(failed)?;
+        let value = txn.env(&body.name).await.map_err(failed)?;
+        Ok(value.map_or(Value::Null, Value::String).to_json())
+    }
+}
+
+impl Host for ActionHost<'_> {
+    fn syscall<'a>(
+        &'a self,
+        op: &'a str,
+        args: &'a str,
+    ) -> BoxFuture<'a, Result<Answer, SyscallError>> {
+        Box::pin(async move { self.answer(op, args).await.map(Answer::Json) })
+    }
+
+    fn udf_finished<'a>(
+        &'a self,
+        token: u64,
+        _: Result<String, JsFailure>,
+    ) -> BoxFuture<'a, Result<String, SyscallError>> {
+        Box::pin(async move {
+            let text = format!("the worker ended call {token} of an action, which has none");
+            Err(system(CallError::Damaged(text)))
+        })
+    }
+
+    fn nesting(&self, nesting: Nesting) {
+        *self.nesting.lock().unwrap_or_else(PoisonError::into_inner) = Some(nesting);
+    }
+}

@@ -1,0 +1,88 @@
+//! Functions: applications of `tests/apps` are deployed by `nimbus deploy` and called by the official clients.
+//!
+//! The scripts beside this file use the packages as they come from the registries; each checks by itself and
+//! prints a last word, so that a script that ends early is no success.
+
+mod clients;
+mod deploys;
+mod refusals;
+
+use nimbus_e2e::{App, Client, Options, Reply, Server};
+use serde_json::{Value as Json, json};
+
+/// The variable without which the chat cannot be deployed.
+const ISSUER: &str = "https://id.example";
+
+/// A server with the tenant `demo`, to which an application is deployed.
+struct World {
+    server: Server,
+    app: App,
+}
+
+impl World {
+    /// A server without a deployment.
+    fn with(app: App) -> World {
+        let server = Server::start(Options::new());
+        server.client().create_tenant("demo");
+        World { server, app }
+    }
+
+    /// The chat, deployed.
+    fn chat() -> World {
+        let world = World::with(App::named("chat"));
+        world.set("CHAT_ISSUER", ISSUER);
+        world.app.deployed(&world.server, "demo");
+        world
+    }
+
+    fn client(&self) -> Client {
+        self.server.client()
+    }
+
+    /// `nimbus <command> --tenant demo --url …`.
+    fn nimbus(&self, command: &[&str]) -> nimbus_e2e::Finished {
+        let base = self.server.base();
+        let place = ["--tenant", "demo", "--url", &base];
+        self.server.home().run([command, &place].concat())
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        self.nimbus(&["env", "set", name, value]).expect(0);
+    }
+
+    /// Where the official clients are pointed to.
+    fn url(&self) -> String {
+        format!("{}/convex/demo", self.server.base())
+    }
+
+    /// Calls a function as anybody may.
+    fn call(&self, kind: &str, path: &str, args: &Json) -> Reply {
+        let body = json!({"path": path, "args": args, "format": "convex_encoded_json"});
+        let anybody = self.server.anonymous();
+        anybody.post(&format!("/convex/demo/api/{kind}"), &body)
+    }
+
+    /// The value of a function that must succeed.
+    fn value(&self, kind: &str, path: &str, args: &Json) -> Json {
+        let outcome = self.call(kind, path, args).expect(200).json();
+        assert_eq!(outcome["status"], "success", "{path}: {outcome}");
+        outcome["value"].clone()
+    }
+
+    /// The text of the error of a function that must fail.
+    fn failure(&self, kind: &str, path: &str, args: &Json) -> String {
+        let outcome = self.call(kind, path, args).expect(200).json();
+        assert_eq!(outcome["status"], "error", "{path}: {outcome}");
+        outcome["errorMessage"].as_str().unwrap().to_owned()
+    }
+
+    /// Deployments as the server lists them, newest first.
+    fn deployments(&self) -> Vec<Json> {
+        let listed = self
+            .client()
+            .get("/api/tenants/demo/deployments")
+            .expect(200)
+            .json();
+        listed["deployments"].as_array().unwrap().clone()
+    }
+}
