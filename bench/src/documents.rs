@@ -36,6 +36,11 @@ pub(crate) fn inserts(
     }
 }
 
+/// The fields of a document as a JSON object.
+pub(crate) fn object(rng: &mut Rng, number: u64) -> String {
+    format!("{{{}}}", fields(rng, number))
+}
+
 /// A document as it is stored, id and creation time included.
 pub(crate) fn stored(rng: &mut Rng, number: u64) -> String {
     let id = format!("{:032x}", number);

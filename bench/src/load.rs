@@ -195,7 +195,7 @@ impl Run {
 
     fn server_cpu(&self) -> Result<CpuTime> {
         let pid = self.load.pid;
-        pid.map_or(Ok(CpuTime::default()), CpuTime::of)
+        pid.map_or(Ok(CpuTime::default()), CpuTime::of_family)
     }
 
     async fn client(&self, mut rng: Rng) -> Result<()> {

@@ -44,6 +44,23 @@ impl CpuTime {
         })
     }
 
+    /// What a process and its children have used so far, those that ended included.
+    pub(crate) fn of_family(pid: u32) -> Result<CpuTime> {
+        let ticks = stat_ticks(&read(format!("/proc/{pid}/stat"))?)?;
+        let mut sum = ticks;
+        for child in children(pid)? {
+            // One that ended meanwhile is counted by its parent at the next look.
+            let stat = read(format!("/proc/{child}/stat"));
+            let ticks = stat.and_then(|stat| stat_ticks(&stat)).unwrap_or_default();
+            sum = [0, 1, 2, 3].map(|at| sum[at] + ticks[at]);
+        }
+        let seconds = |ticks: u64| ticks as f64 / ticks_per_second();
+        Ok(CpuTime {
+            user: seconds(sum[0] + sum[2]),
+            system: seconds(sum[1] + sum[3]),
+        })
+    }
+
     pub(crate) fn since(self, before: CpuTime) -> CpuTime {
         CpuTime {
             user: self.user - before.user,
@@ -54,6 +71,23 @@ impl CpuTime {
     pub(crate) fn all(self) -> f64 {
         self.user + self.system
     }
+}
+
+/// The processes whose parent is `pid`.
+pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(child) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if rest.split_whitespace().nth(1) == Some(&pid.to_string()) {
+            found.push(child);
+        }
+    }
+    Ok(found)
 }
 
 fn ticks_per_second() -> f64 {
@@ -145,7 +179,7 @@ fn our_seconds(pids: &[u32]) -> Result<f64> {
     let own = own.iter().sum::<u64>() as f64 / ticks_per_second();
     let others: Result<Vec<f64>> = pids
         .iter()
-        .map(|pid| Ok(CpuTime::of(*pid)?.all()))
+        .map(|pid| Ok(CpuTime::of_family(*pid)?.all()))
         .collect();
     Ok(own + others?.iter().sum::<f64>())
 }

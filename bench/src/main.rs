@@ -20,6 +20,7 @@ mod report;
 mod rounds;
 mod rows;
 mod stats;
+mod workerd;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,13 +65,16 @@ struct RunArgs {
     /// The server that is measured
     #[arg(long, env = "NIMBUS_BENCH_BIN")]
     binary: Option<PathBuf>,
+    /// The program workerd, which functions are compared with; from the npm package of that name
+    #[arg(long, env = "NIMBUS_BENCH_WORKERD")]
+    workerd: Option<PathBuf>,
     /// Where data directories are made; on the disk that is to be measured
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Run everything once and briefly, to see that it works
     #[arg(long)]
     quick: bool,
-    /// Rows to measure, separated by commas: inserts, reads, contention, fanout, tenants, scan
+    /// Rows to measure, separated by commas: inserts, reads, contention, fanout, tenants, scan, functions
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds of each comparison
@@ -172,6 +176,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         true => Plan::quick(binary, dir),
         false => Plan::full(binary, dir),
     };
+    plan.workerd = args.workerd.clone();
     plan.rounds = args.rounds.unwrap_or(plan.rounds);
     ensure!(plan.rounds > 0, "--rounds must be at least 1");
     plan.scan_bytes = args.scan_mib.map_or(plan.scan_bytes, |mib| mib << 20);

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(crate) struct Plan {
     /// The Nimbus binary.
     pub(crate) binary: PathBuf,
+    /// The program `workerd`, which functions are compared with; without it they stand alone.
+    pub(crate) workerd: Option<PathBuf>,
     /// Below this directory every server gets one of its own.
     pub(crate) dir: PathBuf,
     /// Whether the figures are a smoke test and not a measurement.
@@ -34,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) tenants: usize,
     /// Tenants opened.
     pub(crate) open_tenants: usize,
+    /// Bundles that are called for the first time.
+    pub(crate) bundles: usize,
     /// Bytes of the table that is scanned.
     pub(crate) scan_bytes: u64,
 }
@@ -46,6 +50,7 @@ impl Plan {
     pub(crate) fn full(binary: PathBuf, dir: PathBuf) -> Plan {
         Plan {
             binary,
+            workerd: None,
             dir,
             quick: false,
             rounds: 5,
@@ -58,6 +63,7 @@ impl Plan {
             subscribers: 1_000,
             tenants: 10_000,
             open_tenants: 500,
+            bundles: 50,
             scan_bytes: 1 << 30,
         }
     }
@@ -76,6 +82,7 @@ impl Plan {
             subscribers: 100,
             tenants: 50,
             open_tenants: 20,
+            bundles: 4,
             scan_bytes: 64 << 20,
             ..Plan::full(binary, dir)
         }

@@ -61,7 +61,7 @@ impl Site {
     }
 
     /// `program` with an environment of this site alone.
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let dir = self.path();
         let mut command = Command::new(program);
         command
@@ -89,6 +89,8 @@ pub(crate) struct Start {
     pub(crate) key: Option<PathBuf>,
     /// Syncs that take longer than the disk's.
     pub(crate) slow_sync: Option<SlowSync>,
+    /// More arguments.
+    pub(crate) more: &'static [&'static str],
 }
 
 /// A running Nimbus server.
@@ -117,6 +119,7 @@ impl Nimbus {
                 .arg("--encryption-master-key-file")
                 .arg(key);
         }
+        command.args(start.more);
         let process = Process::start(command, start.cpu)?;
         let token = site.token()?;
         Ok(Nimbus { process, token })
@@ -148,12 +151,25 @@ impl Nimbus {
         status: u16,
     ) -> Result<Value> {
         let body = body.map(Value::to_string);
-        let text = self.text(method, path, body.as_deref(), status)?;
+        let text = self.text(&self.token, method, path, body.as_deref(), status)?;
         Ok(if text.is_empty() {
             Value::Null
         } else {
             serde_json::from_str(&text)?
         })
+    }
+
+    /// The same with another credential than the admin token.
+    pub(crate) fn call_with(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        body: &Value,
+        status: u16,
+    ) -> Result<Value> {
+        let text = self.text(key, method, path, Some(&body.to_string()), status)?;
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Reads a streamed answer to its end and returns how many lines it has.
@@ -171,13 +187,20 @@ impl Nimbus {
         }
     }
 
-    fn text(&self, method: &str, path: &str, body: Option<&str>, status: u16) -> Result<String> {
+    fn text(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        status: u16,
+    ) -> Result<String> {
         let mut request = Vec::new();
         http::request(
             &mut request,
             method,
             path,
-            Some(&self.token),
+            Some(token),
             body.map(str::as_bytes),
         );
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -199,7 +222,7 @@ impl Nimbus {
 
     /// Durable commits and the syncs that they waited for, so far.
     pub(crate) fn commits_and_syncs(&self) -> Result<(f64, f64)> {
-        let text = self.text("GET", "/metrics", None, 200)?;
+        let text = self.text(&self.token, "GET", "/metrics", None, 200)?;
         let counter = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|line| line.trim().parse::<f64>().ok())
@@ -360,7 +383,7 @@ impl Drop for Process {
 }
 
 /// A child inherits the affinity of the thread that starts it.
-fn spawn(mut command: Command, cpu: Option<usize>) -> Result<Child> {
+pub(crate) fn spawn(mut command: Command, cpu: Option<usize>) -> Result<Child> {
     let spawned = std::thread::scope(|scope| {
         let start = || {
             if let Some(cpu) = cpu {

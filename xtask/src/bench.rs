@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -15,6 +16,8 @@ use crate::tasks;
 
 /// The page whose table is replaced.
 const PAGE: &str = "docs/performance.md";
+/// The version of workerd that functions are compared with.
+const WORKERD: &str = "workerd@1.20261117.1";
 /// The lines around the table.
 const START: &str = "<!-- table: written by `cargo xtask bench` -->";
 const END: &str = "<!-- table: end -->";
@@ -33,9 +36,11 @@ pub(crate) fn run(checkout: &Checkout, args: &[OsString]) -> Result<()> {
     let dir = checkout.target.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let table = dir.join("table.md");
+    let workerd = workerd(checkout, &dir)?;
     let mut command = checkout.command(checkout.target.join("release/nimbus-bench"));
     command
         .env("NIMBUS_BENCH_BIN", checkout.nimbus("release"))
+        .env("NIMBUS_BENCH_WORKERD", workerd)
         .arg("--dir")
         .arg(&dir)
         .arg("--json")
@@ -60,6 +65,20 @@ pub(crate) fn run(checkout: &Checkout, args: &[OsString]) -> Result<()> {
     fs::write(&path, replaced(&page, &table)?).with_context(|| format!("writing {PAGE}"))?;
     println!("{PAGE}: the table was replaced");
     Ok(())
+}
+
+/// The baseline of functions, from the npm package that has the program for this machine.
+fn workerd(checkout: &Checkout, dir: &Path) -> Result<PathBuf> {
+    let program = dir.join("node_modules/.bin/workerd");
+    if !program.exists() {
+        // Its install script puts the program in the place of a wrapper that would run it under Node.
+        let mut npm = checkout.command("npm");
+        npm.args(["install", "--no-save", "--ignore-scripts", "--prefix"]);
+        shell::run(npm.arg(dir).arg(WORKERD))?;
+        let install = dir.join("node_modules/workerd/install.js");
+        shell::run(checkout.command("node").arg(install))?;
+    }
+    fs::canonicalize(&program).with_context(|| format!("no {}", program.display()))
 }
 
 /// The page with another text between its markers.

@@ -19,10 +19,10 @@ use crate::rounds;
 use crate::stats::{Latencies, Spread};
 
 const ROW: &str = "contention";
-const EXPONENT: f64 = 1.5;
+pub(super) const EXPONENT: f64 = 1.5;
 const OPENING_BALANCE: i64 = 1_000_000;
 /// Convex at zipf 1.5 on 32 threads, as published by a rival (perf.md 1.3).
-const CONVEX_PER_SECOND: f64 = 126.0;
+pub(super) const CONVEX_PER_SECOND: f64 = 126.0;
 /// Accounts opened in one transaction.
 const BATCH: u64 = 1_000;
 

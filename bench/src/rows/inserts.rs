@@ -34,8 +34,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
 #[derive(Clone, Debug)]
 pub(super) struct Inserts {
     pub(super) per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
     pub(super) syncs_per_commit: f64,
     cpus: f64,
 }

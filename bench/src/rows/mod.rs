@@ -4,6 +4,7 @@
 
 pub(crate) mod contention;
 pub(crate) mod fanout;
+pub(crate) mod functions;
 pub(crate) mod inserts;
 pub(crate) mod pages;
 pub(crate) mod reads;
@@ -26,7 +27,7 @@ use crate::report::Line;
 pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Vec<Line>>);
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Row; 8] = [
+pub(crate) const ALL: [Row; 9] = [
     ("inserts", inserts::run),
     ("reads", reads::run),
     ("sqlcipher", sqlcipher::run),
@@ -35,6 +36,7 @@ pub(crate) const ALL: [Row; 8] = [
     ("fanout", fanout::run),
     ("tenants", tenants::run),
     ("scan", scan::run),
+    ("functions", functions::run),
 ];
 
 /// An engine over SQLite at full durability in `dir`, as the server makes it.

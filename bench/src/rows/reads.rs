@@ -103,12 +103,12 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
 /// One measurement.
 pub(super) struct Leg {
     pub(super) per_cpu_second: f64,
-    per_second: f64,
-    cpus: f64,
+    pub(super) per_second: f64,
+    pub(super) cpus: f64,
     user_us: f64,
     system_us: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
 }
 
 impl From<Measured> for Leg {

@@ -226,8 +226,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
     )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
     let mut server = server_config(&args, &pick)?;
-    server.query_cache_bytes =
-        usize::try_from(functions.query_cache_bytes).unwrap_or(usize::MAX);
+    server.query_cache_bytes = usize::try_from(functions.query_cache_bytes).unwrap_or(usize::MAX);
     server.check().map_err(|e| usage(e.to_string()))?;
     let host = pick.text(args.host.clone(), "host", None);
     if let Some((_, source)) = host.as_ref().filter(|(host, _)| host.is_empty()) {

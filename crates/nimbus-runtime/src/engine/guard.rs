@@ -32,8 +32,7 @@ pub(crate) fn close_inherited() {
 ///
 /// # Errors
 /// When there can be no thread for it.
-pub(crate) fn end_with_server(socket: &OwnedFd) -> io::Result<()> {
-    let socket = socket.try_clone()?;
+pub(crate) fn end_with_server(socket: OwnedFd) -> io::Result<()> {
     let wait = move || {
         // Asked for nothing, it wakes for a hang-up or an error alone.
         let mut fds = [PollFd::new(&socket, PollFlags::empty())];

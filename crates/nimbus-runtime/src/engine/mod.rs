@@ -76,8 +76,8 @@ fn worker() -> Result<(), Box<dyn std::error::Error>> {
         return Err("a worker is started by the server".into());
     };
     confine::confine(&setup)?;
-    // After it, so that the thread is confined as well.
-    guard::end_with_server(&watched)?;
+    // After it was confined: a thread that was there before would not be.
+    guard::end_with_server(watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
     deno_core::JsRuntime::init_platform(None);
     if setup.task == Task::MakeSnapshot {

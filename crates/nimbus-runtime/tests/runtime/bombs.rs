@@ -26,7 +26,12 @@ use Ends::{Stopped, StoppedOr, Thrown};
 
 type Bomb = (&'static str, Ends, &'static str);
 
-const ALLOCATORS: [Bomb; 17] = [
+const ALLOCATORS: [Bomb; 18] = [
+    (
+        "arguments that nobody reads",
+        Stopped,
+        "const s = JSON.stringify('x'.repeat(1e6)); for (;;) Convex.asyncSyscall('echo', s);",
+    ),
     (
         "arrays filled",
         Stopped,

@@ -241,7 +241,7 @@ async fn a_worker_inherits_nothing() {
             assert_ne!(target, held.path(), "an open file of the server");
             let shown = target.to_string_lossy().into_owned();
             let kind = shown.split(':').next().unwrap_or_default();
-            let known = ["socket", "pipe", "anon_inode"].contains(&kind)
+            let known = ["socket", "pipe", "anon_inode", "/memfd"].contains(&kind)
                 || target == Path::new("/dev/null");
             assert!(known, "{shown}");
         }

@@ -48,12 +48,14 @@
     randomUUID: refused("crypto.randomUUID"),
     get subtle() { return refused("crypto.subtle")(); },
   }));
-  const resolved = own.uncurry(Promise.resolve);
   const then = own.uncurry(Promise.prototype.then);
   hidden(globalThis, "queueMicrotask", { queueMicrotask(job) {
     if (typeof job !== "function") throw new TypeError("queueMicrotask takes a function");
+    const now = new Promise((done) => done());
+    // Without one of its own, `then` would look for the constructor of its result in the prototype.
+    own.define(now, "constructor", { value: undefined });
     // An error thrown in it ends the function, as any that nobody handles.
-    then(resolved(Promise), () => void job());
+    then(now, () => void job());
   } }.queueMicrotask);
 
   // DOMException, events and cancellation.

@@ -10,6 +10,10 @@
   const getter = (prototype, name) => uncurry(getOwnPropertyDescriptor(prototype, name).get);
   const TypedArray = getPrototypeOf(Uint8Array);
 
+  const source = getter(RegExp.prototype, "source");
+  const flag = (name) => getter(RegExp.prototype, name);
+  const FLAGS = { __proto__: null, d: flag("hasIndices"), g: flag("global"), i: flag("ignoreCase"), m: flag("multiline"), s: flag("dotAll"), u: flag("unicode"), v: flag("unicodeSets"), y: flag("sticky") };
+
   return freeze({
     __proto__: null,
     Array, ArrayBuffer, BigInt, Boolean, Date, Error, Map, Number, Promise, RegExp, Set, String, Symbol, TypeError, RangeError, Uint8Array, WeakMap, WeakSet,
@@ -27,7 +31,12 @@
     dateText: uncurry(Date.prototype.toISOString),
     dateTime: uncurry(Date.prototype.getTime),
     dateShown: uncurry(Date.prototype.toString),
-    regexpText: uncurry(RegExp.prototype.toString),
+    regexpText: (it) => {
+      // `toString` and `flags` would ask the replaceable accessors of the prototype.
+      let flags = "";
+      for (const letter in FLAGS) if (FLAGS[letter](it)) flags += letter;
+      return `/${source(it)}/${flags}`;
+    },
     symbolText: uncurry(Symbol.prototype.toString),
     charCode: uncurry(String.prototype.charCodeAt),
     indexOf: uncurry(String.prototype.indexOf),
@@ -46,6 +55,7 @@
     bytesLength: getter(TypedArray.prototype, "length"),
     bytesSet: uncurry(TypedArray.prototype.set),
     viewKind: getter(TypedArray.prototype, globalThis.Symbol.toStringTag),
+    bufferLength: getter(ArrayBuffer.prototype, "byteLength"),
     bufferOf: getter(TypedArray.prototype, "buffer"),
     unbox: freeze({
       __proto__: null,
