@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::setup::{self, Scope};
 use crate::shell::{self, Checkout};
+use crate::tasks;
 
 /// The page whose table is replaced.
 const PAGE: &str = "docs/performance.md";
@@ -30,9 +31,8 @@ pub(crate) fn run(checkout: &Checkout, args: &[OsString]) -> Result<()> {
     setup::run(checkout, Scope::Test)?;
     // One after the other: built together, the features that the driver asks of shared crates
     // would end up in the server that is measured.
-    for package in ["nimbus", "nimbus-bench"] {
-        shell::run(&mut checkout.cargo(&["build", "--release", "-p", package]))?;
-    }
+    shell::run(&mut tasks::server(checkout, "release"))?;
+    shell::run(&mut checkout.cargo(&["build", "--release", "-p", "nimbus-bench"]))?;
     let dir = checkout.target.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let table = dir.join("table.md");

@@ -81,10 +81,7 @@ mod tests {
 
     #[test]
     fn targets_are_found_and_have_a_corpus() {
-        let checkout = Checkout {
-            root: shell::root().unwrap(),
-            target: "/build".into(),
-        };
+        let checkout = Checkout::new(shell::root().unwrap(), "/build");
         let found = targets(&checkout).unwrap();
         assert!(found.contains(&"commit_record".to_owned()), "{found:?}");
         for target in found {

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod engine;
 mod fuzz;
 mod phases;
 mod setup;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::engine::{Choice, choose};
 use crate::shell::Checkout;
 
 /// Every developer and CI task of the Nimbus repository.
@@ -31,15 +33,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Install what the build and the tests need; quick when nothing is missing
-    Setup,
+    Setup {
+        #[command(flatten)]
+        choice: Choice,
+    },
     /// Build the server with optimisation and run `nimbus start`
     Start {
+        #[command(flatten)]
+        choice: Choice,
         /// Arguments for `nimbus start`, after `--`
         #[arg(last = true)]
         args: Vec<OsString>,
     },
     /// Build and run every test: documentation, unit and end-to-end
     Test {
+        #[command(flatten)]
+        choice: Choice,
         /// Arguments for `cargo nextest run`, after `--`; documentation tests are then left out
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -49,7 +58,10 @@ enum Task {
     /// Check the formatting; `cargo fmt --all` mends it
     Fmt,
     /// Run clippy on every target, warnings denied
-    Clippy,
+    Clippy {
+        #[command(flatten)]
+        choice: Choice,
+    },
     /// Build the API documentation, warnings denied
     Doc,
     /// Run a suite at length that CI runs short
@@ -63,6 +75,8 @@ enum Task {
     Ci,
     /// Measure the server against its goals and write the table of docs/performance.md
     Bench {
+        #[command(flatten)]
+        choice: Choice,
         /// Arguments for `nimbus-bench`, after `--`
         #[arg(last = true)]
         args: Vec<OsString>,
@@ -82,18 +96,20 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<()> {
     let checkout = Checkout::find()?;
+    let default = Choice::default();
     match task {
-        Task::Setup => setup::run(&checkout, setup::Scope::Test),
-        Task::Start { args } => tasks::start(&checkout, &args),
-        Task::Test { args } => tasks::test(&checkout, &args),
+        // Formatting and rules need no engine, and the fuzzed crates have none.
         Task::Tidy => tasks::tidy(&checkout),
         Task::Fmt => tasks::fmt(&checkout),
-        Task::Clippy => tasks::clippy(&checkout),
-        Task::Doc => tasks::doc(&checkout),
-        Task::Soak { suite } => soak::run(&checkout, &suite),
         Task::Fuzz(args) => fuzz::run(&checkout, &args),
-        Task::Ci => tasks::ci(&checkout),
-        Task::Bench { args } => bench::run(&checkout, &args),
+        Task::Setup { choice } => setup::run(&choose(checkout, choice)?, setup::Scope::Test),
+        Task::Start { choice, args } => tasks::start(&choose(checkout, choice)?, &args),
+        Task::Test { choice, args } => tasks::test(&choose(checkout, choice)?, choice, &args),
+        Task::Clippy { choice } => tasks::clippy(&choose(checkout, choice)?),
+        Task::Doc => tasks::doc(&choose(checkout, default)?),
+        Task::Soak { suite } => soak::run(&choose(checkout, default)?, &suite),
+        Task::Ci => tasks::ci(&choose(checkout, default)?),
+        Task::Bench { choice, args } => bench::run(&choose(checkout, choice)?, &args),
     }
 }
 
@@ -111,7 +127,7 @@ mod tests {
     #[test]
     fn arguments_after_two_dashes_reach_the_tool_behind() {
         let cli = Cli::try_parse_from(["xtask", "test", "--", "-p", "nimbus-core"]).unwrap();
-        let Task::Test { args } = cli.task else {
+        let Task::Test { args, .. } = cli.task else {
             panic!("not the test task");
         };
         assert_eq!(args, ["-p", "nimbus-core"]);

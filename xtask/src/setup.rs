@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::engine::Engine;
 use crate::shell::{self, Checkout};
 
 /// What a task is about to do, and so how much it needs.
@@ -27,6 +28,8 @@ struct Need {
     /// A shell test that holds where it is present, on whatever system.
     present: &'static str,
     scope: Scope,
+    /// The engine that alone needs it; `None`: every build.
+    engine: Option<Engine>,
 }
 
 const fn need(package: &'static str, scope: Scope, present: &'static str) -> Need {
@@ -34,12 +37,21 @@ const fn need(package: &'static str, scope: Scope, present: &'static str) -> Nee
         package,
         present,
         scope,
+        engine: None,
+    }
+}
+
+/// QuickJS is compiled, and with it its WebAssembly.
+const fn quickjs(package: &'static str, present: &'static str) -> Need {
+    Need {
+        engine: Some(Engine::Quickjs),
+        ..need(package, Scope::Build, present)
     }
 }
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 18] = [
+const NEEDS: [Need; 20] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -58,6 +70,8 @@ const NEEDS: [Need; 18] = [
         "perl -MFile::Compare -MFindBin -MIPC::Cmd -e 1",
     ),
     need("pkg-config", Scope::Build, "command -v pkg-config"),
+    quickjs("cmake", "command -v cmake"),
+    quickjs("libsimde-dev", "test -f /usr/include/simde/wasm/simd128.h"),
     // The proxies are in /usr/sbin, which is not on every user's path.
     need("caddy", Scope::Test, "command -v caddy"),
     need("curl", Scope::Test, "command -v curl"),
@@ -103,10 +117,10 @@ enum Plan {
 /// # Errors
 /// When something is missing and cannot be installed: not root, no apt, or a failed installation.
 pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
-    let missing = missing(scope);
+    let missing = missing(checkout.engine, scope);
     match plan(&missing, is_root(), shell::holds("command -v apt-get")) {
         Plan::Nothing => {}
-        Plan::Install => apt_install(&missing, scope)?,
+        Plan::Install => apt_install(&missing, || self::missing(checkout.engine, scope))?,
         Plan::Advise(advice) => bail!("missing on this machine: {}; {advice}", missing.join(" ")),
     }
     if scope == Scope::Test {
@@ -118,13 +132,16 @@ pub(crate) fn run(checkout: &Checkout, scope: Scope) -> Result<()> {
     Ok(())
 }
 
-fn missing(scope: Scope) -> Vec<&'static str> {
-    let needed = |need: &&Need| scope == Scope::Test || need.scope == Scope::Build;
-    let absent = NEEDS
-        .iter()
-        .filter(needed)
-        .filter(|need| !shell::holds(need.present));
+fn missing(engine: Engine, scope: Scope) -> Vec<&'static str> {
+    let absent = needs(engine, scope).filter(|need| !shell::holds(need.present));
     absent.map(|need| need.package).collect()
+}
+
+fn needs(engine: Engine, scope: Scope) -> impl Iterator<Item = &'static Need> {
+    NEEDS.iter().filter(move |need| {
+        let scoped = scope == Scope::Test || need.scope == Scope::Build;
+        scoped && need.engine.is_none_or(|only| only == engine)
+    })
 }
 
 fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
@@ -141,13 +158,13 @@ fn plan(missing: &[&str], root: bool, apt: bool) -> Plan {
     }
 }
 
-fn apt_install(packages: &[&str], scope: Scope) -> Result<()> {
+fn apt_install(packages: &[&str], missing: impl FnOnce() -> Vec<&'static str>) -> Result<()> {
     println!("setup: installing {}", packages.join(" "));
     shell::run(&mut apt(&["update"]))?;
     let quiet = NoDaemons::hold()?;
     shell::run(apt(&["install", "-y", "--no-install-recommends"]).args(packages))?;
     drop(quiet);
-    let still = missing(scope);
+    let still = missing();
     if !still.is_empty() {
         bail!("apt-get succeeded, but still missing: {}", still.join(" "));
     }
@@ -312,6 +329,22 @@ mod tests {
             panic!("no apt to install with");
         };
         assert!(other.contains("make perl"));
+    }
+
+    #[test]
+    fn only_quickjs_needs_what_compiles_it() {
+        let listed = |engine, scope| -> Vec<&str> {
+            needs(engine, scope).map(|need| need.package).collect()
+        };
+        for scope in [Scope::Build, Scope::Test] {
+            let (v8, quickjs) = (listed(Engine::V8, scope), listed(Engine::Quickjs, scope));
+            assert!(v8.contains(&"gcc") && quickjs.contains(&"gcc"));
+            for package in ["cmake", "libsimde-dev"] {
+                assert!(!v8.contains(&package), "{package}");
+                assert!(quickjs.contains(&package), "{package}");
+            }
+        }
+        assert!(!listed(Engine::Quickjs, Scope::Build).contains(&"caddy"));
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //! Must not know what the tasks are.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::engine::Engine;
 
 /// Variables that `cargo run` sets for xtask alone. Build scripts that watch one
 /// of them would run again whenever cargo is called from xtask instead of by hand.
@@ -25,6 +28,10 @@ pub(crate) struct Checkout {
     pub(crate) root: PathBuf,
     /// Absolute path of the build directory.
     pub(crate) target: PathBuf,
+    /// The JavaScript engine of what is built.
+    pub(crate) engine: Engine,
+    /// Variables for cargo that go with the engine.
+    pub(crate) environment: Vec<(&'static str, OsString)>,
 }
 
 impl Checkout {
@@ -46,13 +53,25 @@ impl Checkout {
             Some(beside) if !told && is_writable(&beside) => beside,
             _ => configured,
         };
-        Ok(Self { root, target })
+        Ok(Self::new(root, target))
+    }
+
+    /// A checkout whose builds have V8, wherever its archive may be.
+    pub(crate) fn new(root: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            target: target.into(),
+            engine: Engine::V8,
+            environment: Vec::new(),
+        }
     }
 
     /// A cargo command that runs in the workspace root with the build directory of [`Self::find`].
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = self.command(cargo());
         command.args(args).env("CARGO_TARGET_DIR", &self.target);
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
         command
     }
 
@@ -143,7 +162,7 @@ pub(crate) fn root() -> Result<PathBuf> {
 }
 
 /// The cargo that runs xtask, so that no second toolchain joins in.
-fn cargo() -> std::ffi::OsString {
+fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

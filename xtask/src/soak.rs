@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::setup::{self, Scope};
 use crate::shell::{self, Checkout};
+use crate::tasks;
 
 /// A suite to run at length.
 #[derive(Debug, Subcommand)]
@@ -85,7 +86,7 @@ fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
 
 fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {
     setup::run(checkout, Scope::Test)?;
-    shell::run(&mut checkout.cargo(&["build", "--profile", "ci", "-p", "nimbus"]))?;
+    shell::run(&mut tasks::server(checkout, "ci"))?;
     let seed = args.seed.unwrap_or_else(clock);
     println!("seed {seed}; the same again: cargo xtask soak power-loss --seed {seed}");
     // Not nextest, which ends a test after five minutes.

@@ -92,6 +92,7 @@ pub(crate) fn resolve(
 ) -> anyhow::Result<FunctionSettings> {
     let from = Sources { args, env, file };
     let mut config = RuntimeConfig::new(WorkerCommand::this_binary()?);
+    config.engine = nimbus_runtime::engine::NAME;
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     if let Some(mb) = from.number("heap_mb", 16..=4_096)? {
         config.heap_mb = mb;

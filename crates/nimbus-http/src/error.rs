@@ -283,6 +283,7 @@ impl ApiError {
 
     fn respond(&self, meaning: Meaning, body: Vec<u8>) -> Response<Body> {
         let status = meaning.status;
+        let length = HeaderValue::from(body.len());
         let mut response = Response::new(Body::from(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -290,6 +291,8 @@ impl ApiError {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        // Here, so that it stands in one place wherever the error comes from.
+        headers.insert(header::CONTENT_LENGTH, length);
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"nimbus\"");
             headers.insert(header::WWW_AUTHENTICATE, scheme);

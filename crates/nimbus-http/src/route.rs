@@ -365,7 +365,11 @@ where
         body,
         ..
     } = arrived;
-    let context = S::enter(ticket.caller.as_ref(), &params, permission)?;
+    let context = S::enter(ticket.caller.as_ref(), &params, permission).inspect_err(|error| {
+        if error.code() == ErrorCode::AuthPermissionDenied {
+            ticket.exchange.forbid();
+        }
+    })?;
     let input = I::take(&headers, body, app.config.max_body_bytes).await?;
     let exchange = ticket.exchange;
     let call = Call {

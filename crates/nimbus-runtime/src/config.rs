@@ -46,6 +46,8 @@ impl WorkerCommand {
 pub struct RuntimeConfig {
     /// How workers are started.
     pub worker: WorkerCommand,
+    /// The engine that the workers have, for reports: `engine::NAME` of their binary.
+    pub engine: &'static str,
     /// Heap of an isolate, and as much again for array buffers, in MiB: 128.
     pub heap_mb: u64,
     /// Heap that an isolate starts with, in MiB: 8.
@@ -77,6 +79,7 @@ impl RuntimeConfig {
     pub fn new(worker: WorkerCommand) -> RuntimeConfig {
         RuntimeConfig {
             worker,
+            engine: "v8",
             heap_mb: 128,
             initial_heap_mb: 8,
             timeout: Duration::from_secs(30),

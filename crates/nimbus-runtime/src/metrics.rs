@@ -35,7 +35,7 @@ impl Limits {
     pub(crate) fn of(config: &RuntimeConfig) -> Limits {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Limits {
-            runtime_backend: "worker",
+            runtime_backend: config.engine,
             execution_model: "worker_process",
             runtime_language: "javascript",
             module_state_semantics: "fresh_realm_per_call",

@@ -133,7 +133,7 @@ async fn verified(
     let identity = match presented.acting_as {
         None => None,
         Some(_) if context.access() != FunctionAccess::Internal => {
-            exchange.note("auth.acting_as_refused");
+            exchange.forbid();
             let text = "this key may not act as a user; a key with the scope deploy may";
             return Err(ApiError::new(ErrorCode::AuthPermissionDenied, text));
         }

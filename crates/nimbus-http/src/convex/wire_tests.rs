@@ -23,7 +23,7 @@ fn arguments_come_alone_or_in_an_array() {
     let (_, args, _) = read(long).unwrap();
     assert_eq!(
         args,
-        r#"{"i":{"$integer":"AQAAAAAAAAA="},"n":9223372036854775808,"z":{"$float":"AAAAAAAAAIA="}}"#
+        r#"{"i":{"$integer":"AQAAAAAAAAA="},"n":9.223372036854776e+18,"z":{"$float":"AAAAAAAAAIA="}}"#
     );
 }
 

@@ -225,6 +225,14 @@ impl Exchange {
         self.decision().recorded = None;
     }
 
+    /// The caller was known, and may not do this.
+    pub(crate) fn forbid(&self) {
+        let mut decision = self.decision();
+        decision.success = false;
+        decision.reason = Cow::Borrowed("auth.permission_denied");
+        decision.recorded = None;
+    }
+
     /// The answer to a failure, in the shape of the surface: `{code, message}` for the clients of
     /// Convex, the envelope for all others (design section 6).
     pub(crate) fn fail(&self, error: ApiError) -> Response<Body> {

@@ -19,6 +19,7 @@ use crate::convex::wire::{
 };
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{check_content_type, read_body};
+use crate::functions::error::CallError;
 use crate::functions::{Ran, Wants};
 use crate::route::{ConvexCall, detached};
 
@@ -174,7 +175,12 @@ async fn run_to_the_end(entered: Entered, wanted: Wanted, wants: Wants) -> Answe
     let work = async move {
         let (service, call) = (&entered.app.functions, &wanted.call);
         let ran = service.run(&entered.tenant, &entered.caller, call, wants);
-        outcome(&entered, &wanted, &ran.await?)
+        let ran = ran.await.inspect_err(|error| {
+            if matches!(error, CallError::Denied(_)) {
+                entered.exchange.forbid();
+            }
+        });
+        outcome(&entered, &wanted, &ran?)
     };
     detached(app, exchange, work).await
 }

@@ -398,6 +398,18 @@ impl Answer {
             .unwrap_or_else(|| panic!("no request id: {self:?}"))
     }
 
+    /// Asserts the error shape of convex.md 1.5 and returns its message.
+    #[track_caller]
+    pub fn expect_convex(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        let media = self.header("content-type");
+        assert_eq!(media, Some("application/json"), "{self:?}");
+        let error = self.json();
+        assert_eq!(error["code"], code, "{self:?}");
+        assert_eq!(error.as_object().unwrap().len(), 2, "{self:?}");
+        error["message"].as_str().unwrap().to_owned()
+    }
+
     /// Asserts the error envelope of nimbus.md 2.11 and returns its detail.
     #[track_caller]
     pub fn expect_error(&self, status: u16, code: &str) -> Json {

@@ -327,10 +327,21 @@ async fn reports_have_their_documented_shapes() {
         report("/debug/encryption/status").await,
         json!({"enabled": false, "encrypted_families": [], "descriptor": {"status": "disabled"}})
     );
+    let runtime = report("/debug/runtime/metrics").await;
+    assert_eq!(runtime["limits"]["max_heap_mb"], 128, "{runtime}");
     assert_eq!(
-        report("/debug/runtime/metrics").await,
-        json!({"limits": null, "reset_capabilities": null, "metrics": null, "lanes": []})
+        runtime["limits"]["execution_timeout_ms"], 30_000,
+        "{runtime}"
     );
+    for counter in [
+        "started_invocations",
+        "queued_invocations",
+        "query_cache_hits",
+    ] {
+        assert_eq!(runtime["metrics"][counter], 0, "{runtime}");
+    }
+    assert!(runtime["reset_capabilities"].is_null());
+    assert_eq!(runtime["lanes"], json!([]));
     let license = report("/debug/license/status").await;
     assert_eq!(
         (&license["kind"], &license["status"]),

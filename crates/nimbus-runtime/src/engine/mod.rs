@@ -34,6 +34,13 @@ use invoke::Call;
 use link::Link;
 use realm::Factory;
 
+/// The engine of this build.
+pub const NAME: &str = if cfg!(feature = "quickjs") {
+    "quickjs"
+} else {
+    "v8"
+};
+
 /// What makes a worker's end certain and its start cheap. Without concurrent on-stack replacement V8 can be
 /// stopped in any loop (ARCHITECTURE.md, "Functions"); one thread is enough for one invocation.
 const V8_FLAGS: &str = "--single-threaded --no-concurrent-osr --stack-size=900";

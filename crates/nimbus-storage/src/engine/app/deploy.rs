@@ -170,10 +170,6 @@ impl Tenant {
         let pushed = run(self, Arc::new(push)).await;
         if let Err(error) = push::clean(self).await {
             // The background task tries again.
-            self.inner
-                .app
-                .leftover
-                .store(true, std::sync::atomic::Ordering::Release);
             tracing::warn!(tenant = %self.id(), %error, inside = error.inside(), "cleaning up after a push");
         }
         pushed

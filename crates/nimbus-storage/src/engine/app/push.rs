@@ -285,7 +285,7 @@ pub(crate) async fn recover(tenant: &Tenant) -> StoreResult<()> {
     clean(tenant).await
 }
 
-/// Says that a push is in progress while it lives, and has what it left removed if it did not end.
+/// Says that a push is in progress while it lives, and then has somebody look what it left.
 pub(super) struct Pushing<'a>(&'a Tenant);
 
 impl<'a> Pushing<'a> {
@@ -293,13 +293,14 @@ impl<'a> Pushing<'a> {
         if tenant.inner.app.pushing.swap(true, Ordering::AcqRel) {
             return Err(DeployError::ConcurrentPush);
         }
-        tenant.inner.app.leftover.store(true, Ordering::Release);
         Ok(Pushing(tenant))
     }
 }
 
 impl Drop for Pushing<'_> {
     fn drop(&mut self) {
+        // Whoever looks next finds out; a caller that went away did not.
+        self.0.inner.app.leftover.store(true, Ordering::Release);
         self.0.inner.app.pushing.store(false, Ordering::Release);
         self.0.inner.background.notify_one();
     }

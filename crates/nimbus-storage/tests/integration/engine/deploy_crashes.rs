@@ -1,8 +1,10 @@
 //! A deploy that is cut off at any of its commits: after the next start there is the old
 //! deployment or the new one, and nothing else.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nimbus_storage::core::Object;
 use nimbus_storage::provider::{Batch, Keyspace};
@@ -60,42 +62,37 @@ fn cut(world: &World, pass: usize, lands: bool) -> Arc<AtomicUsize> {
 
 /// Nothing of a push is left: no mark, no row, no code but that of deployments.
 async fn assert_clean(world: &mut World) {
-    let tenant = world.tenant("t").await;
-    until("what the push left is gone", || async {
-        let unmarked = is_unmarked(&definition(&tenant, "d").await);
-        unmarked && is_unmarked(&definition(&tenant, "fresh").await)
-    })
-    .await;
-    let deployments = tenant.deployments(9).await.unwrap();
-    let modules: std::collections::HashSet<_> = deployments
-        .iter()
-        .flat_map(|d| d.modules.values().map(|m| m.hash.clone()))
-        .collect();
-    let expected = modules.len() + deployments.len();
-    // The end of the clean-up is a commit of its own.
+    let expected = {
+        let tenant = world.tenant("t").await;
+        until("what the push left is gone", || async {
+            let unmarked = is_unmarked(&definition(&tenant, "d").await);
+            unmarked && is_unmarked(&definition(&tenant, "fresh").await)
+        })
+        .await;
+        let deployments = tenant.deployments(9).await.unwrap();
+        let modules: HashSet<_> = deployments
+            .iter()
+            .flat_map(|d| d.modules.values().map(|m| m.hash.clone()))
+            .collect();
+        modules.len() + deployments.len()
+    };
+    // The end of the clean-up is a commit of its own, which only storage shows.
     let mut left = Vec::new();
-    for _ in 0..100 {
-        drop_handles().await;
+    for pause in 1..100 {
         left = rows(world, "t").await.into_keys().collect();
-        let push = |(space, key): &&(Keyspace, Vec<u8>)| {
-            *space == Keyspace::Meta && key.starts_with(b"push")
-        };
-        if left.iter().find(push).is_none() {
+        if !left.iter().any(is_of_push) {
             break;
         }
-        let tenant = world.tenant("t").await;
-        tenant.environment().await.unwrap();
+        let _open = world.tenant("t").await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
+    assert!(!left.iter().any(is_of_push));
     let code = left.iter().filter(|(space, _)| *space == Keyspace::Code);
     assert_eq!(code.count(), expected);
-    assert!(!left.iter().any(|(_, key)| key.starts_with(b"push")));
 }
 
-/// Other tasks get a turn, so that what was begun can end.
-async fn drop_handles() {
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+fn is_of_push((space, key): &(Keyspace, Vec<u8>)) -> bool {
+    *space == Keyspace::Meta && key.starts_with(b"push")
 }
 
 async fn crash_everywhere(lands: bool) {

@@ -516,7 +516,7 @@ async fn damaged_code_is_refused_and_a_deploy_mends_it() {
     for (space, key) in code {
         let mut value = before[&(*space, key.clone())].clone();
         *value.last_mut().unwrap() ^= 1;
-        overwrite(&mut world, "t", Keyspace::Code, key, &value).await;
+        overwrite(&mut world, "t", Keyspace::Code, &[(key.clone(), value)]).await;
     }
     let tenant = world.tenant("t").await;
     let report = tenant.consistency().await.unwrap();

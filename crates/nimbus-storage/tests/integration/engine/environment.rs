@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nimbus_storage::provider::Keyspace;
 use nimbus_storage::{MAX_KEYS, StoreError, StoreResult, StoredKey, Tenant};
 
 use super::support::*;
@@ -165,10 +166,19 @@ async fn keys_are_kept_listed_and_removed() {
 
 #[tokio::test]
 async fn there_are_no_more_keys_than_the_limit() {
-    let (_world, tenant) = world().await;
-    for n in 0..MAX_KEYS {
-        tenant.put_key(key(&format!("k{n}"), None)).await.unwrap();
-    }
+    let (mut world, tenant) = world().await;
+    tenant.put_key(key("first", None)).await.unwrap();
+    drop(tenant);
+    // The stored text of a key: if this changes, keys of earlier releases are lost.
+    let digest = "07".repeat(32);
+    let row = format!(
+        "{{\"name\":\"ci\",\"scope\":\"deploy\",\"digest\":\"{digest}\",\"createdMs\":5,\"expiresMs\":null}}"
+    );
+    let many = (1..MAX_KEYS).map(|n| format!("key/k{n}").into_bytes());
+    let many: Vec<_> = many.map(|key| (key, row.clone().into_bytes())).collect();
+    overwrite(&mut world, "t", Keyspace::Meta, &many).await;
+    let tenant = world.tenant("t").await;
+    assert_eq!(tenant.key("k7").await.unwrap(), Some(key("k7", None)));
     let cap = tenant.put_key(key("more", None)).await.unwrap_err();
     assert!(
         matches!(cap, StoreError::CapExceeded { limit: 1_024, .. }),

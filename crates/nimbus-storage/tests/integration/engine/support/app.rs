@@ -144,19 +144,28 @@ pub async fn rows(world: &mut World, tenant: &str) -> BTreeMap<(Keyspace, Vec<u8
     }
     drop(snapshot);
     store.close().await.unwrap();
+    drop(store);
     found.remove(&(Keyspace::Meta, b"head".to_vec()));
     world.reopen().await;
     found
 }
 
-/// Changes rows behind the engine's back.
-pub async fn overwrite(world: &mut World, tenant: &str, space: Keyspace, key: &[u8], value: &[u8]) {
+/// Puts rows into a keyspace behind the engine's back.
+pub async fn overwrite(
+    world: &mut World,
+    tenant: &str,
+    space: Keyspace,
+    rows: &[(Vec<u8>, Vec<u8>)],
+) {
     world.engine().close().await.unwrap();
     let store = world.engine().provider().open(&name(tenant)).await.unwrap();
     let head = store.snapshot().await.unwrap().head().await.unwrap();
-    let writes = BTreeMap::from([((space, key.to_vec()), Some(value.to_vec().into()))]);
+    let row =
+        |(key, value): &(Vec<u8>, Vec<u8>)| ((space, key.clone()), Some(value.clone().into()));
+    let writes = rows.iter().map(row).collect();
     store.commit(head, Batch { head, writes }).await.unwrap();
     store.close().await.unwrap();
+    drop(store);
     world.reopen().await;
 }
 
