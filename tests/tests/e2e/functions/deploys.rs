@@ -185,7 +185,7 @@ fn a_deployment_that_fails_leaves_the_one_before() {
         &["main.js", "missing is not defined"],
     );
     refused(
-        &|app| app.write("convex/loop.ts", "for (;;); export const x = 1;"),
+        &|app| app.write("convex/loop.ts", "export const x = 1;\nfor (;;);"),
         &["loop.js", "timed out"],
     );
     refused(
