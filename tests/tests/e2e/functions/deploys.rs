@@ -186,7 +186,7 @@ fn a_deployment_that_fails_leaves_the_one_before() {
     );
     refused(
         &|app| app.write("convex/loop.ts", "export const x = 1;\nfor (;;);"),
-        &["loop.js", "timed out"],
+        &["could not be imported", "timed out"],
     );
     refused(
         &|app| {
