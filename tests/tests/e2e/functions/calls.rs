@@ -30,9 +30,13 @@ fn deploy(client: &Client, tenant: &str, source: &str) {
 
 /// The value of a function of `tenant`, as anybody gets it.
 fn value(server: &Server, tenant: &str, kind: &str, name: &str, args: Json) -> Json {
+    value_for(&server.anonymous(), tenant, kind, name, args)
+}
+
+fn value_for(client: &Client, tenant: &str, kind: &str, name: &str, args: Json) -> Json {
     let body = json!({"path": format!("bare:{name}"), "args": args, "format": "json"});
     let path = format!("/convex/{tenant}/api/{kind}");
-    let outcome = server.anonymous().post(&path, &body).expect(200).json();
+    let outcome = client.post(&path, &body).expect(200).json();
     assert_eq!(outcome["status"], "success", "{name}: {outcome}");
     outcome["value"].clone()
 }
@@ -84,8 +88,9 @@ fn the_same_query_at_the_same_time_runs_once() {
     let server = server(&["demo"]);
     let before = counter(&server, "started_invocations");
     let results: BTreeSet<String> = thread::scope(|scope| {
-        let call = || value(&server, "demo", "query", "slow", json!({})).to_string();
-        let all: Vec<_> = (0..8).map(|_| scope.spawn(call)).collect();
+        let client = server.anonymous();
+        let call = move || value_for(&client, "demo", "query", "slow", json!({})).to_string();
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(call.clone())).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(results.len(), 1);
@@ -177,12 +182,12 @@ fn tenants_with_the_same_code_never_meet() {
     let server = server(&["demo", "other"]);
     thread::scope(|scope| {
         for tenant in ["demo", "other"] {
-            let server = &server;
+            let client = server.anonymous();
             scope.spawn(move || {
                 for at in 0..25 {
                     let text = format!("{tenant} {at}");
-                    call_until_taken(server, tenant, "add", &json!({"text": text}));
-                    let listed = call_until_taken(server, tenant, "list", &json!({}));
+                    call_until_taken(&client, tenant, "add", &json!({"text": text}));
+                    let listed = call_until_taken(&client, tenant, "list", &json!({}));
                     let listed = listed.as_array().unwrap();
                     assert_eq!(listed.len(), at + 1);
                     let own = |text: &Json| text.as_str().unwrap().starts_with(tenant);
@@ -194,12 +199,12 @@ fn tenants_with_the_same_code_never_meet() {
 }
 
 /// A call that may have to wait for its tenant's turn.
-fn call_until_taken(server: &Server, tenant: &str, name: &str, args: &Json) -> Json {
+fn call_until_taken(client: &Client, tenant: &str, name: &str, args: &Json) -> Json {
     let kind = if name == "add" { "mutation" } else { "query" };
     let body = json!({"path": format!("bare:{name}"), "args": args});
     loop {
         let path = format!("/convex/{tenant}/api/{kind}");
-        let reply = server.anonymous().post(&path, &body);
+        let reply = client.post(&path, &body);
         if reply.status != 429 {
             let outcome = reply.expect(200).json();
             assert_eq!(outcome["status"], "success", "{outcome}");
