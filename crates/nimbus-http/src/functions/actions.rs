@@ -15,6 +15,9 @@ use super::service::{Job, nested_failure};
 use super::syscalls::read;
 use super::transaction::system;
 
+/// Size of the arguments of one call at most (convex.md 5.9).
+const MAX_ARGS: usize = 16 * 1024 * 1024;
+
 /// The host of one run of an action.
 pub(super) struct ActionHost<'j> {
     job: &'j Job,
@@ -75,6 +78,11 @@ impl<'j> ActionHost<'j> {
         if !matches!(body.args, Value::Object(_)) {
             return Err(SyscallError::user(
                 "the arguments of a function are an object",
+            ));
+        }
+        if body.args.size() > MAX_ARGS {
+            return Err(SyscallError::user(
+                "Function arguments are too large (maximum size: 16 MiB)",
             ));
         }
         let call = FunctionCall {

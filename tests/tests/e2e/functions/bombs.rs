@@ -47,7 +47,7 @@ const ENDLESS: [(&str, &str); 29] = [
 ];
 
 /// Kinds that ask too much of the host: none has a value either.
-const FLOODS: [(&str, &str); 11] = [
+const FLOODS: [(&str, &str); 12] = [
     ("query", "floods:hugeResult"),
     ("query", "floods:wideResult"),
     ("query", "floods:deepResult"),
@@ -58,6 +58,7 @@ const FLOODS: [(&str, &str); 11] = [
     ("mutation", "floods:endlessInserts"),
     ("mutation", "floods:bigInserts"),
     ("query", "floods:endlessReads"),
+    ("action", "floods:hugeArgument"),
     ("query", "escapes:throwsOddly"),
 ];
 
@@ -137,6 +138,7 @@ fn each(world: &World, kinds: &[(&str, &str)], check: impl Fn(&str, &Json)) {
             for _ in 0..RUNS {
                 let args = match *path {
                     "escapes:throwsOddly" => json!({"kind": "proxy"}),
+                    "floods:hugeArgument" => json!({"megabytes": 20}),
                     _ => json!({}),
                 };
                 let outcome = world.call(kind, path, &args);
