@@ -207,14 +207,14 @@ mod tests {
 
     #[test]
     fn quickjs_is_built_in_a_directory_of_its_own_without_the_network() {
-        let dir = env::temp_dir().join(format!("xtask-engine-{}", std::process::id()));
-        let checkout = Checkout::new("/checkout", &dir);
+        let dir = tempfile::tempdir().unwrap();
+        let checkout = Checkout::new("/checkout", dir.path());
         let choice = Choice {
             engine: Some(Engine::Quickjs),
         };
         let chosen = choose(checkout, choice).unwrap();
         assert_eq!(chosen.engine, Engine::Quickjs);
-        assert_eq!(chosen.target, dir.join("quickjs"));
+        assert_eq!(chosen.target, dir.path().join("quickjs"));
         let command = chosen.cargo(&["build"]);
         let toolchain = command
             .get_envs()
@@ -223,7 +223,6 @@ mod tests {
             .unwrap();
         let text = fs::read_to_string(toolchain).unwrap();
         assert!(text.contains("FETCHCONTENT_SOURCE_DIR_SIMDE /usr/include/simde"));
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

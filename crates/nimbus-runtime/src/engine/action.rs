@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::invoke::{self, Call};
 use super::modules::{self, ImportError};
 use super::session::{self, Frame, Pending, Times};
-use super::{egress, failure, memory, realm};
+use super::{egress, failure, memory, realm, sources};
 use crate::call::JsFailure;
 use crate::protocol::{FromWorker, Reply, Setup};
 
@@ -52,7 +52,7 @@ struct Prepared {
 
 fn extensions() -> Vec<deno_core::Extension> {
     let blobs: Arc<dyn deno_web::BlobStoreTrait> = Arc::new(deno_web::BlobStore::default());
-    vec![
+    let extensions = [
         deno_webidl::deno_webidl::init(),
         deno_net::init(),
         deno_web::deno_web::init(blobs, None, false, Default::default()),
@@ -64,7 +64,8 @@ fn extensions() -> Vec<deno_core::Extension> {
         }),
         deno_crypto::deno_crypto::init(None),
         nimbus_web::init(),
-    ]
+    ];
+    extensions.map(sources::embedded).into()
 }
 
 /// The web APIs as a snapshot, for [`Actions::new`]; nothing where the engine has none.
@@ -371,4 +372,26 @@ fn phased_import<'s>(
     attributes: v8::Local<'s, v8::FixedArray>,
 ) -> Option<v8::Local<'s, v8::Promise>> {
     dynamic_import(scope, options, referrer, specifier, attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::extensions;
+
+    #[test]
+    fn the_binary_needs_no_file_of_the_machine_that_built_it() {
+        let extensions = extensions();
+        let files = extensions.iter().flat_map(|extension| {
+            let eager = extension.js_files.iter().chain(&*extension.esm_files);
+            let lazy = extension.lazy_loaded_js_files.iter();
+            eager.chain(lazy.chain(&*extension.lazy_loaded_esm_files))
+        });
+        let files: Vec<_> = files.collect();
+        assert!(files.len() > 30, "{}", files.len());
+        let outside: Vec<_> = files
+            .iter()
+            .filter(|file| !file.is_runtime_loadable())
+            .collect();
+        assert!(outside.is_empty(), "{outside:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod modules;
 mod natives;
 mod realm;
 mod session;
+mod sources;
 mod strings;
 
 use std::io::Write as _;

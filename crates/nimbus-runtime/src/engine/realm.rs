@@ -20,6 +20,31 @@ pub(crate) struct Factory {
     next: RefCell<Option<v8::Global<v8::Context>>>,
 }
 
+/// Globals that no function has.
+const TAKEN: &[&str] = &[
+    "SharedArrayBuffer",
+    "Atomics",
+    "Temporal",
+    "Deno",
+    "__bootstrap",
+];
+/// Those that QuickJS adds, most of them of `v8x` for itself. (`__v8xTemporalTimeZone` stays: its `Intl` calls it.)
+const QUICKJS: &[&str] = match cfg!(feature = "quickjs") {
+    false => &[],
+    true => &[
+        "ShadowRealm",
+        "__v8xAtomicsCancelWaiter",
+        "__v8xAtomicsNotifyWaiters",
+        "__v8xAtomicsNumUnresolvedAsyncPromisesForTesting",
+        "__v8xAtomicsNumWaitersForTesting",
+        "__v8xAtomicsRegisterWaiter",
+        "__v8xPostForegroundTask",
+        "__v8x_import_source",
+        "__v8x_snapshot_intrinsics",
+        "gc",
+    ],
+};
+
 const OWN: &str = include_str!("js/own.js");
 const INSPECT: &str = include_str!("js/inspect.js");
 const COMMON: &str = include_str!("js/common.js");
@@ -137,13 +162,7 @@ pub(crate) fn install_host<'s>(
 /// snapshots: they look for these when a context is made from one.
 pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
     let global = scope.get_current_context().global(scope);
-    for name in [
-        "SharedArrayBuffer",
-        "Atomics",
-        "Temporal",
-        "Deno",
-        "__bootstrap",
-    ] {
+    for name in TAKEN.iter().chain(QUICKJS) {
         if let Some(key) = v8::String::new(scope, name) {
             global.delete(scope, key.into());
         }

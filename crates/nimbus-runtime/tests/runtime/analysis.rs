@@ -2,7 +2,7 @@
 
 use nimbus_runtime::{AnalyzeError, UdfKind, Visibility};
 
-use crate::support::{bundle, runtime, tenant};
+use crate::support::{bundle, per_engine, runtime, tenant};
 
 async fn wrong(path: &str, source: &str) -> (String, Option<String>, String) {
     let code = bundle(&[(path, source)]);
@@ -72,7 +72,10 @@ async fn what_is_wrong_is_said_with_its_place() {
             "a.js",
             "throw new Error('no');",
             None,
-            "Uncaught Error: no\n    at <anonymous> (../convex/a.js:2:7)",
+            per_engine(
+                "Uncaught Error: no\n    at <anonymous> (../convex/a.js:2:7)",
+                "Uncaught Error: no\n    at <anonymous> (../convex/a.js:2:11)",
+            ),
         ),
         ("a.js", "await 1;", None, "top-level await"),
         (

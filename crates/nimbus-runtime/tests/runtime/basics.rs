@@ -3,7 +3,7 @@
 use nimbus_runtime::{RunError, SubCall, UdfKind};
 use serde_json::json;
 
-use crate::support::{Table, bundle, call, code, failure, query, runtime, value};
+use crate::support::{Table, bundle, call, code, failure, per_engine, query, runtime, value};
 
 #[tokio::test]
 async fn a_function_gets_arguments_and_gives_a_value() {
@@ -59,7 +59,11 @@ async fn what_is_thrown_comes_with_message_stack_and_data() {
     .await;
     assert_eq!(thrown.message, "Uncaught TypeError: boom");
     let lines: Vec<&str> = thrown.stack.lines().collect();
-    assert_eq!(lines[0], "    at inner (../convex/main.js:2:26)");
+    let column = per_engine(26, 30);
+    assert_eq!(
+        lines[0],
+        format!("    at inner (../convex/main.js:2:{column})")
+    );
     assert!(lines[1].contains("(../convex/main.js:3:"), "{lines:?}");
     assert_eq!(thrown.data, None);
 

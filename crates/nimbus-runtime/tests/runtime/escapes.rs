@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Table, failure, query, value};
+use crate::support::{Table, failure, per_engine, query, value};
 
 /// Walks everything that can be reached from the global object.
 const WALK: &str = r#"
@@ -46,7 +46,11 @@ async fn the_global_object_has_what_it_should_and_no_more() {
     let all: Vec<String> = serde_json::from_value(value(main).await).unwrap();
     let ecma = "AggregateError Array ArrayBuffer AsyncDisposableStack BigInt BigInt64Array BigUint64Array Boolean DataView Date DisposableStack Error EvalError FinalizationRegistry Float16Array Float32Array Float64Array Function Infinity Int16Array Int32Array Int8Array Intl Iterator JSON Map Math NaN Number Object Promise Proxy RangeError ReferenceError Reflect RegExp Set String SuppressedError Symbol SyntaxError TypeError URIError Uint16Array Uint32Array Uint8Array Uint8ClampedArray WeakMap WeakRef WeakSet WebAssembly decodeURI decodeURIComponent encodeURI encodeURIComponent escape eval globalThis isFinite isNaN parseFloat parseInt undefined unescape";
     let web = "AbortController AbortSignal CustomEvent DOMException Event EventTarget TextDecoder TextEncoder URL URLSearchParams atob btoa clearInterval clearTimeout console crypto fetch global performance process queueMicrotask self setImmediate setInterval setTimeout structuredClone Convex";
-    let known: Vec<&str> = ecma.split(' ').chain(web.split(' ')).collect();
+    let engine = per_engine("", "InternalError __v8xTemporalTimeZone");
+    let known: Vec<&str> = [ecma, web, engine]
+        .iter()
+        .flat_map(|names| names.split(' '))
+        .collect();
     let more: Vec<&String> = all
         .iter()
         .filter(|name| !known.contains(&name.as_str()))
@@ -329,5 +333,7 @@ async fn a_function_that_breaks_every_builtin_still_ends_with_an_answer() {
 });"#;
     let outcome = query(main, &Table::default()).await.unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"{"x":1}"#));
-    assert_eq!(outcome.log_lines, ["[LOG] 'still' { a: [ 1 ] }"]);
+    // In QuickJS it is the loop that breaks.
+    let lines: &[&str] = per_engine(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
+    assert_eq!(outcome.log_lines, lines);
 }

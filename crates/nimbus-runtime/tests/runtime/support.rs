@@ -31,6 +31,14 @@ export const action = wrap("isAction", "invokeAction");
 export const ask = async (op, args = {}) => JSON.parse(await Convex.asyncSyscall(op, JSON.stringify(args)));
 "#;
 
+/// What each engine gives, where they differ; docs/runtime.md, "Engines", lists it.
+pub const fn per_engine<T: Copy>(v8: T, quickjs: T) -> T {
+    match cfg!(feature = "quickjs") {
+        true => quickjs,
+        false => v8,
+    }
+}
+
 /// The command of the worker that was built beside the tests.
 pub fn worker() -> WorkerCommand {
     WorkerCommand {
