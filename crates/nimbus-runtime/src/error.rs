@@ -36,9 +36,17 @@ pub enum RunError {
         /// What it wrote to the console.
         log_lines: Vec<String>,
     },
-    /// Functions called one another too deeply.
-    #[error("functions call one another more than {limit} deep")]
+    /// Functions called one another too deeply, or too many at once.
+    #[error(
+        "functions call one another more than {limit} deep, or more than {limit} such calls of this tenant are in progress"
+    )]
     NestedTooDeep {
+        /// The limit of both.
+        limit: u32,
+    },
+    /// Too many calls by functions are in progress.
+    #[error("more than {limit} calls by functions of this tenant are in progress")]
+    TooManyNested {
         /// The limit.
         limit: u32,
     },

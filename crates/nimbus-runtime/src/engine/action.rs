@@ -283,6 +283,7 @@ impl Turn<'_> {
                     call,
                     op: pending.op.clone(),
                     args: pending.args.clone(),
+                    urgent: false,
                 });
                 call
             });

@@ -67,6 +67,10 @@ fn run_in(
     session::with(|session| session.frames.push(Frame::new(&call.import)));
     let result = function(factory, scope, call);
     modules::keep_compiled(scope);
+    // What the function left to be done is done now, where nothing may be asked: it must not run in the next
+    // call, nor in the caller's transaction.
+    session::frame(|frame| frame.importing = true);
+    scope.perform_microtask_checkpoint();
     session::with(|session| session.frames.pop());
     result
 }
@@ -238,6 +242,7 @@ fn answer(
                 call,
                 op: pending.op.clone(),
                 args: pending.args.clone(),
+                urgent: false,
             });
             call
         });

@@ -232,6 +232,7 @@ impl Session {
             call,
             op: op.to_owned(),
             args,
+            urgent: true,
         });
     }
 
@@ -242,6 +243,7 @@ impl Session {
             call,
             op: op.to_owned(),
             args: args.to_owned(),
+            urgent: true,
         });
         self.reply(call)
     }

@@ -53,7 +53,7 @@ impl Watch {
             _ => (self.limit - (self.deadline - now)) / 2,
         };
         if used > limit {
-            return Err(Stop::UserTime);
+            return Err(Stop::UserTime { limit });
         }
         Ok(())
     }

@@ -82,6 +82,7 @@ export const f = action(async () => {
     setTimeout(() => controller.abort(), 1);
     await new Promise((done) => controller.signal.addEventListener("abort", done));
     out.aborted = controller.signal.aborted;
+    await new Promise((done) => queueMicrotask(done));
     return out;
 });"#;
     assert_eq!(

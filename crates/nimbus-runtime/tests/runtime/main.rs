@@ -14,3 +14,4 @@ mod budgets;
 mod escapes;
 mod isolation;
 mod support;
+mod traffic;
