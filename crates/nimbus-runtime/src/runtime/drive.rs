@@ -109,7 +109,7 @@ impl Conversation<'_> {
     }
 
     async fn converse(&mut self, worker: &mut Worker, start: &ToWorker) -> Result<End, Stop> {
-        worker.send(start).await?;
+        self.send(worker, start).await?;
         let host = self.host;
         let mut running: FuturesUnordered<BoxFuture<'_, Answered>> = FuturesUnordered::new();
         let mut waiting: VecDeque<(u32, Asked)> = VecDeque::new();
@@ -129,17 +129,17 @@ impl Conversation<'_> {
                 () = told(&mut self.closing) => return Err(Stop::Closing),
                 Some((call, answer)) = running.next() => {
                     let reply = reply(answer).map_err(Stop::Host)?;
-                    worker.send(&ToWorker::Reply { call, reply }).await?;
+                    self.send(worker, &ToWorker::Reply { call, reply }).await?;
                     continue;
                 }
                 Some(slot) = resuming.next() => {
                     self.slot = Some(slot.map_err(Stop::Admission)?);
-                    worker.send(&ToWorker::Go).await?;
+                    self.send(worker, &ToWorker::Go).await?;
                     continue;
                 }
                 // Before the worker, so that one which never falls silent is measured too.
                 () = self.watch.due() => {
-                    self.watch.check(worker)?;
+                    self.watch.check()?;
                     continue;
                 }
                 message = worker.receive() => message?,
@@ -151,11 +151,25 @@ impl Conversation<'_> {
                     }
                     waiting.push_back((call, asked));
                 }
-                Next::Resume if self.slot.is_some() => worker.send(&ToWorker::Go).await?,
+                Next::Resume if self.slot.is_some() => self.send(worker, &ToWorker::Go).await?,
                 Next::Resume => resuming.push(Box::pin(admission.resume(tenant))),
                 Next::Done(done) => return Ok(End::Done(done)),
                 Next::Analyzed(result) => return Ok(End::Analyzed(result)),
                 Next::Nothing => {}
+            }
+        }
+    }
+
+    /// Sends a message, within the limits too: a worker that does not read must not hold up the server.
+    async fn send(&mut self, worker: &mut Worker, message: &ToWorker) -> Result<(), Stop> {
+        let mut sending = std::pin::pin!(worker.send(message));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return Ok(sent?),
+                () = told(&mut self.stopped) => return Err(Stop::TenantStopped),
+                () = told(&mut self.closing) => return Err(Stop::Closing),
+                () = self.watch.due() => self.watch.check()?,
             }
         }
     }
@@ -173,7 +187,7 @@ impl Conversation<'_> {
                     source: module.source.to_string(),
                     source_map: module.source_map.as_ref().map(|map| map.to_string()),
                 });
-                worker.send(&ToWorker::Module(module)).await?;
+                self.send(worker, &ToWorker::Module(module)).await?;
                 Next::Nothing
             }
             FromWorker::Log(line) => {

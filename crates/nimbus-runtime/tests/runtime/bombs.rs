@@ -175,7 +175,7 @@ const TRAPS: [Bomb; 12] = [
     ),
     (
         "toString of what is thrown",
-        Stopped,
+        StoppedOr("[object Object]"),
         "throw { toString() { for (;;); } };",
     ),
     (
