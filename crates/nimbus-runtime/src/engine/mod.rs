@@ -63,6 +63,12 @@ pub fn main() -> ExitCode {
 
 fn worker() -> Result<(), Box<dyn std::error::Error>> {
     guard::close_inherited();
+    // QuickJS would keep compiled code in files for others to read.
+    // SAFETY: the process has no other thread yet.
+    #[cfg(feature = "quickjs")]
+    unsafe {
+        std::env::set_var("V82JSC_NO_BC_CACHE", "1");
+    }
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let watched = socket.try_clone()?;
     let mut link = Link::new(UnixStream::from(socket));
