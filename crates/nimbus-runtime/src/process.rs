@@ -216,9 +216,9 @@ impl Worker {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// CPU time that the process used so far; `None` where the system does not say.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
-        process_cpu(self.pid)
+    /// The number of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// The beginning of what the engine said when it failed; for the log.
@@ -267,10 +267,10 @@ pub(crate) enum Ended {
     Signalled(i32),
 }
 
-/// CPU time of another process (clock_getcpuclockid(3)).
+/// CPU time that another process used so far (clock_getcpuclockid(3)); `None` where the system does not say.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "two calls of libc that fill in a value of ours")]
-fn process_cpu(pid: u32) -> Option<Duration> {
+pub(crate) fn process_cpu(pid: u32) -> Option<Duration> {
     let mut clock = 0;
     let mut time = libc::timespec {
         tv_sec: 0,
@@ -287,6 +287,6 @@ fn process_cpu(pid: u32) -> Option<Duration> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn process_cpu(_: u32) -> Option<Duration> {
+pub(crate) fn process_cpu(_: u32) -> Option<Duration> {
     None
 }

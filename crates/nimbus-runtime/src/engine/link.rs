@@ -1,8 +1,12 @@
 //! The worker's end of its socket. It blocks, and when the server is gone the process ends: there is nobody
 //! left to tell. This room must not know what the messages mean.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use crate::protocol::{self, FromWorker, ToWorker};
 
@@ -32,12 +36,30 @@ impl Link {
         }
     }
 
-    /// Sends what was put.
+    /// Sends what was put. What the server sends meanwhile is taken: if both sides only wrote, both would wait
+    /// for ever once the socket is full.
     pub(crate) fn flush(&mut self) {
-        if self.socket.write_all(&self.outgoing).is_err() {
-            std::process::exit(0);
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut sent = 0;
+        while sent < self.outgoing.len() {
+            match rustix::net::send(&self.socket, &self.outgoing[sent..], flags) {
+                Ok(n) => sent += n,
+                Err(Errno::AGAIN) => self.wait(),
+                Err(Errno::INTR) => {}
+                Err(_) => std::process::exit(0),
+            }
         }
         self.outgoing.clear();
+    }
+
+    /// Waits until the socket takes something, and takes what comes.
+    fn wait(&mut self) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::OUT)];
+        // An interruption is as good as an event: the caller tries again.
+        let woken = poll(&mut fds, None).is_ok();
+        if woken && fds[0].revents().contains(PollFlags::IN) {
+            self.fill();
+        }
     }
 
     /// Sends one message now.
@@ -88,7 +110,7 @@ impl Link {
                 self.incoming.extend_from_slice(&chunk[..n]);
                 true
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
+            Err(Errno::AGAIN | Errno::INTR) => false,
             Err(_) => std::process::exit(0),
         }
     }

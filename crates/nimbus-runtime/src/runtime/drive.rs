@@ -162,7 +162,7 @@ impl Conversation<'_> {
                 }
                 // Before the worker, so that one which never falls silent is measured too.
                 () = self.watch.due() => {
-                    self.watch.check(worker)?;
+                    self.watch.check()?;
                     continue;
                 }
                 message = worker.receive() => message?,
