@@ -36,12 +36,10 @@ pub enum RunError {
         /// What it wrote to the console.
         log_lines: Vec<String>,
     },
-    /// Functions called one another too deeply, or too many at once.
-    #[error(
-        "functions call one another more than {limit} deep, or more than {limit} such calls of this tenant are in progress"
-    )]
+    /// Functions called one another too deeply.
+    #[error("functions call one another more than {limit} deep")]
     NestedTooDeep {
-        /// The limit of both.
+        /// The limit.
         limit: u32,
     },
     /// Too many calls by functions are in progress.
