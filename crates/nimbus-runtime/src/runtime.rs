@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nimbus_core::TenantId;
 use tokio::sync::watch as signal;
 
-use crate::admission::{Admission, Budgets};
+use crate::admission::{ActiveSlot, Admission, Budgets, InFlight};
 use crate::analysis::Analysis;
 use crate::call::{Code, Host, Invocation, Nesting, Outcome};
 use crate::config::RuntimeConfig;
@@ -86,26 +86,70 @@ impl Runtime {
         Ok(took)
     }
 
+    /// Waits for the turn of a function of `tenant`, before anything is prepared that should not be held while
+    /// waiting, such as a snapshot of the store.
+    ///
+    /// # Errors
+    /// [`RunError::QueueFull`], [`RunError::NestedTooDeep`], [`RunError::TenantStopped`], [`RunError::ShuttingDown`].
+    pub async fn admit(
+        &self,
+        tenant: &TenantId,
+        nesting: Option<Nesting>,
+    ) -> Result<Admitted, RunError> {
+        let inner = &*self.inner;
+        self.signal(tenant)?;
+        let limit = inner.config.max_nested_calls;
+        match nesting {
+            Some(nesting) if nesting.depth > limit => Err(RunError::NestedTooDeep { limit }),
+            Some(_) => {
+                metrics::add(&inner.counters.nested, 1);
+                self.admit_again(tenant).await
+            }
+            None => {
+                let (slot, place) = inner.admission.enter(tenant).await?;
+                let place = Some(place);
+                Ok(Admitted { slot, place })
+            }
+        }
+    }
+
+    /// Waits for the turn of a function that runs again, since its transaction conflicted: before new ones.
+    ///
+    /// # Errors
+    /// [`RunError::TenantStopped`], [`RunError::ShuttingDown`].
+    pub async fn admit_again(&self, tenant: &TenantId) -> Result<Admitted, RunError> {
+        self.signal(tenant)?;
+        let slot = self.inner.admission.resume(tenant).await?;
+        Ok(Admitted { slot, place: None })
+    }
+
     /// Runs a function to its end. Dropping the future kills it.
     ///
     /// # Errors
     /// See [`RunError`]; what the function threw is not one.
     pub async fn run(&self, call: Invocation, host: &dyn Host) -> Result<Outcome, RunError> {
+        let admitted = self.admit(&call.tenant, call.nesting).await?;
+        self.run_admitted(admitted, call, host).await
+    }
+
+    /// As [`Runtime::run`], for a function whose turn it is. What was admitted ends with it.
+    ///
+    /// # Errors
+    /// As [`Runtime::run`].
+    pub async fn run_admitted(
+        &self,
+        admitted: Admitted,
+        call: Invocation,
+        host: &dyn Host,
+    ) -> Result<Outcome, RunError> {
         let inner = &*self.inner;
         let stopped = self.signal(&call.tenant)?;
-        let depth = call.nesting.map_or(0, |n| n.depth);
-        let limit = inner.config.max_nested_calls;
-        if depth > limit {
-            return Err(RunError::NestedTooDeep { limit });
-        }
-        host.nesting(Nesting { depth: depth + 1 });
-        let (slot, _place) = if call.nesting.is_some() {
-            metrics::add(&inner.counters.nested, 1);
-            (inner.admission.resume(&call.tenant).await?, None)
-        } else {
-            let (slot, place) = inner.admission.enter(&call.tenant).await?;
-            (slot, Some(place))
-        };
+        let depth = call.nesting.map_or(0, |n| n.depth) + 1;
+        host.nesting(Nesting { depth });
+        let Admitted {
+            slot,
+            place: _place,
+        } = admitted;
         let key = Key {
             tenant: call.tenant.clone(),
             code: call.code.id.clone(),
@@ -337,6 +381,12 @@ impl Runtime {
             Stop::Admission(error) => error,
         }
     }
+}
+
+/// The turn of one function; see [`Runtime::admit`].
+pub struct Admitted {
+    slot: ActiveSlot,
+    place: Option<InFlight>,
 }
 
 /// Counts an invocation whose future was dropped.

@@ -30,6 +30,10 @@
 //! **Back tenants up.** [`backup`] makes one stream of any number of tenants, each as of one commit,
 //! and tenants from that in whatever provider.
 //!
+//! **Keep the functions of an application.** [`Tenant::deploy`] swaps modules, schema and indexes in one
+//! commit and [`Tenant::roll_back`] goes back; [`Tenant::update_environment`] and [`Tenant::put_key`] keep what
+//! belongs to them.
+//!
 //! **Use another storage backend.** Implement [`Provider`], [`provider::TenantStore`] and
 //! [`provider::Snapshot`], and run [`conformance`] against them.
 //!

@@ -67,7 +67,7 @@ pub(super) fn list(answer: &Json) -> String {
             .unwrap_or_default();
         let mark = if i == 0 { "*" } else { " " };
         let line = format!(
-            "{mark} {}  generation {}  {made}  {} modules  {}",
+            "{mark} {}  generation {}  {made}  modules: {}  {}",
             deployment["id"].as_str().unwrap_or_default(),
             deployment["generation"],
             deployment["modules"].as_u64().unwrap_or_default(),
@@ -117,7 +117,7 @@ mod tests {
             {"id": "d2", "generation": 2, "createdMs": 1_000, "modules": 3, "message": null},
             {"id": "d1", "generation": 1, "createdMs": 0, "modules": 2, "message": "first"},
         ]});
-        let text = "* d2  generation 2  1970-01-01 00:00:01  3 modules\n  d1  generation 1  1970-01-01 00:00:00  2 modules  first\n";
+        let text = "* d2  generation 2  1970-01-01 00:00:01  modules: 3\n  d1  generation 1  1970-01-01 00:00:00  modules: 2  first\n";
         assert_eq!(list(&answer), text);
     }
 }

@@ -12,7 +12,7 @@ use crate::functions::{FunctionCall, Ran};
 
 /// Longest body: 16 MiB of arguments and room for what is around them.
 pub(crate) const MAX_BODY: usize = 16 * 1024 * 1024 + 2_000;
-/// Longest body of `echo`.
+/// Longest body of `echo` with a credential (convex.md 1.1).
 pub(crate) const MAX_ECHO: usize = 128 * 1024 * 1024;
 /// Most queries of one batch.
 const MAX_BATCH: usize = 100;

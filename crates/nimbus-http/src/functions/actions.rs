@@ -6,8 +6,9 @@ use futures_util::future::BoxFuture;
 use nimbus_core::Value;
 use nimbus_runtime::{Answer, Host, JsFailure, Nesting, SyscallError, UdfKind};
 use serde::Deserialize;
+use tokio::task::JoinSet;
 
-use super::call::FunctionCall;
+use super::call::{FunctionCall, Ran};
 use super::error::CallError;
 use super::reference::Reference;
 use super::service::{Job, nested_failure};
@@ -82,7 +83,7 @@ impl<'j> ActionHost<'j> {
         };
         let nesting = *self.nesting.lock().unwrap_or_else(PoisonError::into_inner);
         let job = self.job.nested(call, nesting);
-        let ran = job.run(kind).await.map_err(nested_failure)?;
+        let ran = apart(job, kind).await.map_err(nested_failure)?;
         match ran.result {
             Ok(value) => Ok(value.to_json()),
             Err(error) => Err(SyscallError::User {
@@ -101,6 +102,19 @@ impl<'j> ActionHost<'j> {
         let mut txn = self.job.tenant.begin_read(None).await.map_err(failed)?;
         let value = txn.env(&body.name).await.map_err(failed)?;
         Ok(value.map_or(Value::Null, Value::String).to_json())
+    }
+}
+
+/// Runs a nested call in a task of its own: polled within its caller's, a chain of calls would take the
+/// stack of one thread. It ends with its caller.
+async fn apart(job: Job, kind: UdfKind) -> Result<Ran, CallError> {
+    // Dropping a set ends its tasks.
+    let mut task = JoinSet::new();
+    task.spawn(async move { job.run(kind).await });
+    match task.join_next().await {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(error)) => Err(CallError::Damaged(format!("a nested call: {error}"))),
+        None => Err(CallError::Damaged("a nested call has no task".to_owned())),
     }
 }
 

@@ -35,6 +35,17 @@ pub(super) struct QueryRun {
 }
 
 impl QueryRun {
+    /// One that did not begin.
+    pub(super) fn refused(ran: Ran) -> QueryRun {
+        QueryRun {
+            ran,
+            journal: None,
+            watch: None,
+            observed: None,
+            identity_read: false,
+        }
+    }
+
     /// Whether a run that began now would have this result, every acknowledged write included.
     pub(super) fn is_current(&self) -> bool {
         let fresh = self.observed.is_none_or(|at| at.elapsed() < OBSERVED_TIME);

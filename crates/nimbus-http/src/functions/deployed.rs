@@ -19,6 +19,9 @@ use super::path::FunctionPath;
 /// Tenants whose code is kept in memory; beyond it, the one that was called longest ago goes.
 const MAX_KEPT: usize = 256;
 
+/// Bytes of all code that is kept in memory, the newest call's own not counted.
+const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
+
 /// What modules see while they are imported, as a deployment keeps it (`udf_config`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +48,8 @@ impl UdfConfig {
 /// A deployment, loaded.
 pub(super) struct Deployed {
     pub code: Arc<Code>,
+    /// Bytes of the modules.
+    size: usize,
     /// By module path, then by name.
     functions: BTreeMap<String, BTreeMap<String, Function>>,
 }
@@ -100,7 +105,11 @@ impl Deployed {
                 of_module.insert(name, function);
             }
         }
+        let bytes = |module: &Module| {
+            module.source.len() + module.source_map.as_ref().map_or(0, |map| map.len())
+        };
         Ok(Deployed {
+            size: modules.values().map(bytes).sum(),
             code: Arc::new(Code {
                 id: format!("{id}/{}", deployment.id).into(),
                 modules,
@@ -160,9 +169,29 @@ impl Deployments {
             return Ok(None);
         };
         let cell = self.cell(id, deployment);
+        let known = cell.initialized();
         let loading = cell
             .get_or_try_init(async || Deployed::load(id, tenant, deployment).await.map(Arc::new));
-        Ok(Some(Arc::clone(loading.await?)))
+        let deployed = Arc::clone(loading.await?);
+        if !known {
+            self.trim(id);
+        }
+        Ok(Some(deployed))
+    }
+
+    /// Drops code that was called longest ago until the rest fits, but not that of `id`.
+    fn trim(&self, id: &TenantId) {
+        let mut all = self.lock();
+        let size = |kept: &Kept| kept.cell.get().map_or(0, |deployed| deployed.size);
+        let mut total: usize = all.values().map(size).sum();
+        while total > MAX_KEPT_BYTES {
+            let others = all.iter().filter(|(other, _)| *other != id);
+            let oldest = others.min_by_key(|(_, kept)| kept.used);
+            let Some(oldest) = oldest.map(|(other, _)| other.clone()) else {
+                return;
+            };
+            total -= all.remove(&oldest).as_ref().map_or(0, size);
+        }
     }
 
     fn cell(&self, id: &TenantId, deployment: &Deployment) -> Arc<OnceCell<Arc<Deployed>>> {

@@ -25,13 +25,57 @@ impl Format {
     /// Appends `value`.
     pub(crate) fn write(self, value: &Value, out: &mut String) {
         match self {
-            Format::Encoded => value.write_json(out),
-            Format::Clean => write_clean(value, out),
+            Format::Encoded => write_with(value, encoded_leaf, out),
+            Format::Clean => write_with(value, clean_leaf, out),
         }
     }
 }
 
-fn write_clean(value: &Value, out: &mut String) {
+/// Writes arrays and objects; `leaf` writes what they hold.
+fn write_with(value: &Value, leaf: fn(&Value, &mut String), out: &mut String) {
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                write_with(item, leaf, out);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => {
+            out.push('{');
+            for (at, (name, item)) in fields.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                Value::String(name.clone()).write_json(out);
+                out.push(':');
+                write_with(item, leaf, out);
+            }
+            out.push('}');
+        }
+        other => leaf(other, out),
+    }
+}
+
+/// A whole float64 with `.0`: the Python client takes a number without it for no float64.
+fn encoded_leaf(value: &Value, out: &mut String) {
+    let plain = match value {
+        // -0 and what is not finite have a form of their own.
+        Value::Float64(number) if *number != 0.0 || number.is_sign_positive() => {
+            serde_json::Number::from_f64(*number)
+        }
+        _ => None,
+    };
+    match plain {
+        Some(number) => out.push_str(&number.to_string()),
+        None => value.write_json(out),
+    }
+}
+
+fn clean_leaf(value: &Value, out: &mut String) {
     match value {
         Value::Int64(number) => {
             out.push('"');
@@ -54,31 +98,7 @@ fn write_clean(value: &Value, out: &mut String) {
             BASE64.encode_append(bytes, out);
             out.push('"');
         }
-        Value::Array(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                write_clean(item, out);
-            }
-            out.push(']');
-        }
-        Value::Object(fields) => {
-            out.push('{');
-            for (at, (name, item)) in fields.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                Value::String(name.clone()).write_json(out);
-                out.push(':');
-                write_clean(item, out);
-            }
-            out.push('}');
-        }
-        Value::Null | Value::Bool(_) | Value::Float64(_) | Value::String(_) => {
-            value.write_json(out);
-        }
+        other => other.write_json(out),
     }
 }
 
@@ -93,7 +113,9 @@ mod tests {
             ("null", "null"),
             ("true", "true"),
             ("1.5", "1.5"),
-            ("1", "1"),
+            ("1.0", "1"),
+            ("0.0", "0"),
+            ("1e300", "1e300"),
             (r#"{"$float":"AAAAAAAAAIA="}"#, "-0.0"),
             (r#"{"$float":"AAAAAAAA+H8="}"#, r#""NaN""#),
             (r#"{"$float":"AAAAAAAA8H8="}"#, r#""Infinity""#),
@@ -106,7 +128,7 @@ mod tests {
             (r#"{"$bytes":"AP8="}"#, r#""AP8=""#),
             (r#""a\"b\n""#, r#""a\"b\n""#),
             (
-                r#"{"a":[1,{"$integer":"AQAAAAAAAAA="}],"b \"":{}}"#,
+                r#"{"a":[1.0,{"$integer":"AQAAAAAAAAA="}],"b \"":{}}"#,
                 r#"{"a":[1,"1"],"b \"":{}}"#,
             ),
         ];

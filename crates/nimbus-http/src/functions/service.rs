@@ -1,13 +1,13 @@
 //! Calls from their beginning to their outcome: what is deployed, whether it may be called, the
 //! transaction around it, and the cache before it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use nimbus_auth::{FunctionAccess, RequestId};
 use nimbus_core::{TenantId, Value};
-use nimbus_runtime::{Invocation, Nesting, Runtime, SyscallError, UdfKind};
+use nimbus_runtime::{Admitted, Invocation, Nesting, Runtime, SyscallError, UdfKind};
 use nimbus_storage::{Ran as Ending, StoreError, StoreResult, Tenant, Transaction};
 use serde_json::json;
 
@@ -270,8 +270,14 @@ impl Job {
     /// Runs a query once.
     async fn run_query(&self, at: Option<u64>) -> Result<QueryRun, CallError> {
         let started = Instant::now();
+        let admitted = match self.admit().await? {
+            Ok(admitted) => admitted,
+            Err(ran) => return Ok(QueryRun::refused(ran)),
+        };
         let mut txn = self.tenant.begin_read(at).await?;
-        let run = self.in_transaction(&mut txn, UdfKind::Query).await?;
+        let run = self
+            .in_transaction(&mut txn, UdfKind::Query, admitted)
+            .await?;
         let cacheable = run.ran.result.is_ok() && at.is_none();
         let beyond = run.facts.beyond_reads.into_inner();
         let watch = (cacheable && !beyond).then(|| self.tenant.watch(txn.take_reads()));
@@ -288,12 +294,35 @@ impl Job {
     /// Runs a mutation until its transaction commits. One that throws writes nothing; the console
     /// lines of runs that conflicted are dropped (convex.md 6.1).
     async fn mutation(&self) -> Result<Ran, CallError> {
-        let job = self.clone();
-        let running = self
-            .tenant
-            .transact_function(move |txn, _| mutate(job.clone(), txn));
+        let admitted = match self.admit().await? {
+            Ok(admitted) => admitted,
+            Err(ran) => return Ok(ran),
+        };
+        let (job, admitted) = (self.clone(), Arc::new(Mutex::new(Some(admitted))));
+        let running = self.tenant.transact_function(move |txn, _| {
+            let admitted = admitted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            mutate(job.clone(), txn, admitted)
+        });
         let (outcome, _) = running.await?;
         outcome
+    }
+
+    /// Waits for the turn of this call: before its transaction begins, since those that wait would hold every reader
+    /// of the tenant.
+    async fn admit(&self) -> Result<Result<Admitted, Ran>, CallError> {
+        match self
+            .service
+            .inner
+            .runtime
+            .admit(&self.id, self.nesting)
+            .await
+        {
+            Ok(admitted) => Ok(Ok(admitted)),
+            Err(error) => sort(error).map(Err),
+        }
     }
 
     /// Runs a query or mutation within `txn`, up to the check of its result.
@@ -301,6 +330,7 @@ impl Job {
         &self,
         txn: &mut Transaction,
         kind: UdfKind,
+        admitted: Admitted,
     ) -> Result<InTransaction, CallError> {
         let early = |error: UdfError| InTransaction {
             ran: error.into(),
@@ -325,7 +355,8 @@ impl Job {
         };
         let host = TransactionHost::new(self, txn, Arc::clone(deployed), kind);
         let invocation = self.invocation(deployed, kind);
-        let outcome = self.service.inner.runtime.run(invocation, &host).await;
+        let runtime = &self.service.inner.runtime;
+        let outcome = runtime.run_admitted(admitted, invocation, &host).await;
         let (txn, facts) = host.into_parts();
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -472,9 +503,18 @@ fn unknown(op: &str) -> SyscallError {
 fn mutate(
     job: Job,
     txn: &mut Transaction,
+    admitted: Option<Admitted>,
 ) -> BoxFuture<'_, StoreResult<Ending<Result<Ran, CallError>>>> {
     Box::pin(async move {
-        match job.in_transaction(txn, UdfKind::Mutation).await {
+        let admitted = match admitted {
+            Some(admitted) => admitted,
+            // It conflicted, and goes on before new work.
+            None => match job.service.inner.runtime.admit_again(&job.id).await {
+                Ok(admitted) => admitted,
+                Err(error) => return Ok(Ending::Discard(sort(error))),
+            },
+        };
+        match job.in_transaction(txn, UdfKind::Mutation, admitted).await {
             Ok(run) if run.ran.result.is_ok() => Ok(Ending::Commit(Ok(run.ran))),
             Ok(run) => Ok(Ending::Discard(Ok(run.ran))),
             Err(CallError::Store(error)) => Err(error),

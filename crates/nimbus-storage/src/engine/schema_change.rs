@@ -336,6 +336,22 @@ fn unfinished(catalog: &Catalog) -> Option<(Arc<TableDef>, IndexDef)> {
     })
 }
 
+/// The documents that a table has now. Those that come later are not waited for: whoever inserts
+/// faster than this reads would keep it for ever.
+pub(crate) async fn present(tenant: &TenantInner, table: &TableDef) -> StoreResult<KeyRange> {
+    let mut range = KeyRange::prefix(&table.number.get().to_be_bytes());
+    let mut view = tenant.durable_view(false).await?;
+    let mut backward = Scan::new(Keyspace::Docs, range.clone(), Direction::Backward);
+    while !backward.done {
+        if let Some((last, _)) = view.scan_next(&mut backward, 1).await?.pop() {
+            range.end = Some([last.as_slice(), &[0]].concat());
+            return Ok(range);
+        }
+    }
+    range.end = Some(range.start.clone());
+    Ok(range)
+}
+
 /// Adds the entries of documents that were there before the index. Later writes maintain it
 /// themselves, so only a change to one of the documents of a step can make the step stale.
 pub(crate) async fn fill(
@@ -343,7 +359,7 @@ pub(crate) async fn fill(
     table: &TableDef,
     index: &IndexDef,
 ) -> StoreResult<()> {
-    let mut remaining = KeyRange::prefix(&table.number.get().to_be_bytes());
+    let mut remaining = present(tenant, table).await?;
     let mut step = STEP;
     loop {
         // Not the durable state: under load, that of a document which changes in every batch is

@@ -407,7 +407,7 @@ impl Tenant {
         state.catalog_at(state.durable.sequence).unwrap_or_default()
     }
 
-    /// Every table that has a schema.
+    /// Every table that has a native schema; that of the functions is in [`Tenant::deployment`].
     ///
     /// # Errors
     /// None today.

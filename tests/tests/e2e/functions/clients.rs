@@ -3,7 +3,7 @@
 //! It must not know the wire; the packages do.
 
 use nimbus_e2e::python::python;
-use nimbus_e2e::{Finished, apps};
+use nimbus_e2e::{Finished, Options, apps};
 
 use super::World;
 
@@ -26,7 +26,9 @@ fn a_pair_of_mutations_that_skew_never_both_commits() {
 
 #[test]
 fn sixty_four_clients_lose_no_increment() {
-    node(&World::chat(), include_str!("one_counter.mjs"));
+    // More than the default of a small machine may wait.
+    let options = Options::new().args(&["--runtime-max-queued-per-tenant", "64"]);
+    node(&World::chat_on(options), include_str!("one_counter.mjs"));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! The scripts beside this file use the packages as they come from the registries; each checks by itself and
 //! prints a last word, so that a script that ends early is no success.
 
+mod bombs;
+mod calls;
 mod clients;
 mod deploys;
 mod refusals;
@@ -22,14 +24,23 @@ struct World {
 impl World {
     /// A server without a deployment.
     fn with(app: App) -> World {
-        let server = Server::start(Options::new());
+        World::started(app, Options::new())
+    }
+
+    fn started(app: App, options: Options) -> World {
+        let server = Server::start(options);
         server.client().create_tenant("demo");
         World { server, app }
     }
 
     /// The chat, deployed.
     fn chat() -> World {
-        let world = World::with(App::named("chat"));
+        World::chat_on(Options::new())
+    }
+
+    /// The chat, deployed to a server with these options.
+    fn chat_on(options: Options) -> World {
+        let world = World::started(App::named("chat"), options);
         world.set("CHAT_ISSUER", ISSUER);
         world.app.deployed(&world.server, "demo");
         world

@@ -10,11 +10,11 @@ use super::schema::{AppSchema, AppTable};
 use super::{DeployError, DeploymentId, push};
 use crate::engine::catalog::{IndexDef, IndexState, PendingPush, TableDef};
 use crate::engine::exec::parse;
-use crate::engine::schema_change::{self, STEP, next_step};
+use crate::engine::schema_change::{self, STEP, next_step, present};
 use crate::engine::tenant::Tenant;
 use crate::engine::txn::Transaction;
 use crate::error::{StoreError, StoreResult};
-use crate::provider::{KeyRange, Keyspace};
+use crate::provider::Keyspace;
 
 /// What has been prepared.
 #[derive(Default)]
@@ -139,13 +139,14 @@ pub(super) async fn next_index_number(tx: &mut Transaction) -> StoreResult<u32> 
     Ok(number)
 }
 
-/// Checks every document of a table, and on the way whether a write contradicted the push.
+/// Checks every document that a table has, and on the way whether a write contradicted the push:
+/// those that come later are looked at by whoever writes them.
 pub(super) async fn check_documents(
     tenant: &Tenant,
     def: &TableDef,
     validator: &Validator,
 ) -> Result<(), DeployError> {
-    let mut remaining = KeyRange::prefix(&def.number.get().to_be_bytes());
+    let mut remaining = present(&tenant.inner, def).await?;
     loop {
         let mut view = tenant.inner.durable_view(false).await?;
         push::check_violations(&mut view).await?;

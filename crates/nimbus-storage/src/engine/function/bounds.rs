@@ -82,10 +82,17 @@ fn usable<'t>(table: &'t TableDef, query: &FunctionQuery) -> FunctionResult<&'t 
         return Ok(index);
     }
     let name = query.index_text();
-    if named().any(|index| index.state == IndexState::Backfilling) {
+    // What a push prepares is not there yet for anybody.
+    if named().any(|index| index.state == IndexState::Backfilling && index.push.is_none()) {
         let message =
             format!("Index {name} is currently backfilling and not available to query yet.");
         return Err(FunctionError::user("IndexBackfillingError", message));
+    }
+    let mut staged = table.deployed.iter().flat_map(|deployed| &deployed.staged);
+    if staged.any(|index| index.as_str() == query.index) {
+        let message =
+            format!("Index {name} is staged and not available to query until it is enabled.");
+        return Err(FunctionError::user("IndexStagedError", message));
     }
     Err(index_not_found(&name))
 }

@@ -165,11 +165,13 @@ impl Transaction {
     ) -> FunctionResult<FunctionPage> {
         self.usage.count_query()?;
         let key = self.tenant.cursor_key.clone();
-        let fingerprint = query.fingerprint();
+        let span = span_of(&mut self.view, query)?;
+        let fields = span.as_ref().and_then(|s| s.index.as_ref());
+        let fingerprint = query.fingerprint(fields.map_or(&[][..], |index| &index.fields[..]));
         let open = |cursor: &String| Place::open(&key, &fingerprint, cursor);
         let start = request.cursor.as_ref().map_or(Ok(Place::Start), open)?;
         let end = request.end_cursor.as_ref().map(open).transpose()?;
-        let filled = match span_of(&mut self.view, query)? {
+        let filled = match span {
             Some(mut span) => {
                 narrow(&mut span, query.direction, &start, end.as_ref());
                 self.fill_page(query, span, request).await?

@@ -111,8 +111,12 @@ impl FunctionQuery {
     }
 
     /// SHA-256 of everything that decides which documents come in which order: what a cursor is bound to.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let mut bytes = Vec::new();
+    /// `fields` are those of a declared index, which another one of its name may not have.
+    pub(super) fn fingerprint(&self, fields: &[FieldPath]) -> [u8; 32] {
+        let mut bytes = (fields.len() as u64).to_be_bytes().to_vec();
+        for field in fields {
+            key::encode(Some(&Value::String(field.to_string())), &mut bytes);
+        }
         for name in [&self.table_text, &self.index] {
             key::encode(Some(&Value::String(name.clone())), &mut bytes);
         }

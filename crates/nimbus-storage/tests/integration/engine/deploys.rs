@@ -8,8 +8,8 @@ use nimbus_storage::backup::{Backup, Source, restore};
 use nimbus_storage::core::{Object, TableName, TableNames, Validator, Value};
 use nimbus_storage::provider::Keyspace;
 use nimbus_storage::{
-    DeployError, DeployPlan, FilterOp, ImportRow, KEPT_DEPLOYMENTS, MAX_MODULE_BYTES, MAX_MODULES,
-    StoreError, Tenant,
+    DeployError, DeployPlan, FilterOp, FunctionQuery, ImportRow, KEPT_DEPLOYMENTS,
+    MAX_MODULE_BYTES, MAX_MODULES, StoreError, Tenant,
 };
 use serde_json::{Value as Json, json};
 
@@ -179,7 +179,6 @@ async fn ids_are_checked_against_their_table() {
     assert_eq!(tables.number("later"), None);
     assert!(tables.name(tables.number("users").unwrap()).is_some());
     assert!(validator.check(&Value::String(user), &tables).is_err());
-    drop(tables);
     tx.insert(&name("others"), object([])).await.unwrap();
     insert(&tenant, "later", object([])).await;
     let committed = tenant.commit(tx).await;
@@ -568,4 +567,30 @@ async fn the_deployment_is_one_key_of_a_read_set() {
         let found = matches!(committed, Err(StoreError::Conflict { .. }));
         assert_eq!(found, conflicts, "{committed:?}");
     }
+}
+
+#[tokio::test]
+async fn staged_indexes_are_known_and_not_served() {
+    let (_world, tenant) = world().await;
+    let mut notes = declared("notes", &[("a", of("any"), true)], &[("by_a", &["a"])]);
+    notes["stagedDbIndexes"] = json!([{"indexDescriptor": "later", "fields": ["a"]}]);
+    let enabled = declared(
+        "notes",
+        &[("a", of("any"), true)],
+        &[("by_a", &["a"]), ("later", &["a"])],
+    );
+    let ask = async |index: &str| {
+        let source = json!({"type": "IndexRange", "indexName": format!("notes.{index}"), "range": [], "order": null});
+        let asked = FunctionQuery::parse(&json!({"source": source, "operators": []})).unwrap();
+        let mut tx = tenant.begin_read(None).await.unwrap();
+        tx.open_query(&asked).map(|_| ()).map_err(|e| e.to_string())
+    };
+    deploy(&tenant, with_schema(vec![notes])).await;
+    assert_eq!(ask("by_a").await, Ok(()));
+    let staged = ask("later").await.unwrap_err();
+    assert!(staged.contains("notes.later is staged"), "{staged}");
+    let missing = ask("none").await.unwrap_err();
+    assert_eq!(missing, "Index notes.none not found.");
+    deploy(&tenant, with_schema(vec![enabled])).await;
+    assert_eq!(ask("later").await, Ok(()));
 }

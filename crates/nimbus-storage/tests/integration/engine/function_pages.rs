@@ -238,6 +238,32 @@ async fn a_cursor_of_another_query_or_tenant_is_refused() {
     }
 }
 
+/// A cursor is good for an index that was made again, and not for another one of that name.
+#[tokio::test]
+async fn a_cursor_outlives_its_index_but_not_its_fields() {
+    let world = World::new().await;
+    let tenant = function_tenant(&world, &mut Random::new(6), 9).await;
+    let query = Asked::all("by_a", false).query();
+    let cursor = page(&tenant, &query, &first(4)).await.continue_cursor;
+    let rest = page(&tenant, &query, &after(&cursor, 9)).await;
+    for (field, good) in [("a", true), ("n", false)] {
+        let none: &[(&str, &[&str])] = &[];
+        let again: &[(&str, &[&str])] = &[("by_a", &[field])];
+        for indexes in [none, again] {
+            let declared = schema(FUNCTION_TABLE, &["a", "n"], indexes);
+            tenant.put_schema(declared).await.unwrap();
+        }
+        indexes_ready(&tenant, FUNCTION_TABLE).await;
+        let mut tx = tenant.begin_read(None).await.unwrap();
+        let found = tx.fn_page(&query, &after(&cursor, 9)).await;
+        if good {
+            assert_eq!(ids(&found.unwrap()), ids(&rest));
+        } else {
+            assert_eq!(caught(found).0, "InvalidCursor");
+        }
+    }
+}
+
 #[tokio::test]
 async fn limits_end_a_page_early() {
     let world = World::new().await;

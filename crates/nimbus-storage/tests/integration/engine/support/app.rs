@@ -20,11 +20,12 @@ pub fn plan(modules: &[(&str, &str)]) -> DeployPlan {
         source: Arc::from(*source),
         source_map: Some(Arc::from("{}")),
     });
-    let mut plan = DeployPlan::default();
-    plan.modules = modules.collect();
-    plan.analysis = Arc::from("{\"modules\":{}}");
-    plan.udf_config = Arc::from("{\"seed\":1}");
-    plan
+    DeployPlan {
+        modules: modules.collect(),
+        analysis: Arc::from("{\"modules\":{}}"),
+        udf_config: Arc::from("{\"seed\":1}"),
+        ..DeployPlan::default()
+    }
 }
 
 /// A plan of one module with a schema.
