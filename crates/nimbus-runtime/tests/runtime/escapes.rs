@@ -336,6 +336,6 @@ async fn a_function_that_breaks_every_builtin_still_ends_with_an_answer() {
     let outcome = query(main, &Table::default()).await.unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"{"x":1}"#));
     // In QuickJS it is the loop that breaks.
-    let lines: &[&str] = per_engine(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
+    let lines = per_engine::<&[&str]>(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
     assert_eq!(outcome.log_lines, lines);
 }
