@@ -6,10 +6,10 @@
 
 use deno_core::v8;
 
-use super::failure;
 use super::modules::{self, ImportError};
 use super::realm::Factory;
 use super::session::{self, Frame, Pending, Times};
+use super::{failure, guard};
 use crate::call::{JsFailure, SubCall, UdfKind};
 use crate::protocol::{FromWorker, Import, Reply, Start};
 
@@ -316,6 +316,6 @@ pub(crate) fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply
             let data = data.map_or(undefined, |data| v8::Local::new(scope, data).into());
             reject.call(scope, undefined, &[message.into(), data]);
         }
-        Reply::Run(_) => std::process::exit(0),
+        Reply::Run(_) => guard::end(),
     }
 }

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::{guard, memory};
 use crate::protocol::{self, FromWorker, ToWorker};
 
 /// The socket with what was read ahead.
@@ -32,7 +33,7 @@ impl Link {
     pub(crate) fn put(&mut self, message: &FromWorker) {
         if protocol::encode(message, &mut self.outgoing).is_err() {
             // Longer than any frame: the server could only refuse it.
-            std::process::exit(protocol::EXIT_OUT_OF_MEMORY);
+            memory::end();
         }
     }
 
@@ -46,7 +47,7 @@ impl Link {
                 Ok(n) => sent += n,
                 Err(Errno::AGAIN) => self.wait(),
                 Err(Errno::INTR) => {}
-                Err(_) => std::process::exit(0),
+                Err(_) => guard::end(),
             }
         }
         self.outgoing.clear();
@@ -76,10 +77,10 @@ impl Link {
             }
             let mut chunk = [0; 16 * 1024];
             match self.socket.read(&mut chunk) {
-                Ok(0) => std::process::exit(0),
+                Ok(0) => guard::end(),
                 Ok(n) => self.incoming.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => std::process::exit(0),
+                Err(_) => guard::end(),
             }
         }
     }
@@ -97,7 +98,7 @@ impl Link {
                 self.consumed = 0;
                 None
             }
-            Err(_) => std::process::exit(0),
+            Err(_) => guard::end(),
         }
     }
 
@@ -105,13 +106,13 @@ impl Link {
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match rustix::net::recv(&self.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => std::process::exit(0),
+            Ok((_, 0)) => guard::end(),
             Ok((_, n)) => {
                 self.incoming.extend_from_slice(&chunk[..n]);
                 true
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
-            Err(_) => std::process::exit(0),
+            Err(_) => guard::end(),
         }
     }
 
