@@ -35,6 +35,7 @@ type Undone = BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>;
 pub(super) async fn view_at(tenant: &Tenant, at: u64) -> StoreResult<View> {
     let mut view = tenant.settled_view().await?.unbounded();
     if at == view.timestamp {
+        view.bound_again();
         return Ok(view.tracked());
     }
     let newest = view.timestamp;
