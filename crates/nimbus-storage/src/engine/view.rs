@@ -56,6 +56,8 @@ pub(crate) struct View {
     pub(crate) write_version: u64,
     /// Whether reads are counted against [`MAX_READ_BYTES`].
     bounded: bool,
+    /// For a state of the past: the time of the snapshot, whose code rows it shows.
+    newest: Option<u64>,
     /// Work since the task last let others run.
     unpaced: usize,
     write_bytes: usize,
@@ -135,6 +137,7 @@ impl View {
             read_only: false,
             write_version: 0,
             bounded: true,
+            newest: None,
             unpaced: 0,
             write_bytes: 0,
             documents_read: 0,
@@ -187,14 +190,24 @@ impl View {
             .collect()
     }
 
+    /// The error for a code row that is not there any more, if the view is of the past.
+    pub(crate) fn code_gone(&self) -> Option<StoreError> {
+        self.newest
+            .map(|newest| StoreError::TimestampOutOfRetention {
+                requested: self.timestamp,
+                newest,
+            })
+    }
+
     /// Lays what was undone over a view of which nothing was read yet: it then shows the state
-    /// after the commit `sequence`, and tracks what is read from now on.
+    /// after the commit `sequence`, code rows excepted, and tracks what is read from now on.
     pub(crate) fn put_back(
         &mut self,
         undone: Overlay,
         catalog: Arc<Catalog>,
         (sequence, timestamp): (u64, u64),
     ) {
+        self.newest = Some(self.timestamp);
         self.overlay = undone;
         self.catalog = catalog;
         self.read_sequence = sequence;
