@@ -45,6 +45,10 @@ impl Workerd {
         Ok(server)
     }
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "workerd does not say when it listens"
+    )]
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         for address in &self.addresses {

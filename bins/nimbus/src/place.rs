@@ -26,7 +26,7 @@ pub(crate) enum Backend {
     /// A running server.
     Server(Remote),
     /// The data directory itself.
-    Offline(Offline),
+    Offline(Box<Offline>),
 }
 
 /// A store of our own, with the directory's lock held.
@@ -67,7 +67,7 @@ impl Backend {
                     readers: OFFLINE_READERS,
                     keyring: encryption::keyring(&file)?,
                 };
-                Ok(Backend::Offline(Offline::open(&local, lock)?))
+                Ok(Backend::Offline(Box::new(Offline::open(&local, lock)?)))
             }
             Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
                 Some(address) => Ok(Backend::Server(Remote::new(&format!("http://{address}"))?)),

@@ -61,7 +61,7 @@ pub(crate) struct ApiError {
     /// Outside text.
     message: String,
     /// Data for programs; shapes are listed in docs/http-api.md.
-    detail: Option<Json>,
+    detail: Option<Box<Json>>,
     /// Inside text; logged with the request id, never sent.
     inside: Option<String>,
     /// The code for Convex clients, where it is not the one that follows from `code`.
@@ -91,7 +91,7 @@ struct Inner<'a> {
     timestamp: String,
     severity: Severity,
     retryable: bool,
-    detail: &'a Option<Json>,
+    detail: Option<&'a Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remediation: Option<Remedy>,
 }
@@ -193,7 +193,7 @@ impl ApiError {
     /// The same error with data for programs.
     pub(crate) fn with_detail(self, detail: Json) -> ApiError {
         ApiError {
-            detail: Some(detail),
+            detail: Some(Box::new(detail)),
             ..self
         }
     }
@@ -210,19 +210,19 @@ impl ApiError {
     pub(crate) fn at_line(self, line: u64) -> ApiError {
         ApiError {
             message: format!("line {line}: {}", self.message),
-            detail: Some(json!({"line": line, "cause": self.detail})),
+            detail: Some(Box::new(json!({"line": line, "cause": self.detail}))),
             ..self
         }
     }
 
     /// The same error with one more member in its data for programs.
     pub(crate) fn with_member(self, name: &str, value: impl Into<Json>) -> ApiError {
-        let mut detail = self.detail.unwrap_or_else(|| json!({}));
+        let mut detail = self.detail.map_or_else(|| json!({}), |detail| *detail);
         if let Some(members) = detail.as_object_mut() {
             members.insert(name.to_owned(), value.into());
         }
         ApiError {
-            detail: Some(detail),
+            detail: Some(Box::new(detail)),
             ..self
         }
     }
@@ -263,7 +263,7 @@ impl ApiError {
                 timestamp: format!("{:.3}", jiff::Timestamp::now()),
                 severity: meaning.severity,
                 retryable: meaning.retryable,
-                detail: &self.detail,
+                detail: self.detail.as_deref(),
                 remediation: meaning.remedy,
             },
         };
@@ -333,7 +333,7 @@ impl From<StoreError> for ApiError {
         ApiError {
             inside,
             special: unknown.then_some(Special::OutcomeUnknown),
-            detail: store_detail(&error),
+            detail: store_detail(&error).map(Box::new),
             ..ApiError::new(code, message)
         }
     }
@@ -452,7 +452,7 @@ impl From<JsonError> for ApiError {
             _ => None,
         };
         ApiError {
-            detail,
+            detail: detail.map(Box::new),
             ..ApiError::invalid(error.to_string())
         }
     }

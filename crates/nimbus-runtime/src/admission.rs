@@ -39,6 +39,8 @@ impl Budgets {
 struct TenantQueue {
     active: usize,
     in_flight: usize,
+    /// Calls by functions in progress, whether they run or wait.
+    nested: usize,
     /// Invocations that go on, and nested ones.
     urgent: VecDeque<oneshot::Sender<Granted>>,
     /// New ones.
@@ -74,6 +76,12 @@ pub(crate) struct ActiveSlot {
 
 /// A place among the invocations in flight, until dropped.
 pub(crate) struct InFlight {
+    gate: Admission,
+    tenant: TenantId,
+}
+
+/// A place among the calls by functions, until dropped.
+pub(crate) struct NestedPlace {
     gate: Admission,
     tenant: TenantId,
 }
@@ -128,6 +136,31 @@ impl Admission {
         let granted = self.granted(waiter).await?;
         let in_flight = granted.in_flight.ok_or(RunError::ShuttingDown)?;
         Ok((granted.slot, in_flight))
+    }
+
+    /// Admits a call that a function of `tenant` makes, before any new one. At most `limit` are in progress, of all
+    /// functions of the tenant: each may hold a process, and functions that call themselves would multiply.
+    ///
+    /// # Errors
+    /// [`RunError::TooManyNested`].
+    pub(crate) async fn enter_nested(
+        &self,
+        tenant: &TenantId,
+        limit: u32,
+    ) -> Result<(ActiveSlot, NestedPlace), RunError> {
+        {
+            let mut state = self.state();
+            let queue = state.tenants.entry(tenant.clone()).or_default();
+            if queue.nested >= limit as usize {
+                return Err(RunError::TooManyNested { limit });
+            }
+            queue.nested += 1;
+        }
+        let place = NestedPlace {
+            gate: self.clone(),
+            tenant: tenant.clone(),
+        };
+        Ok((self.resume(tenant).await?, place))
     }
 
     /// A slot for an invocation that goes on, or for one that another made: before any new one.
@@ -244,7 +277,7 @@ impl State {
     fn leave(&mut self, tenant: &TenantId, change: impl FnOnce(&mut TenantQueue)) {
         if let Some(queue) = self.tenants.get_mut(tenant) {
             change(queue);
-            let idle = queue.active == 0 && queue.in_flight == 0;
+            let idle = queue.active == 0 && queue.in_flight == 0 && queue.nested == 0;
             if idle && queue.urgent.is_empty() && queue.waiting.is_empty() {
                 self.tenants.remove(tenant);
             }
@@ -260,6 +293,14 @@ impl Drop for ActiveSlot {
             state.leave(&self.tenant, |queue| queue.active -= 1);
         }
         self.gate.hand_out();
+    }
+}
+
+impl Drop for NestedPlace {
+    fn drop(&mut self) {
+        self.gate
+            .state()
+            .leave(&self.tenant, |queue| queue.nested -= 1);
     }
 }
 

@@ -42,6 +42,12 @@ pub enum RunError {
         /// The limit.
         limit: u32,
     },
+    /// Too many calls by functions are in progress.
+    #[error("more than {limit} calls by functions of this tenant are in progress")]
+    TooManyNested {
+        /// The limit.
+        limit: u32,
+    },
     /// The host refused to go on; the error is its own.
     #[error("{0}")]
     Host(Box<dyn std::error::Error + Send + Sync>),

@@ -34,4 +34,4 @@ pub use config::{
 };
 pub use error::{AnalyzeError, RunError};
 pub use metrics::{Limits, Metrics};
-pub use runtime::{Admitted, Runtime};
+pub use runtime::{Admitted, Runtime, TriedWorker};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nimbus_core::TenantId;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch as signal};
 
 use crate::config::RuntimeConfig;
 use crate::process::{Worker, WorkerError};
@@ -55,6 +55,8 @@ struct Inner {
     state: Mutex<State>,
     transactions: Fresh,
     actions: Fresh,
+    /// An operator was told that workers are not confined.
+    warned: AtomicBool,
 }
 
 /// The pool. Cheap to clone.
@@ -71,6 +73,7 @@ impl Pool {
                 state: Mutex::default(),
                 transactions: Fresh::default(),
                 actions: Fresh::default(),
+                warned: AtomicBool::new(false),
             }),
         }
     }
@@ -140,7 +143,13 @@ impl Pool {
             Some(_) => Task::RunFromSnapshot,
             None => Task::Run,
         };
-        Worker::start(command, self.setup(lane, task), snapshot.as_ref()).await
+        let worker = Worker::start(command, self.setup(lane, task), snapshot.as_ref()).await?;
+        if !worker.confined && !self.inner.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "this system does not keep function workers from files (Landlock, Linux 5.13): code that breaks out of the engine could read what this server's user can"
+            );
+        }
+        Ok(worker)
     }
 
     /// Starts a spare in the background, unless there is one.
@@ -170,7 +179,7 @@ impl Pool {
     }
 
     /// Takes a worker back after a run.
-    pub(crate) fn give_back(&self, key: Key, mut worker: Worker) {
+    pub(crate) fn give_back(&self, key: Key, mut worker: Worker, stopped: &signal::Receiver<bool>) {
         worker.runs += 1;
         if worker.runs >= MAX_REUSES || !worker.rest() {
             return;
@@ -181,7 +190,8 @@ impl Pool {
             since: Instant::now(),
         };
         let mut state = self.state();
-        if state.closed {
+        // Looked at under the lock, which `clear` takes after the signal was given.
+        if state.closed || *stopped.borrow() {
             return;
         }
         state.idle.push_back(idle);

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
@@ -52,6 +52,10 @@ pub(crate) struct Worker {
     incoming: Vec<u8>,
     consumed: usize,
     outgoing: Vec<u8>,
+    /// How much of `outgoing` was sent.
+    sent: usize,
+    /// Whether the system keeps it from files (Landlock).
+    pub(crate) confined: bool,
     /// Invocations that it ran.
     pub(crate) runs: u64,
 }
@@ -65,7 +69,10 @@ impl Worker {
     ) -> Result<Worker, WorkerError> {
         let mut worker = Worker::spawn(command, setup, snapshot).await?;
         match worker.first().await? {
-            FromWorker::Ready => Ok(worker),
+            FromWorker::Ready { confined } => {
+                worker.confined = confined;
+                Ok(worker)
+            }
             _ => Err(WorkerError::Unexpected),
         }
     }
@@ -123,38 +130,79 @@ impl Worker {
             incoming: Vec::new(),
             consumed: 0,
             outgoing: Vec::new(),
+            sent: 0,
+            confined: false,
             runs: 0,
         };
-        worker.send(&ToWorker::Setup(setup)).await?;
+        worker.send(&ToWorker::Setup(setup))?;
         Ok(worker)
     }
 
-    /// Sends one message.
-    pub(crate) async fn send(&mut self, message: &ToWorker) -> Result<(), WorkerError> {
-        self.outgoing.clear();
-        protocol::encode(message, &mut self.outgoing)?;
-        self.socket.write_all(&self.outgoing).await?;
-        Ok(())
+    /// Queues one message. It is sent while messages are received, never waited for apart: a worker that does not
+    /// read could otherwise hold the server for ever.
+    ///
+    /// # Errors
+    /// When it is longer than a frame may be.
+    pub(crate) fn send(&mut self, message: &ToWorker) -> Result<(), WorkerError> {
+        if self.sent > 0 {
+            self.outgoing.drain(..self.sent);
+            self.sent = 0;
+        }
+        Ok(protocol::encode(message, &mut self.outgoing)?)
     }
 
-    /// The next message. Safe to cancel: what was read stays in the buffer.
+    /// Bytes that the worker did not take yet.
+    pub(crate) fn unsent(&self) -> usize {
+        self.outgoing.len() - self.sent
+    }
+
+    /// The next message; what is queued is sent meanwhile. Safe to cancel: what was read stays in the buffer.
     pub(crate) async fn receive(&mut self) -> Result<FromWorker, WorkerError> {
         loop {
+            self.write()?;
             if let Some((message, used)) = protocol::decode(&self.incoming[self.consumed..])? {
                 self.consumed += used;
                 return Ok(message);
             }
             self.incoming.drain(..self.consumed);
             self.consumed = 0;
-            if self.socket.read_buf(&mut self.incoming).await? == 0 {
-                return Err(WorkerError::Closed);
+            let interest = match self.unsent() {
+                0 => Interest::READABLE,
+                _ => Interest::READABLE | Interest::WRITABLE,
+            };
+            if self.socket.ready(interest).await?.is_readable() {
+                self.read()?;
             }
+        }
+    }
+
+    /// Sends as much as the socket takes now.
+    fn write(&mut self) -> Result<(), WorkerError> {
+        while self.unsent() > 0 {
+            match self.socket.try_write(&self.outgoing[self.sent..]) {
+                Ok(n) => self.sent += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.outgoing.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Reads what the socket has now.
+    fn read(&mut self) -> Result<(), WorkerError> {
+        match self.socket.try_read_buf(&mut self.incoming) {
+            Ok(0) => Err(WorkerError::Closed),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Makes it ready to be kept: nothing unread, no large buffers. `false` if it said too much.
     pub(crate) fn rest(&mut self) -> bool {
-        let quiet = self.consumed == self.incoming.len();
+        let quiet = self.consumed == self.incoming.len() && self.unsent() == 0;
         self.incoming.clear();
         self.consumed = 0;
         self.incoming.shrink_to(BUFFER);
@@ -168,9 +216,9 @@ impl Worker {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// CPU time that the process used so far; `None` where the system does not say.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
-        process_cpu(self.pid)
+    /// The number of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// The beginning of what the engine said when it failed; for the log.
@@ -219,10 +267,10 @@ pub(crate) enum Ended {
     Signalled(i32),
 }
 
-/// CPU time of another process (clock_getcpuclockid(3)).
+/// CPU time that another process used so far (clock_getcpuclockid(3)); `None` where the system does not say.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "two calls of libc that fill in a value of ours")]
-fn process_cpu(pid: u32) -> Option<Duration> {
+pub(crate) fn process_cpu(pid: u32) -> Option<Duration> {
     let mut clock = 0;
     let mut time = libc::timespec {
         tv_sec: 0,
@@ -239,6 +287,6 @@ fn process_cpu(pid: u32) -> Option<Duration> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn process_cpu(_: u32) -> Option<Duration> {
+pub(crate) fn process_cpu(_: u32) -> Option<Duration> {
     None
 }

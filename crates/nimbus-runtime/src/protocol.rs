@@ -118,13 +118,18 @@ pub(crate) enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
     /// The engine is up.
-    Ready,
+    Ready {
+        /// Whether the system keeps the process from files.
+        confined: bool,
+    },
     /// A realm with our scripts run in it; empty where the engine has no snapshots.
     Snapshot(Vec<u8>),
     Syscall {
         call: u32,
         op: String,
         args: String,
+        /// Whether the worker waits for this one answer, or for none.
+        urgent: bool,
     },
     UdfFinished {
         call: u32,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nimbus_core::TenantId;
 use tokio::sync::watch as signal;
 
-use crate::admission::{ActiveSlot, Admission, Budgets, InFlight};
+use crate::admission::{ActiveSlot, Admission, Budgets, InFlight, NestedPlace};
 use crate::analysis::Analysis;
 use crate::call::{Code, Host, Invocation, Nesting, Outcome};
 use crate::config::RuntimeConfig;
@@ -77,38 +77,49 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RunError::WorkerLost`] with what is known.
-    pub async fn try_worker(config: &RuntimeConfig) -> Result<Duration, RunError> {
+    pub async fn try_worker(config: &RuntimeConfig) -> Result<TriedWorker, RunError> {
         let started = Instant::now();
         let pool = Pool::new(config.clone());
         let worker = pool.start(Lane::Transactions).await.map_err(lost)?;
         let took = started.elapsed();
+        let confined = worker.confined;
         worker.kill().await;
-        Ok(took)
+        Ok(TriedWorker { took, confined })
     }
 
     /// Waits for the turn of a function of `tenant`, before anything is prepared that should not be held while
     /// waiting, such as a snapshot of the store.
     ///
     /// # Errors
-    /// [`RunError::QueueFull`], [`RunError::NestedTooDeep`], [`RunError::TenantStopped`], [`RunError::ShuttingDown`].
+    /// [`RunError::QueueFull`], [`RunError::NestedTooDeep`], [`RunError::TooManyNested`], [`RunError::TenantStopped`], [`RunError::ShuttingDown`].
     pub async fn admit(
         &self,
         tenant: &TenantId,
         nesting: Option<Nesting>,
     ) -> Result<Admitted, RunError> {
         let inner = &*self.inner;
-        self.signal(tenant)?;
+        let stopped = self.signal(tenant)?;
         let limit = inner.config.max_nested_calls;
         match nesting {
             Some(nesting) if nesting.depth > limit => Err(RunError::NestedTooDeep { limit }),
             Some(_) => {
                 metrics::add(&inner.counters.nested, 1);
-                self.admit_again(tenant).await
+                let (slot, place) = inner.admission.enter_nested(tenant, limit).await?;
+                let place = Place::Nested(place);
+                Ok(Admitted {
+                    slot,
+                    place,
+                    stopped,
+                })
             }
             None => {
                 let (slot, place) = inner.admission.enter(tenant).await?;
-                let place = Some(place);
-                Ok(Admitted { slot, place })
+                let place = Place::InFlight(place);
+                Ok(Admitted {
+                    slot,
+                    place,
+                    stopped,
+                })
             }
         }
     }
@@ -118,9 +129,14 @@ impl Runtime {
     /// # Errors
     /// [`RunError::TenantStopped`], [`RunError::ShuttingDown`].
     pub async fn admit_again(&self, tenant: &TenantId) -> Result<Admitted, RunError> {
-        self.signal(tenant)?;
+        let stopped = self.signal(tenant)?;
         let slot = self.inner.admission.resume(tenant).await?;
-        Ok(Admitted { slot, place: None })
+        let place = Place::None;
+        Ok(Admitted {
+            slot,
+            place,
+            stopped,
+        })
     }
 
     /// Runs a function to its end. Dropping the future kills it.
@@ -143,13 +159,17 @@ impl Runtime {
         host: &dyn Host,
     ) -> Result<Outcome, RunError> {
         let inner = &*self.inner;
-        let stopped = self.signal(&call.tenant)?;
         let depth = call.nesting.map_or(0, |n| n.depth) + 1;
         host.nesting(Nesting { depth });
         let Admitted {
             slot,
             place: _place,
+            stopped,
         } = admitted;
+        let generation = stopped.clone();
+        if *stopped.borrow() {
+            return Err(RunError::TenantStopped);
+        }
         let key = Key {
             tenant: call.tenant.clone(),
             code: call.code.id.clone(),
@@ -186,8 +206,8 @@ impl Runtime {
             Ok(done) => {
                 inner.counters.completed_for(&call.tenant);
                 metrics::add(&inner.counters.cpu_ns, done.cpu_ns);
-                if !done.retire && self.signal(&call.tenant).is_ok() {
-                    inner.pool.give_back(key, worker);
+                if !done.retire {
+                    inner.pool.give_back(key, worker, &generation);
                 }
                 Ok(Outcome {
                     result: done.result,
@@ -349,9 +369,8 @@ impl Runtime {
             }
         };
         match stop {
-            Stop::UserTime => {
+            Stop::UserTime { limit } => {
                 metrics::add(&counters.timed_out, 1);
-                let limit = self.inner.config.user_cpu;
                 RunError::UserTimeout { limit, log_lines }
             }
             Stop::WallTime => {
@@ -383,10 +402,31 @@ impl Runtime {
     }
 }
 
+/// What [`Runtime::try_worker`] found.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct TriedWorker {
+    /// How long it took until the engine was up.
+    pub took: Duration,
+    /// Whether the system keeps workers from files (Landlock).
+    pub confined: bool,
+}
+
 /// The turn of one function; see [`Runtime::admit`].
 pub struct Admitted {
     slot: ActiveSlot,
-    place: Option<InFlight>,
+    place: Place,
+    /// Of the tenant that was there when it was admitted; a new one of the same name has another.
+    stopped: signal::Receiver<bool>,
+}
+
+/// What an invocation is counted as while it lasts.
+#[expect(dead_code, reason = "they are held for what dropping them gives back")]
+enum Place {
+    InFlight(InFlight),
+    Nested(NestedPlace),
+    /// It runs again, in the place of the run before.
+    None,
 }
 
 /// Counts an invocation whose future was dropped.

@@ -33,7 +33,7 @@ pub(crate) fn run(args: BackupRestoreArgs) -> anyhow::Result<()> {
     let restore = offline.store.restore(&context, source, &args.tenant);
     let outcome = offline.runtime.block_on(restore);
     bar.finish_and_clear();
-    Backend::Offline(offline).close()?;
+    Backend::Offline(Box::new(offline)).close()?;
     let summary = outcome.with_context(|| format!("restoring {}", args.input.display()))?;
     if summary.tenants.is_empty() && !args.tenant.is_empty() {
         bail!(

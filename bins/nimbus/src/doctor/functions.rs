@@ -18,13 +18,22 @@ pub(crate) fn worker(config: &RuntimeConfig) -> Check {
         Err(error) => return Check::fail(name, format!("no runtime: {error}"), advice),
     };
     match runtime.block_on(Runtime::try_worker(config)) {
-        Ok(took) => {
+        Ok(tried) => {
             let (instances, workers) = (config.instances(), config.workers());
             let text = format!(
                 "a worker started in {} ms; {instances} run at once, {workers} are kept",
-                took.as_millis()
+                tried.took.as_millis()
             );
-            Check::ok(name, text)
+            if tried.confined {
+                return Check::ok(name, text);
+            }
+            let text =
+                format!("{text}; it is not kept from files, since this system has no Landlock");
+            Check::warn(
+                name,
+                text,
+                "use Linux 5.13 or newer with Landlock enabled (`lsm=landlock,...`)",
+            )
         }
         Err(RunError::WorkerLost { why, .. }) => {
             Check::fail(name, format!("no worker: {why}"), advice)

@@ -31,7 +31,7 @@ pub(super) fn sort(error: RunError) -> Result<Ran, CallError> {
         RunError::UserTimeout { log_lines, .. }
         | RunError::WallTimeout { log_lines, .. }
         | RunError::OutOfMemory { log_lines, .. } => log_lines,
-        RunError::NestedTooDeep { .. } => Vec::new(),
+        RunError::NestedTooDeep { .. } | RunError::TooManyNested { .. } => Vec::new(),
         RunError::Host(inner) => {
             return Err(match inner.downcast::<StoreError>() {
                 Ok(store) => CallError::Store(*store),

@@ -21,8 +21,6 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 1_024;
 const MAX_COMPONENT_BYTES: usize = 64;
 /// Bytes of a module path at most.
 const MAX_PATH_BYTES: usize = 512;
-/// Where modules share code.
-const SHARED: &str = "_deps";
 
 /// Why a deployment was refused. The code is one that Convex tools know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,7 +106,6 @@ pub(crate) struct Push {
     /// By path; the schema is not among them.
     pub modules: BTreeMap<String, Module>,
     pub schema: Option<Module>,
-    pub server_version: String,
 }
 
 impl PushBody {
@@ -164,7 +161,6 @@ impl PushBody {
             message: self.message.filter(|text| !text.is_empty()),
             modules,
             schema,
-            server_version: app.udf_server_version,
         })
     }
 }
@@ -242,12 +238,6 @@ fn check_module_path(path: &str) -> Result<(), PushError> {
     Ok(())
 }
 
-/// Whether a module holds what others share, and so no functions.
-pub(crate) fn is_shared(path: &str) -> bool {
-    path.strip_prefix(SHARED)
-        .is_some_and(|rest| rest.starts_with('/'))
-}
-
 fn check_text(what: &str, text: &str, most: usize) -> Result<(), PushError> {
     if text.len() > most || text.chars().any(char::is_control) {
         let why = format!("{what} has more than {most} bytes, or control characters in it");
@@ -296,10 +286,6 @@ mod tests {
         let paths: Vec<_> = push.modules.keys().map(String::as_str).collect();
         assert_eq!(paths, ["_deps/ABC.js", "a/b_1/c.d.js", "auth.config.js"]);
         assert!(push.schema.is_some() && !push.dry_run);
-        assert_eq!(push.server_version, "1.48.0");
-        assert!(
-            is_shared("_deps/ABC.js") && !is_shared("_depsx/a.js") && !is_shared("a/_deps/b.js")
-        );
     }
 
     #[test]

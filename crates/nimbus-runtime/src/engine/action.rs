@@ -50,9 +50,10 @@ struct Prepared {
     tokio: tokio::runtime::Runtime,
 }
 
-fn extensions() -> Vec<deno_core::Extension> {
+/// As deno_core knows them. A snapshot has what their files say.
+fn declared() -> [deno_core::Extension; 6] {
     let blobs: Arc<dyn deno_web::BlobStoreTrait> = Arc::new(deno_web::BlobStore::default());
-    let extensions = [
+    [
         deno_webidl::deno_webidl::init(),
         deno_net::init(),
         deno_web::deno_web::init(blobs, None, false, Default::default()),
@@ -64,8 +65,12 @@ fn extensions() -> Vec<deno_core::Extension> {
         }),
         deno_crypto::deno_crypto::init(None),
         nimbus_web::init(),
-    ];
-    extensions.map(sources::embedded).into()
+    ]
+}
+
+/// With their files, for a realm that is not made from a snapshot.
+fn extensions() -> Vec<deno_core::Extension> {
+    declared().map(sources::embedded).into()
 }
 
 /// The web APIs as a snapshot, for [`Actions::new`]; nothing where the engine has none.
@@ -125,7 +130,10 @@ impl Actions {
             .allow_atomics_wait(false)
             .array_buffer_allocator(memory::allocator(mb(self.heap_mb)));
         let mut runtime = JsRuntime::new(RuntimeOptions {
-            extensions: extensions(),
+            extensions: match self.snapshot {
+                Some(_) => declared().into(),
+                None => extensions(),
+            },
             startup_snapshot: self.snapshot,
             create_params: Some(params),
             ..Default::default()
@@ -283,6 +291,7 @@ impl Turn<'_> {
                     call,
                     op: pending.op.clone(),
                     args: pending.args.clone(),
+                    urgent: false,
                 });
                 call
             });

@@ -28,15 +28,16 @@ pub(crate) enum ConfineError {
     Filter(#[from] seccompiler::BackendError),
 }
 
-/// Confines this thread, and those that it will start.
-pub(crate) fn confine(setup: &Setup) -> Result<(), ConfineError> {
+/// Confines this thread, and those that it will start. `false`: the system does not keep it from files.
+pub(crate) fn confine(setup: &Setup) -> Result<bool, ConfineError> {
     limit(setup)?;
     #[cfg(target_os = "linux")]
     if setup.task != Task::MakeSnapshot {
-        linux::files(setup.lane)?;
+        let confined = linux::files(setup.lane)?;
         linux::calls(setup.lane)?;
+        return Ok(confined);
     }
-    Ok(())
+    Ok(false)
 }
 
 fn limit(setup: &Setup) -> Result<(), ConfineError> {
@@ -58,9 +59,13 @@ mod linux {
 
     use landlock::{
         ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset,
-        RulesetAttr as _, RulesetCreatedAttr as _, Scope, path_beneath_rules,
+        RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
     };
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    use seccompiler::SeccompCmpOp::{MaskedEq, Ne};
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
+    };
 
     use super::{ConfineError, Lane};
 
@@ -86,13 +91,16 @@ mod linux {
     ];
 
     /// Calls that no worker makes: other processes, the kernel's insides, ways around the file rules.
-    const NEVER: [libc::c_long; 28] = [
+    const NEVER: [libc::c_long; 37] = [
         libc::SYS_execve,
         libc::SYS_execveat,
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
         libc::SYS_pidfd_open,
         libc::SYS_pidfd_getfd,
         libc::SYS_pidfd_send_signal,
@@ -115,13 +123,26 @@ mod linux {
         libc::SYS_kexec_load,
         libc::SYS_reboot,
         libc::SYS_shmget,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_msgget,
+        libc::SYS_semget,
+        libc::SYS_process_madvise,
+        libc::SYS_kcmp,
     ];
+
+    /// Calls that make a process; architectures of today have only clone(2).
+    #[cfg(target_arch = "x86_64")]
+    const FORKS: [libc::c_long; 2] = [libc::SYS_fork, libc::SYS_vfork];
+    #[cfg(not(target_arch = "x86_64"))]
+    const FORKS: [libc::c_long; 0] = [];
 
     /// Calls that begin with a network.
     const NETWORK: [libc::c_long; 2] = [libc::SYS_socket, libc::SYS_socketpair];
 
     /// Leaves no file but those that a lane reads, and no TCP to the lane of transactions.
-    pub(super) fn files(lane: Lane) -> Result<(), ConfineError> {
+    /// `false`: the system has no Landlock.
+    pub(super) fn files(lane: Lane) -> Result<bool, ConfineError> {
         let abi = ABI::V6;
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -133,25 +154,55 @@ mod linux {
             Lane::Actions => paths.extend(RESOLVER),
         }
         let read = AccessFs::from_read(abi);
-        ruleset
+        let status = ruleset
             .create()?
             .add_rules(path_beneath_rules(paths, read))?
             .restrict_self()?;
-        Ok(())
+        Ok(status.ruleset != RulesetStatus::NotEnforced)
     }
 
-    /// Refuses calls with EPERM.
+    /// Refuses calls with EPERM; `clone3` as one that the kernel does not know, so that the C library takes `clone`,
+    /// whose flags a filter can see.
     pub(super) fn calls(lane: Lane) -> Result<(), ConfineError> {
         let network: &[libc::c_long] = match lane {
             Lane::Transactions => &NETWORK,
             Lane::Actions => &[],
         };
-        let refused: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = NEVER
+        let all = NEVER.iter().chain(&FORKS).chain(network);
+        let mut refused: Rules = all.map(|call| (*call, Vec::new())).collect();
+        let own = u64::from(std::process::id());
+        // Signals and limits of other processes; processes rather than threads.
+        refused.insert(libc::SYS_tgkill, vec![rule(&[(0, Ne, own)])?]);
+        refused.insert(
+            libc::SYS_prlimit64,
+            vec![rule(&[(0, Ne, 0), (0, Ne, own)])?],
+        );
+        let threads = libc::CLONE_THREAD.unsigned_abs().into();
+        refused.insert(libc::SYS_clone, vec![rule(&[(0, MaskedEq(threads), 0)])?]);
+        if lane == Lane::Actions {
+            let [v4, v6] =
+                [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
+            refused.insert(libc::SYS_socket, vec![rule(&[(0, Ne, v4), (0, Ne, v6)])?]);
+        }
+        apply(refused, libc::EPERM)?;
+        apply(Rules::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+    }
+
+    type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+    /// Holds when every argument compares as said.
+    fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, ConfineError> {
+        let conditions: Result<Vec<_>, _> = conditions
             .iter()
-            .chain(network)
-            .map(|call| (*call, Vec::new()))
+            .map(|(at, compare, value)| {
+                SeccompCondition::new(*at, SeccompCmpArgLen::Dword, compare.clone(), *value)
+            })
             .collect();
-        let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        Ok(SeccompRule::new(conditions?)?)
+    }
+
+    fn apply(refused: Rules, errno: i32) -> Result<(), ConfineError> {
+        let errno = SeccompAction::Errno(errno.unsigned_abs());
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
         let filter = SeccompFilter::new(refused, SeccompAction::Allow, errno, arch)?;
         let program: BpfProgram = filter.try_into()?;
@@ -172,8 +223,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_owned();
         std::thread::spawn(move || {
-            linux::files(lane).unwrap();
+            assert!(linux::files(lane).unwrap(), "this system has no Landlock");
             linux::calls(lane).unwrap();
+            // What a worker needs goes on: threads, and limits of its own.
+            std::thread::spawn(|| {}).join().unwrap();
+            rustix::process::getrlimit(rustix::process::Resource::Stack);
             let refused = |error: &std::io::Error| error.kind() == PermissionDenied;
             let read = std::fs::read(&path);
             let program = std::process::Command::new("/bin/true").status();

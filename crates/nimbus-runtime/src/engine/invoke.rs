@@ -6,10 +6,10 @@
 
 use deno_core::v8;
 
-use super::failure;
 use super::modules::{self, ImportError};
 use super::realm::Factory;
 use super::session::{self, Frame, Pending, Times};
+use super::{failure, guard};
 use crate::call::{JsFailure, SubCall, UdfKind};
 use crate::protocol::{FromWorker, Import, Reply, Start};
 
@@ -67,6 +67,10 @@ fn run_in(
     session::with(|session| session.frames.push(Frame::new(&call.import)));
     let result = function(factory, scope, call);
     modules::keep_compiled(scope);
+    // What the function left to be done is done now, where nothing may be asked: it must not run in the next
+    // call, nor in the caller's transaction.
+    session::frame(|frame| frame.importing = true);
+    scope.perform_microtask_checkpoint();
     session::with(|session| session.frames.pop());
     result
 }
@@ -238,6 +242,7 @@ fn answer(
                 call,
                 op: pending.op.clone(),
                 args: pending.args.clone(),
+                urgent: false,
             });
             call
         });
@@ -311,6 +316,6 @@ pub(crate) fn deliver(scope: &mut v8::PinScope<'_, '_>, pending: &Pending, reply
             let data = data.map_or(undefined, |data| v8::Local::new(scope, data).into());
             reject.call(scope, undefined, &[message.into(), data]);
         }
-        Reply::Run(_) => std::process::exit(0),
+        Reply::Run(_) => guard::end(),
     }
 }

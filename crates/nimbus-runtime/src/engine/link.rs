@@ -1,9 +1,14 @@
 //! The worker's end of its socket. It blocks, and when the server is gone the process ends: there is nobody
 //! left to tell. This room must not know what the messages mean.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use super::{guard, memory};
 use crate::protocol::{self, FromWorker, ToWorker};
 
 /// The socket with what was read ahead.
@@ -28,16 +33,34 @@ impl Link {
     pub(crate) fn put(&mut self, message: &FromWorker) {
         if protocol::encode(message, &mut self.outgoing).is_err() {
             // Longer than any frame: the server could only refuse it.
-            std::process::exit(protocol::EXIT_OUT_OF_MEMORY);
+            memory::end();
         }
     }
 
-    /// Sends what was put.
+    /// Sends what was put. What the server sends meanwhile is taken: if both sides only wrote, both would wait
+    /// for ever once the socket is full.
     pub(crate) fn flush(&mut self) {
-        if self.socket.write_all(&self.outgoing).is_err() {
-            std::process::exit(0);
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut sent = 0;
+        while sent < self.outgoing.len() {
+            match rustix::net::send(&self.socket, &self.outgoing[sent..], flags) {
+                Ok(n) => sent += n,
+                Err(Errno::AGAIN) => self.wait(),
+                Err(Errno::INTR) => {}
+                Err(_) => guard::end(),
+            }
         }
         self.outgoing.clear();
+    }
+
+    /// Waits until the socket takes something, and takes what comes.
+    fn wait(&mut self) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::OUT)];
+        // An interruption is as good as an event: the caller tries again.
+        let woken = poll(&mut fds, None).is_ok();
+        if woken && fds[0].revents().contains(PollFlags::IN) {
+            self.fill();
+        }
     }
 
     /// Sends one message now.
@@ -54,10 +77,10 @@ impl Link {
             }
             let mut chunk = [0; 16 * 1024];
             match self.socket.read(&mut chunk) {
-                Ok(0) => std::process::exit(0),
+                Ok(0) => guard::end(),
                 Ok(n) => self.incoming.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => std::process::exit(0),
+                Err(_) => guard::end(),
             }
         }
     }
@@ -75,7 +98,7 @@ impl Link {
                 self.consumed = 0;
                 None
             }
-            Err(_) => std::process::exit(0),
+            Err(_) => guard::end(),
         }
     }
 
@@ -83,13 +106,13 @@ impl Link {
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match rustix::net::recv(&self.socket, &mut chunk, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => std::process::exit(0),
+            Ok((_, 0)) => guard::end(),
             Ok((_, n)) => {
                 self.incoming.extend_from_slice(&chunk[..n]);
                 true
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
-            Err(_) => std::process::exit(0),
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => guard::end(),
         }
     }
 

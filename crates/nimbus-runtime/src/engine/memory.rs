@@ -16,16 +16,16 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Called by V8 when a collection did not help.
 pub(crate) unsafe extern "C" fn near_heap_limit(_: *mut c_void, _: usize, _: usize) -> usize {
-    exit()
+    end()
 }
 
 /// Called by V8 when it cannot go on.
 pub(crate) unsafe extern "C" fn out_of_memory(_: *const std::ffi::c_char, _: &v8::OomDetails) {
-    exit()
+    end()
 }
 
 /// Ends the process at once: no destructor may need the memory that is not there.
-fn exit() -> ! {
+pub(crate) fn end() -> ! {
     // SAFETY: `_exit` takes any number and does not return.
     unsafe { libc::_exit(EXIT_OUT_OF_MEMORY) }
 }

@@ -76,7 +76,7 @@ fn worker() -> Result<(), Box<dyn std::error::Error>> {
     let ToWorker::Setup(setup) = link.receive() else {
         return Err("a worker is started by the server".into());
     };
-    confine::confine(&setup)?;
+    let confined = confine::confine(&setup)?;
     // After it was confined: a thread that was there before would not be.
     guard::end_with_server(watched)?;
     v8::V8::set_flags_from_string(V8_FLAGS);
@@ -90,20 +90,20 @@ fn worker() -> Result<(), Box<dyn std::error::Error>> {
     }
     let snapshot = given_snapshot(setup.task)?;
     match setup.lane {
-        Lane::Transactions => transactions(link, Factory::new(snapshot, &setup)),
+        Lane::Transactions => transactions(link, Factory::new(snapshot, &setup), confined),
         Lane::Actions => {
             egress::grant(setup.egress.clone());
-            actions(link, Actions::new(snapshot, &setup));
+            actions(link, Actions::new(snapshot, &setup), confined);
         }
     }
     Err("the server sent what a worker does not know".into())
 }
 
 /// Runs queries, mutations and analyses.
-fn transactions(mut link: Link, factory: Factory) {
+fn transactions(mut link: Link, factory: Factory, confined: bool) {
     let mut isolate = factory.isolate();
     factory.prepare(&mut isolate);
-    link.send(&FromWorker::Ready);
+    link.send(&FromWorker::Ready { confined });
     session::open(link);
     loop {
         match session::with(|session| session.link.receive()) {
@@ -130,9 +130,9 @@ fn transactions(mut link: Link, factory: Factory) {
 }
 
 /// Runs actions; each has an isolate of its own.
-fn actions(mut link: Link, mut actions: Actions) {
+fn actions(mut link: Link, mut actions: Actions, confined: bool) {
     actions.prepare();
-    link.send(&FromWorker::Ready);
+    link.send(&FromWorker::Ready { confined });
     session::open(link);
     loop {
         match session::with(|session| session.link.receive()) {

@@ -46,6 +46,7 @@ const QUICKJS: &[&str] = match cfg!(feature = "quickjs") {
 };
 
 const OWN: &str = include_str!("js/own.js");
+const UNSHARE: &str = include_str!("js/unshare.js");
 const INSPECT: &str = include_str!("js/inspect.js");
 const COMMON: &str = include_str!("js/common.js");
 const BARE: &str = include_str!("js/bare.js");
@@ -167,6 +168,7 @@ pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
             global.delete(scope, key.into());
         }
     }
+    evaluate(scope, "unshare.js", UNSHARE);
 }
 
 fn call<'s>(

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use deno_core::v8;
 
+use super::guard;
 use super::link::Link;
 use super::maps::SourceMaps;
 use crate::protocol::{FromWorker, Import, Reply, ToWorker};
@@ -130,7 +131,7 @@ pub(crate) fn with<T>(job: impl FnOnce(&mut Session) -> T) -> T {
     SESSION.with_borrow_mut(|session| match session {
         Some(session) => job(session),
         // Every thread that runs JavaScript opened one.
-        None => std::process::exit(1),
+        None => guard::end(),
     })
 }
 
@@ -151,7 +152,7 @@ impl Session {
         self.link.send(&FromWorker::Module(path.to_owned()));
         let found = match self.wait(|message| matches!(message, ToWorker::Module(_))) {
             ToWorker::Module(found) => found,
-            _ => std::process::exit(0),
+            _ => guard::end(),
         };
         let file = found.map(|module| {
             if let Some(map) = module.source_map {
@@ -179,7 +180,7 @@ impl Session {
             |message: &ToWorker| matches!(message, ToWorker::Reply { call: to, .. } if *to == call);
         match self.wait(wanted) {
             ToWorker::Reply { reply, .. } => reply,
-            _ => std::process::exit(0),
+            _ => guard::end(),
         }
     }
 
@@ -232,6 +233,7 @@ impl Session {
             call,
             op: op.to_owned(),
             args,
+            urgent: true,
         });
     }
 
@@ -242,6 +244,7 @@ impl Session {
             call,
             op: op.to_owned(),
             args: args.to_owned(),
+            urgent: true,
         });
         self.reply(call)
     }

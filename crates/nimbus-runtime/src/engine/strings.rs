@@ -73,7 +73,7 @@ pub(crate) fn to_base64(scope: &mut Scope<'_, '_>, args: Args<'_>, mut rv: Retur
 pub(crate) fn from_base64(scope: &mut Scope<'_, '_>, args: Args<'_>, mut rv: Return<'_>) {
     let mut input = text(scope, args.get(0));
     input.retain(|c| !matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0c'));
-    if input.len() % 4 == 0 {
+    if input.len().is_multiple_of(4) {
         let cut = input.len()
             - input
                 .bytes()

@@ -1,6 +1,7 @@
 //! The conversation between the server and the worker during one invocation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -22,10 +23,14 @@ const MAX_LOG_LINES: usize = 256;
 const MAX_LOG_BYTES: usize = 160 * 1024;
 /// Syscalls that a worker may have sent and that nobody answers yet.
 const MAX_WAITING: usize = 4_096;
+/// Bytes of their arguments: sixteen at once of a transaction, each with a document, or one with 16 MiB.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of answers that a worker may leave unread before it is asked for no more.
+const MAX_UNSENT: usize = 8 * 1024 * 1024;
 
 /// Why a conversation ended early.
 pub(crate) enum Stop {
-    UserTime,
+    UserTime { limit: Duration },
     WallTime,
     Worker(WorkerError),
     Host(Box<dyn std::error::Error + Send + Sync>),
@@ -61,11 +66,25 @@ enum Asked {
     Syscall {
         op: String,
         args: String,
+        urgent: bool,
     },
     Finished {
         token: u64,
         result: Result<String, JsFailure>,
     },
+}
+
+impl Asked {
+    fn is_urgent(&self) -> bool {
+        matches!(self, Asked::Syscall { urgent: true, .. })
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Asked::Syscall { op, args, .. } => op.len() + args.len(),
+            Asked::Finished { result, .. } => result.as_ref().map_or(0, String::len),
+        }
+    }
 }
 
 /// What a message leads to.
@@ -109,18 +128,22 @@ impl Conversation<'_> {
     }
 
     async fn converse(&mut self, worker: &mut Worker, start: &ToWorker) -> Result<End, Stop> {
-        worker.send(start).await?;
+        worker.send(start)?;
         let host = self.host;
         let mut running: FuturesUnordered<BoxFuture<'_, Answered>> = FuturesUnordered::new();
         let mut waiting: VecDeque<(u32, Asked)> = VecDeque::new();
+        let mut waiting_bytes = 0;
         // A slot that is asked for. Not awaited apart: whoever holds it may be a call among `running`.
         let (admission, tenant) = (self.admission, self.tenant);
         let mut resuming: FuturesUnordered<BoxFuture<'_, Result<ActiveSlot, RunError>>> =
             FuturesUnordered::new();
         loop {
+            // No more is begun than the worker takes the answers of.
             while running.len() < self.at_once
+                && worker.unsent() < MAX_UNSENT
                 && let Some((call, asked)) = waiting.pop_front()
             {
+                waiting_bytes -= asked.size();
                 running.push(Box::pin(ask(host, call, asked)));
             }
             let message = tokio::select! {
@@ -129,29 +152,34 @@ impl Conversation<'_> {
                 () = told(&mut self.closing) => return Err(Stop::Closing),
                 Some((call, answer)) = running.next() => {
                     let reply = reply(answer).map_err(Stop::Host)?;
-                    worker.send(&ToWorker::Reply { call, reply }).await?;
+                    worker.send(&ToWorker::Reply { call, reply })?;
                     continue;
                 }
                 Some(slot) = resuming.next() => {
                     self.slot = Some(slot.map_err(Stop::Admission)?);
-                    worker.send(&ToWorker::Go).await?;
+                    worker.send(&ToWorker::Go)?;
                     continue;
                 }
                 // Before the worker, so that one which never falls silent is measured too.
                 () = self.watch.due() => {
-                    self.watch.check(worker)?;
+                    self.watch.check()?;
                     continue;
                 }
                 message = worker.receive() => message?,
             };
-            match self.take(worker, message).await? {
+            match self.take(worker, message)? {
+                // JavaScript stands still for it, or nobody waits for its answer.
+                Next::Ask(call, asked) if asked.is_urgent() => {
+                    running.push(Box::pin(ask(host, call, asked)));
+                }
                 Next::Ask(call, asked) => {
-                    if waiting.len() >= MAX_WAITING {
+                    waiting_bytes += asked.size();
+                    if waiting.len() >= MAX_WAITING || waiting_bytes > MAX_WAITING_BYTES {
                         return Err(WorkerError::Unexpected.into());
                     }
                     waiting.push_back((call, asked));
                 }
-                Next::Resume if self.slot.is_some() => worker.send(&ToWorker::Go).await?,
+                Next::Resume if self.slot.is_some() => worker.send(&ToWorker::Go)?,
                 Next::Resume => resuming.push(Box::pin(admission.resume(tenant))),
                 Next::Done(done) => return Ok(End::Done(done)),
                 Next::Analyzed(result) => return Ok(End::Analyzed(result)),
@@ -160,9 +188,14 @@ impl Conversation<'_> {
         }
     }
 
-    async fn take(&mut self, worker: &mut Worker, message: FromWorker) -> Result<Next, Stop> {
+    fn take(&mut self, worker: &mut Worker, message: FromWorker) -> Result<Next, Stop> {
         Ok(match message {
-            FromWorker::Syscall { call, op, args } => Next::Ask(call, Asked::Syscall { op, args }),
+            FromWorker::Syscall {
+                call,
+                op,
+                args,
+                urgent,
+            } => Next::Ask(call, Asked::Syscall { op, args, urgent }),
             FromWorker::UdfFinished {
                 call,
                 token,
@@ -173,7 +206,7 @@ impl Conversation<'_> {
                     source: module.source.to_string(),
                     source_map: module.source_map.as_ref().map(|map| map.to_string()),
                 });
-                worker.send(&ToWorker::Module(module)).await?;
+                worker.send(&ToWorker::Module(module))?;
                 Next::Nothing
             }
             FromWorker::Log(line) => {
@@ -187,7 +220,7 @@ impl Conversation<'_> {
             FromWorker::Resume => Next::Resume,
             FromWorker::Done(done) => Next::Done(done),
             FromWorker::Analyzed(result) => Next::Analyzed(result),
-            FromWorker::Ready | FromWorker::Snapshot(_) => {
+            FromWorker::Ready { .. } | FromWorker::Snapshot(_) => {
                 return Err(WorkerError::Unexpected.into());
             }
         })
@@ -214,7 +247,7 @@ async fn told(signal: &mut signal::Receiver<bool>) {
 
 async fn ask(host: &dyn Host, call: u32, asked: Asked) -> Answered {
     let answer = match asked {
-        Asked::Syscall { op, args } => host.syscall(&op, &args).await,
+        Asked::Syscall { op, args, .. } => host.syscall(&op, &args).await,
         Asked::Finished { token, result } => {
             host.udf_finished(token, result).await.map(Answer::Json)
         }

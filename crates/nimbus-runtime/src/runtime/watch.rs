@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::process::Worker;
+use crate::process::{Worker, process_cpu};
 use crate::runtime::drive::Stop;
 
 /// How often a running worker is measured.
@@ -14,6 +14,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Limits of one invocation.
 pub(crate) struct Watch {
+    pid: u32,
     /// Own CPU time allowed, and the reading at the start.
     cpu: Option<(Duration, Option<Duration>)>,
     deadline: Instant,
@@ -25,7 +26,8 @@ impl Watch {
     pub(crate) fn new(worker: &Worker, cpu: Option<Duration>, wall: Duration) -> Watch {
         let now = Instant::now();
         Watch {
-            cpu: cpu.map(|limit| (limit, worker.cpu())),
+            pid: worker.pid(),
+            cpu: cpu.map(|limit| (limit, process_cpu(worker.pid()))),
             deadline: now + wall,
             next: now + TICK,
             limit: wall,
@@ -38,7 +40,7 @@ impl Watch {
     }
 
     /// Measures it.
-    pub(crate) fn check(&mut self, worker: &Worker) -> Result<(), Stop> {
+    pub(crate) fn check(&mut self) -> Result<(), Stop> {
         let now = Instant::now();
         if now >= self.deadline {
             return Err(Stop::WallTime);
@@ -47,13 +49,13 @@ impl Watch {
         let Some((limit, start)) = self.cpu else {
             return Ok(());
         };
-        let used = match (start, worker.cpu()) {
+        let used = match (start, process_cpu(self.pid)) {
             (Some(start), Some(now)) => now.saturating_sub(start),
             // Where a process cannot be measured, the wall is what there is.
             _ => (self.limit - (self.deadline - now)) / 2,
         };
         if used > limit {
-            return Err(Stop::UserTime);
+            return Err(Stop::UserTime { limit });
         }
         Ok(())
     }

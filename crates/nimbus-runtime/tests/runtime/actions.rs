@@ -36,10 +36,10 @@ async fn thrown(main: &str) -> String {
 async fn an_action_does_many_things_at_once() {
     let main = "export const f = action(async () => {
         const order = [];
-        const later = new Promise((done) => setTimeout(() => { order.push('timer'); done(); }, 5));
+        const later = new Promise((done) => setTimeout(() => done('timer'), 5));
         const asked = await Promise.all(Array.from({ length: 30 }, async (_, i) => (await ask('echo', { i })).i));
         order.push(asked.length, asked[29]);
-        await later;
+        order.push(await later);
         try { await ask('nothing'); } catch (e) { order.push(e.message); }
         console.log('done', order.length);
         return order;
@@ -82,6 +82,7 @@ export const f = action(async () => {
     setTimeout(() => controller.abort(), 1);
     await new Promise((done) => controller.signal.addEventListener("abort", done));
     out.aborted = controller.signal.aborted;
+    await new Promise((done) => queueMicrotask(done));
     return out;
 });"#;
     assert_eq!(

@@ -59,6 +59,7 @@ impl Host for Caller {
         Box::pin(async move {
             match op {
                 "call" => self.call(args).await,
+                "nimbus/env" => Ok(Answer::Json("null".into())),
                 _ => Ok(Answer::Json(args.to_owned())),
             }
         })
@@ -298,4 +299,52 @@ async fn closing_ends_what_runs_and_refuses_more() {
         matches!(refused, Err(RunError::ShuttingDown)),
         "{refused:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_that_multiply_are_bounded() {
+    let runtime = runtime_with(|config| config.max_nested_calls = 12);
+    let code = code(
+        "const run = () => ask('call', { kind: 'action', name: 'f', args: {} });
+export const f = action(async () => {
+    const all = await Promise.allSettled(Array.from({ length: 8 }, run));
+    const refused = all.filter((one) => one.status === 'rejected' && one.reason.message.includes('more than 12'));
+    return 1 + refused.length;
+});",
+    );
+    let host = Caller::new(&runtime, &code);
+    let outcome = runtime
+        .run(call(&code, UdfKind::Action, "f"), &host)
+        .await
+        .unwrap();
+    assert!(outcome.result.is_ok(), "{outcome:?}");
+    let metrics = runtime.metrics();
+    // Each call below the limit tried eight more, and the refused ones took no process.
+    assert!(
+        metrics.started_invocations >= 2 && metrics.lost_workers == 0,
+        "{metrics:?}"
+    );
+    assert!(
+        metrics.nested_local_dispatches > metrics.started_invocations,
+        "{metrics:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_environment_is_read_while_nested_calls_are_in_progress() {
+    let runtime = runtime_with(|config| {
+        config.max_instances = Some(1);
+        config.max_active_per_tenant = Some(1);
+    });
+    let code = code(
+        "export const f = action(async () => {
+    const calls = Array.from({ length: 8 }, (_, n) => ask('call', { kind: 'query', name: 'g', args: { n } }));
+    const seen = await new Promise((done) => setTimeout(() => done(process.env.X === undefined), 0));
+    return [seen, (await Promise.all(calls)).length];
+});
+export const g = query(async ({ n }) => n);",
+    );
+    let host = Caller::new(&runtime, &code);
+    let result = runtime.run(call(&code, UdfKind::Action, "f"), &host).await;
+    assert_eq!(ending(&result), "value [true,8]");
 }

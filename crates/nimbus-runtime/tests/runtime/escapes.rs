@@ -33,7 +33,9 @@ export const f = query(async () => {{
     try {{ Convex.syscall('nothing', '{{}}'); }} catch (e) {{ walk(e); }}
     try {{ await Convex.asyncSyscall('nothing', '{{}}'); }} catch (e) {{ walk(e); }}
     walk(console.log()); walk(new URL('http://x')); walk(new TextEncoder().encode('x')); walk(new AbortController());
-    const ours = [...REACHED].filter(isOurs).length;
+    // V8's own, which have no name either.
+    const {{ get, set }} = Object.getOwnPropertyDescriptor(new Error(), 'stack');
+    const ours = [...REACHED].filter((it) => isOurs(it) && it !== get && it !== set).length;
     return [ours, REACHED.size > 500];
 }});"
     );
@@ -334,6 +336,6 @@ async fn a_function_that_breaks_every_builtin_still_ends_with_an_answer() {
     let outcome = query(main, &Table::default()).await.unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"{"x":1}"#));
     // In QuickJS it is the loop that breaks.
-    let lines: &[&str] = per_engine(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
+    let lines = per_engine::<&[&str]>(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
     assert_eq!(outcome.log_lines, lines);
 }

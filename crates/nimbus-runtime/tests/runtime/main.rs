@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a panic is how a test fails"
 )]
 
@@ -14,3 +15,4 @@ mod budgets;
 mod escapes;
 mod isolation;
 mod support;
+mod traffic;

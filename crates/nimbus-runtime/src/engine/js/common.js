@@ -98,22 +98,6 @@
   hidden(globalThis, "self", globalThis);
   hidden(globalThis, "global", globalThis);
 
-  // WebAssembly would give a way to memory that is shared, which nothing here may have.
-  const memory = globalThis.WebAssembly?.Memory?.prototype;
-  if (memory !== undefined) {
-    const alone = (buffer) => {
-      try { own.bufferLength(buffer); } catch { throw new TypeError("WebAssembly.Memory: memory cannot be shared"); }
-      return buffer;
-    };
-    const buffer = own.getter(memory, "buffer");
-    own.define(memory, "buffer", { get: { buffer() { return alone(buffer(this)); } }.buffer, enumerable: true, configurable: true });
-    for (const name in { __proto__: null, toFixedLengthBuffer: 0, toResizableBuffer: 0 }) {
-      if (typeof memory[name] !== "function") continue;
-      const real = own.uncurry(memory[name]);
-      hidden(memory, name, { [name]() { return alone(real(this)); } }[name]);
-    }
-  }
-
   // Whether an object was collected would tell one run from another.
   class WeakRef {
     #target;

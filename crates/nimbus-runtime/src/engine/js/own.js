@@ -55,7 +55,6 @@
     bytesLength: getter(TypedArray.prototype, "length"),
     bytesSet: uncurry(TypedArray.prototype.set),
     viewKind: getter(TypedArray.prototype, globalThis.Symbol.toStringTag),
-    bufferLength: getter(ArrayBuffer.prototype, "byteLength"),
     bufferOf: getter(TypedArray.prototype, "buffer"),
     unbox: freeze({
       __proto__: null,
