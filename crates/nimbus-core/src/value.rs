@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 
 pub use check::{
     MAX_ARGS_SIZE, MAX_ARRAY_LEN, MAX_DOCUMENT_NESTING, MAX_DOCUMENT_SIZE, MAX_NESTING,
-    MAX_OBJECT_FIELDS, ValueError, check_document, check_user_fields, check_value,
+    MAX_OBJECT_FIELDS, MAX_VALUE_MEMORY, ValueError, check_document, check_user_fields,
+    check_value,
 };
-pub use de::{deserialize_object, deserialize_within_document};
+pub use de::{
+    deserialize_object, deserialize_patch, deserialize_within_document, deserialize_within_memory,
+};
 
 use crate::name::FieldPath;
 
@@ -97,6 +100,26 @@ impl Value {
         }
     }
 
+    /// What the value needs in memory in bytes, within about a tenth: itself, what it points to, and what the
+    /// allocator adds.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        size_of::<Value>()
+            + match self {
+                Value::Null | Value::Bool(_) | Value::Int64(_) | Value::Float64(_) => 0,
+                Value::String(text) => allocation(text.len()),
+                Value::Bytes(bytes) => allocation(bytes.len()),
+                Value::Array(items) => 16 + items.iter().map(Value::memory).sum::<usize>(),
+                Value::Object(fields) => {
+                    let fields = fields.iter().enumerate();
+                    let field = |(at, (name, value)): (usize, (&String, &Value))| {
+                        field_memory(name, at) + value.memory()
+                    };
+                    fields.map(field).sum()
+                }
+            }
+    }
+
     /// Levels of containers: 0 for a scalar; for an array or object 1 more than its deepest
     /// element, so `[]` is 1 and `[[1]]` is 2. A document counts as its object.
     #[must_use]
@@ -131,6 +154,28 @@ impl Value {
             Value::Object(_) => 7,
         }
     }
+}
+
+/// Fields that the first node of an object has room for, whether or not they are there.
+const NODE_FIELDS: usize = 11;
+/// What one more field needs in a node, the field's value and name apart.
+const FIELD_SLOT: usize = size_of::<String>() + size_of::<Value>();
+
+/// What an object needs for its field number `at`, counted from 0, without the field's value.
+fn field_memory(name: &str, at: usize) -> usize {
+    // The first node is made with the first field; later ones are about half full, and the place of the
+    // value in them is counted with the value.
+    allocation(name.len())
+        + match at {
+            0 => NODE_FIELDS * FIELD_SLOT + 32 - size_of::<Value>(),
+            1..NODE_FIELDS => 0,
+            _ => 2 * FIELD_SLOT - size_of::<Value>(),
+        }
+}
+
+/// What the allocator gives for a text or bytes.
+fn allocation(length: usize) -> usize {
+    if length == 0 { 0 } else { length.max(16) + 16 }
 }
 
 /// [`Value::size`] of an object.

@@ -178,6 +178,12 @@ impl ApiError {
         self.code
     }
 
+    /// What is wrong.
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The code that Convex clients are given, where it is a special one.
     #[cfg(test)]
     pub(crate) fn convex_name(&self) -> Option<&'static str> {

@@ -8,6 +8,9 @@ use crate::name::MAX_FIELD_NAME;
 /// Largest arguments or result of a function and so the largest value taken in: 16 MiB, counted
 /// by [`Value::size`].
 pub const MAX_ARGS_SIZE: usize = 16 * 1024 * 1024;
+/// Most memory that a value which goes in or out of a function may need, counted by [`Value::memory`]: a text of
+/// 16 MiB could need ninety times that.
+pub const MAX_VALUE_MEMORY: usize = 4 * MAX_ARGS_SIZE;
 /// Largest document, system fields included: 1 MiB, counted by [`Value::size`].
 pub const MAX_DOCUMENT_SIZE: usize = 1024 * 1024;
 /// Deepest value, counted by [`Value::nesting`].

@@ -2,29 +2,56 @@
 //! refusals of everything else. Depth and UTF-8 are the business of `json::from_slice`.
 
 use std::cell::Cell;
-use std::collections::btree_map::Entry;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use data_encoding::BASE64;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{CANONICAL_NAN, MAX_DOCUMENT_SIZE, Object, Value, object_size};
+use super::{CANONICAL_NAN, MAX_DOCUMENT_SIZE, MAX_VALUE_MEMORY, Object, Value, field_memory};
 use crate::{echo, json};
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
-        Reader(&Budget::new(usize::MAX)).deserialize(deserializer)
+        Reader::new(&Budget::new(Unit::Size, usize::MAX)).deserialize(deserializer)
     }
 }
 
-/// Reads an object with the rules of [`Value`]: repeated keys and `$` keys are errors. For
-/// `#[serde(deserialize_with = "nimbus_core::value::deserialize_object")]`.
+/// Reads an object with the rules of [`Value`]: repeated keys and `$` keys are errors, and it may need
+/// [`MAX_VALUE_MEMORY`]. For `#[serde(deserialize_with = "nimbus_core::value::deserialize_object")]`.
 ///
 /// # Errors
-/// Those of the deserializer, and any value that is not a plain object.
+/// Those of the deserializer, any value that is not a plain object, and one at the place where the
+/// object needs too much memory.
 pub fn deserialize_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
-    deserializer.deserialize_map(ObjectVisitor)
+    let budget = Budget::new(Unit::Memory, MAX_VALUE_MEMORY);
+    deserializer.deserialize_map(ObjectVisitor(&budget))
+}
+
+/// Reads a value that goes in or out of a function. It may need [`MAX_VALUE_MEMORY`], whatever its text is:
+/// seven bytes of text, `{"":0},`, are an object of more than 600. For
+/// `#[serde(deserialize_with = "nimbus_core::value::deserialize_within_memory")]`.
+///
+/// # Errors
+/// Those of [`Value`], and one at the place where the value needs too much memory.
+pub fn deserialize_within_memory<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Value, D::Error> {
+    Reader::new(&Budget::new(Unit::Memory, MAX_VALUE_MEMORY)).deserialize(deserializer)
+}
+
+/// Reads the fields of a patch, within [`MAX_VALUE_MEMORY`]; `None` is `{"$undefined":null}`, which takes a
+/// field away (convex.md 2.1). For
+/// `#[serde(deserialize_with = "nimbus_core::value::deserialize_patch")]`.
+///
+/// # Errors
+/// As [`deserialize_object`].
+pub fn deserialize_patch<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Option<Value>>, D::Error> {
+    let budget = Budget::new(Unit::Memory, MAX_VALUE_MEMORY);
+    deserializer.deserialize_map(PatchVisitor(&budget))
 }
 
 /// Reads a value that is to be a document, or to be compared with a part of one: it stops at
@@ -36,38 +63,77 @@ pub fn deserialize_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 pub fn deserialize_within_document<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Value, D::Error> {
-    Reader(&Budget::new(MAX_DOCUMENT_SIZE)).deserialize(deserializer)
+    Reader::new(&Budget::new(Unit::Size, MAX_DOCUMENT_SIZE)).deserialize(deserializer)
 }
 
-/// What may still be taken in, counted as [`Value::size`] counts.
+/// What a budget counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// As [`Value::size`] does.
+    Size,
+    /// As [`Value::memory`] does.
+    Memory,
+}
+
+/// What may still be taken in.
 struct Budget {
+    unit: Unit,
     limit: usize,
     left: Cell<usize>,
+    /// Whether the value that was just read was `{"$undefined":null}`.
+    undefined: Cell<bool>,
 }
 
 impl Budget {
-    fn new(limit: usize) -> Budget {
+    fn new(unit: Unit, limit: usize) -> Budget {
         Budget {
+            unit,
             limit,
             left: Cell::new(limit),
+            undefined: Cell::new(false),
         }
     }
 
-    fn take<E: Error>(&self, size: usize) -> Result<(), E> {
-        let left = self.left.get().checked_sub(size).ok_or_else(|| {
-            let limit = self.limit;
-            E::custom(format_args!(
-                "the value has more than {limit} bytes, which is the most that is allowed"
-            ))
+    fn take<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
+            let (limit, unit) = (self.limit, self.unit);
+            match unit {
+                Unit::Size => E::custom(format_args!(
+                    "the value has more than {limit} bytes, which is the most that is allowed"
+                )),
+                Unit::Memory => E::custom(format_args!(
+                    "the value needs more than {limit} bytes of memory, which is the most that is allowed"
+                )),
+            }
         })?;
         self.left.set(left);
         Ok(())
+    }
+
+    /// Pays for a value without parts, or for an array before its elements.
+    fn take_value<E: Error>(&self, value: &Value) -> Result<(), E> {
+        self.take(match self.unit {
+            Unit::Size => value.size(),
+            Unit::Memory => value.memory(),
+        })
+    }
+
+    /// Pays for one more field of an object that has `count` of them, but not for its value.
+    fn take_field<E: Error>(&self, name: &str, count: usize) -> Result<(), E> {
+        self.take(match self.unit {
+            Unit::Size => name.len() + 1,
+            Unit::Memory => field_memory(name, count),
+        })
     }
 }
 
 /// Reads one value within a budget.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a Budget);
+struct Reader<'a> {
+    budget: &'a Budget,
+    /// Whether it may be undefined, which the budget is then told.
+    may_be_undefined: bool,
+}
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
     type Value = Value;
@@ -77,10 +143,17 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     }
 }
 
-impl Reader<'_> {
-    /// The same value, once its own size is paid for.
+impl<'a> Reader<'a> {
+    fn new(budget: &'a Budget) -> Reader<'a> {
+        Reader {
+            budget,
+            may_be_undefined: false,
+        }
+    }
+
+    /// The same value, once it is paid for.
     fn sized<E: Error>(self, value: Value) -> Result<Value, E> {
-        self.0.take(value.size())?;
+        self.budget.take_value(&value)?;
         Ok(value)
     }
 }
@@ -126,15 +199,25 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        self.0.take(Value::Array(Vec::new()).size())?;
-        while let Some(item) = seq.next_element_seed(self)? {
+        self.budget.take_value(&Value::Array(Vec::new()))?;
+        while let Some(item) = seq.next_element_seed(Reader::new(self.budget))? {
             items.push(item);
         }
+        // Room for elements that did not come is not paid for.
+        items.shrink_to_fit();
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         match map.next_key::<String>()? {
+            Some(key) if self.may_be_undefined && key == "$undefined" => {
+                map.next_value::<()>()?;
+                if map.next_key::<String>()?.is_some() {
+                    return Err(unknown_escape("$undefined"));
+                }
+                self.budget.undefined.set(true);
+                Ok(Value::Null)
+            }
             Some(key) if key.starts_with('$') => {
                 let value = escape(&key, &mut map)?;
                 match map.next_key::<String>()? {
@@ -142,7 +225,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                     Some(_) => Err(unknown_escape(&key)),
                 }
             }
-            first => plain_object(first, map, self.0).map(Value::Object),
+            first => plain_object(first, map, self.budget).map(Value::Object),
         }
     }
 }
@@ -159,9 +242,9 @@ fn integer<E: Error>(double: f64, magnitude: u64, value: impl ToString) -> Resul
     Ok(Value::Float64(double))
 }
 
-struct ObjectVisitor;
+struct ObjectVisitor<'a>(&'a Budget);
 
-impl<'de> Visitor<'de> for ObjectVisitor {
+impl<'de> Visitor<'de> for ObjectVisitor<'_> {
     type Value = Object;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -170,8 +253,49 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
         let first = map.next_key::<String>()?;
-        plain_object(first, map, &Budget::new(usize::MAX))
+        plain_object(first, map, self.0)
     }
+}
+
+struct PatchVisitor<'a>(&'a Budget);
+
+impl<'de> Visitor<'de> for PatchVisitor<'_> {
+    type Value = BTreeMap<String, Option<Value>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = BTreeMap::new();
+        let field = Reader {
+            budget: self.0,
+            may_be_undefined: true,
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            let key = new_key(key, &fields, self.0)?;
+            let value = map.next_value_seed(field)?;
+            let value = (!self.0.undefined.take()).then_some(value);
+            fields.insert(key, value);
+        }
+        Ok(fields)
+    }
+}
+
+/// A key that an object may have and has not yet, once it is paid for.
+fn new_key<T, E: Error>(
+    key: String,
+    fields: &BTreeMap<String, T>,
+    budget: &Budget,
+) -> Result<String, E> {
+    if key.starts_with('$') {
+        return Err(unknown_escape(&key));
+    }
+    budget.take_field(&key, fields.len())?;
+    if fields.contains_key(&key) {
+        return Err(Error::custom("an object has the same key twice"));
+    }
+    Ok(key)
 }
 
 /// Reads an object whose first key has been taken already.
@@ -181,17 +305,12 @@ fn plain_object<'de, A: MapAccess<'de>>(
     budget: &Budget,
 ) -> Result<Object, A::Error> {
     let mut fields = Object::new();
-    budget.take(object_size(&fields))?;
+    budget.take_value(&Value::Object(Object::new()))?;
     let mut next = first;
     while let Some(key) = next {
-        if key.starts_with('$') {
-            return Err(unknown_escape(&key));
-        }
-        budget.take(key.len() + 1)?;
-        let Entry::Vacant(slot) = fields.entry(key) else {
-            return Err(Error::custom("an object has the same key twice"));
-        };
-        slot.insert(map.next_value_seed(Reader(budget))?);
+        let key = new_key(key, &fields, budget)?;
+        let value = map.next_value_seed(Reader::new(budget))?;
+        fields.insert(key, value);
         next = map.next_key()?;
     }
     Ok(fields)

@@ -272,6 +272,111 @@ fn reading_stops_at_the_size_of_a_document() {
     assert!(read(&large).is_err());
 }
 
+#[derive(Debug, Deserialize)]
+struct Held {
+    #[serde(deserialize_with = "deserialize_within_memory")]
+    value: Value,
+}
+
+#[test]
+fn reading_stops_at_the_memory_of_a_value() {
+    let read = |value: &Value| {
+        let text = format!("{{\"value\":{}}}", value.to_json());
+        from_slice::<Held>(text.as_bytes()).map(|held| held.value)
+    };
+    let many = (0..20).map(|at| (format!("field {at}"), Value::Null));
+    let kinds = [
+        Value::Null,
+        Value::Int64(7),
+        Value::Float64(f64::INFINITY),
+        Value::String("text".into()),
+        Value::Bytes(vec![1; 40]),
+        Value::Array(vec![Value::Null, Value::Array(Vec::new())]),
+        Value::Object(field("", Value::Object(Object::new()))),
+        Value::Object(many.collect()),
+    ];
+    // Each kind is counted as its memory says, to the last byte.
+    let filled = |length: usize| {
+        let filler = Value::String("x".repeat(length));
+        Value::Array([&kinds[..], &[filler]].concat())
+    };
+    let rest = MAX_VALUE_MEMORY - filled(16).memory() + 16;
+    let most = filled(rest);
+    assert_eq!(read(&most).unwrap(), most);
+    let error = read(&filled(rest + 1)).unwrap_err().to_string();
+    assert!(error.contains("bytes of memory"), "{error}");
+}
+
+#[test]
+fn small_texts_of_large_values_are_not_taken_in() {
+    #[derive(Debug, Deserialize)]
+    struct Fields {
+        #[serde(deserialize_with = "deserialize_object")]
+        #[expect(dead_code, reason = "only whether it is read counts")]
+        value: Object,
+    }
+    // Six megabytes of text each; held as they are, up to ninety times that.
+    for part in [r#"{"":0}"#, "[0]"] {
+        let part_of = |count| vec![part; count].join(",");
+        let lists = 6_000_000 / (8_192 * part.len());
+        let list = format!("[{}]", part_of(8_192));
+        let text = format!(r#"{{"value":{{"a":[{}]}}}}"#, vec![list; lists].join(","));
+        for error in [
+            from_slice::<Held>(text.as_bytes()).unwrap_err(),
+            from_slice::<Fields>(text.as_bytes()).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("bytes of memory"), "{error}");
+        }
+    }
+    // The most that may be sent as text and as numbers is.
+    let text = Value::String("x".repeat(MAX_ARGS_SIZE - 2));
+    let numbers = Value::Array(vec![Value::Float64(0.25); 8_192]);
+    let numbers = Value::Array(vec![numbers; 200]);
+    for value in [text, numbers] {
+        let text = format!("{{\"value\":{}}}", value.to_json());
+        assert_eq!(from_slice::<Held>(text.as_bytes()).unwrap().value, value);
+    }
+}
+
+#[test]
+fn a_patch_tells_what_goes_away() {
+    #[derive(Debug, Deserialize)]
+    struct Patch {
+        #[serde(deserialize_with = "deserialize_patch")]
+        fields: std::collections::BTreeMap<String, Option<Value>>,
+    }
+    let read = |fields: &str| {
+        let text = format!("{{\"fields\":{fields}}}");
+        from_slice::<Patch>(text.as_bytes()).map(|patch| patch.fields)
+    };
+    let fields = read(r#"{"a":{"$undefined":null},"b":null,"c":{"d":1}}"#).unwrap();
+    let inner = Value::Object(field("d", Value::Float64(1.0)));
+    let expected = [("a", None), ("b", Some(Value::Null)), ("c", Some(inner))];
+    assert_eq!(
+        fields,
+        expected.map(|(key, value)| (key.to_owned(), value)).into()
+    );
+    for (bad, says) in [
+        (
+            r#"{"a":{"b":{"$undefined":null}}}"#,
+            "`$undefined` is not a value",
+        ),
+        (
+            r#"{"a":[{"$undefined":null}]}"#,
+            "`$undefined` is not a value",
+        ),
+        (r#"{"a":{"$undefined":null,"b":1}}"#, "`$undefined`"),
+        (r#"{"a":{"$undefined":1}}"#, "expected unit"),
+        (r#"{"$undefined":null}"#, "`$undefined` is not a value"),
+        (r#"{"a":1,"a":{"$undefined":null}}"#, "the same key twice"),
+        (r#"{"a":{"b":1,"b":2}}"#, "the same key twice"),
+        ("[]", "expected an object"),
+    ] {
+        let error = read(bad).unwrap_err().to_string();
+        assert!(error.contains(says), "{bad}: {error}");
+    }
+}
+
 fn nested(levels: usize) -> Value {
     (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]))
 }

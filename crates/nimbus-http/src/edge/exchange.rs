@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use axum::body::Body;
 use http::header::ORIGIN;
@@ -17,6 +18,7 @@ use nimbus_auth::{
 };
 use nimbus_core::{ErrorCode, TenantId};
 
+use super::egress::Denials;
 use super::request_id::Ulid;
 use super::surface::{Target, classify};
 use crate::error::ApiError;
@@ -29,6 +31,7 @@ const CLIENT_LEFT: u16 = 499;
 pub(crate) struct AuditTrail {
     log: Arc<AuditLog>,
     failing: AtomicBool,
+    denials: Denials,
     /// Makes the next lines fail, as on a full disk.
     #[cfg(test)]
     break_it: AtomicBool,
@@ -39,6 +42,7 @@ impl AuditTrail {
         AuditTrail {
             log,
             failing: AtomicBool::new(false),
+            denials: Denials::default(),
             #[cfg(test)]
             break_it: AtomicBool::new(false),
         }
@@ -65,8 +69,8 @@ impl AuditTrail {
         outcome.ok()
     }
 
-    /// Writes that a function of `tenant` was kept from reaching `host`. The text comes from other
-    /// people's code: the log cuts and escapes it.
+    /// Writes that a function of `tenant` was kept from reaching `host`, unless that was written a moment ago. The
+    /// text comes from other people's code: the log cuts and escapes it.
     pub(crate) fn egress_denied(
         &self,
         tenant: &TenantId,
@@ -74,22 +78,28 @@ impl AuditTrail {
         host: &str,
         why: &str,
     ) {
-        let reason = format!("egress.denied: {why}");
-        self.record(&AuditEntry {
-            ts: jiff::Timestamp::now(),
-            route_family: RouteFamily::ConvexHttp,
-            tenant_id: Some(tenant),
-            auth_scope: AuthScope::Egress,
-            auth_method: None,
-            success: false,
-            origin: None,
-            reason: &reason,
-            method: "FETCH",
-            path: host,
-            status: StatusCode::FORBIDDEN.as_u16(),
-            request_id: request,
-            client_addr: None,
-        });
+        for line in self.denials.note(Instant::now(), tenant, host, why) {
+            self.record(&AuditEntry {
+                ts: jiff::Timestamp::now(),
+                route_family: RouteFamily::ConvexHttp,
+                tenant_id: Some(tenant),
+                auth_scope: AuthScope::Egress,
+                auth_method: None,
+                success: false,
+                origin: None,
+                reason: &line.reason,
+                method: "FETCH",
+                path: &line.host,
+                status: StatusCode::FORBIDDEN.as_u16(),
+                request_id: request,
+                client_addr: None,
+            });
+        }
+    }
+
+    /// Forgets what functions of a tenant that is deleted were kept from.
+    pub(crate) fn forget_egress(&self, tenant: &TenantId) {
+        self.denials.forget(tenant);
     }
 
     /// Waits until a line is durable.

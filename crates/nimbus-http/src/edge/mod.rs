@@ -7,6 +7,7 @@
 pub(crate) mod attempts;
 pub(crate) mod bounds;
 pub(crate) mod client;
+pub(crate) mod egress;
 pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod headers;

@@ -1,5 +1,6 @@
 //! What an action asks for while it runs: other functions, each with a transaction of its own.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -8,27 +9,22 @@ use nimbus_runtime::{Answer, Host, JsFailure, Nesting, SyscallError, UdfKind};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::call::{FunctionCall, Ran};
+use super::call::Ran;
 use super::error::CallError;
-use super::reference::Reference;
+use super::reference::CallBody;
 use super::service::{Job, nested_failure};
 use super::syscalls::read;
 use super::transaction::system;
 
-/// Size of the arguments of one call at most (convex.md 5.9).
-const MAX_ARGS: usize = 16 * 1024 * 1024;
+/// Refused fetches of one call that the audit log may hear of.
+const MAX_DENIED: usize = 100;
 
 /// The host of one run of an action.
 pub(super) struct ActionHost<'j> {
     job: &'j Job,
     nesting: Mutex<Option<Nesting>>,
-}
-
-#[derive(Deserialize)]
-struct CallBody {
-    args: Value,
-    #[serde(flatten)]
-    reference: Reference,
+    /// Fetches that were refused.
+    denied: AtomicUsize,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +43,7 @@ impl<'j> ActionHost<'j> {
         ActionHost {
             job,
             nesting: Mutex::new(None),
+            denied: AtomicUsize::new(0),
         }
     }
 
@@ -60,35 +57,26 @@ impl<'j> ActionHost<'j> {
             "1.0/getFunctionMetadata" => Ok(self.job.function_metadata(None)),
             "1.0/getRequestMetadata" => Ok(self.job.request_metadata()),
             "nimbus/env" => self.env(args).await,
-            "nimbus/egressDenied" => {
-                let denied: EgressBody = read("fetch", args)?;
-                let trail = self.job.service.trail();
-                let request = self.job.request_id.as_ref();
-                trail.egress_denied(&self.job.id, request, &denied.host, &denied.reason);
-                Ok("null".to_owned())
-            }
+            "nimbus/egressDenied" => self.egress_denied(args),
             other => self.job.common(other, args),
         }
+    }
+
+    /// Notes that a fetch was refused. The first ones of a call are enough to know what it is after.
+    fn egress_denied(&self, args: &str) -> Result<String, SyscallError> {
+        if self.denied.fetch_add(1, Ordering::Relaxed) < MAX_DENIED {
+            let denied: EgressBody = read("fetch", args)?;
+            let trail = self.job.service.trail();
+            let request = self.job.request_id.as_ref();
+            trail.egress_denied(&self.job.id, request, &denied.host, &denied.reason);
+        }
+        Ok("null".to_owned())
     }
 
     /// Calls another function. Its identity is the caller's, and internal functions are in reach.
     async fn call(&self, name: &str, kind: UdfKind, args: &str) -> Result<String, SyscallError> {
         let body: CallBody = read(name, args)?;
-        let path = body.reference.path().map_err(SyscallError::user)?;
-        if !matches!(body.args, Value::Object(_)) {
-            return Err(SyscallError::user(
-                "the arguments of a function are an object",
-            ));
-        }
-        if body.args.size() > MAX_ARGS {
-            return Err(SyscallError::user(
-                "Function arguments are too large (maximum size: 16 MiB)",
-            ));
-        }
-        let call = FunctionCall {
-            path,
-            args: body.args,
-        };
+        let call = body.call().map_err(SyscallError::user)?;
         let nesting = *self.nesting.lock().unwrap_or_else(PoisonError::into_inner);
         let job = self.job.nested(call, nesting);
         let ran = apart(job, kind).await.map_err(nested_failure)?;

@@ -53,25 +53,9 @@ impl QueryRun {
     }
 
     fn size(&self) -> usize {
-        let value = self.ran.result.as_ref().map_or(0, memory);
+        let value = self.ran.result.as_ref().map_or(0, Value::memory);
         let lines: usize = self.ran.log_lines.iter().map(|line| line.len() + 24).sum();
         value + lines + self.journal.as_ref().map_or(0, String::len)
-    }
-}
-
-/// What a value needs in memory, roughly.
-fn memory(value: &Value) -> usize {
-    let own = size_of::<Value>();
-    own + match value {
-        Value::Null | Value::Bool(_) | Value::Int64(_) | Value::Float64(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Bytes(bytes) => bytes.len(),
-        Value::Array(items) => items.iter().map(memory).sum(),
-        // Nodes of the map are about two thirds full.
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| 36 + name.len() + memory(value) * 3 / 2)
-            .sum(),
     }
 }
 
@@ -162,6 +146,8 @@ pub(super) enum Joined {
 pub(super) struct Flight {
     key: (Key, User),
     flights: Arc<Flights>,
+    /// Whether others can find it.
+    listed: bool,
     told: watch::Sender<Option<Arc<QueryRun>>>,
 }
 
@@ -228,6 +214,7 @@ impl QueryCache {
         Joined::First(Flight {
             key,
             flights: Arc::clone(&self.flights),
+            listed: true,
             told,
         })
     }
@@ -302,16 +289,25 @@ impl Kept {
 }
 
 impl Flight {
-    /// Gives the result to those who wait.
-    pub(super) fn land(self, run: &Arc<QueryRun>) {
+    /// Gives the result to those who wait. Nobody joins it any more then: who finds the result too old would
+    /// otherwise get it once again, as that of a run that began in time.
+    pub(super) fn land(mut self, run: &Arc<QueryRun>) {
+        self.leave();
         self.told.send_replace(Some(Arc::clone(run)));
+    }
+
+    fn leave(&mut self) {
+        // Once: what is there afterwards is another's.
+        if std::mem::replace(&mut self.listed, false) {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            flights.remove(&self.key);
+        }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.remove(&self.key);
+        self.leave();
     }
 }
 
@@ -429,13 +425,55 @@ mod tests {
         assert!(matches!(cache.join(&key, None), Joined::First(_)));
     }
 
+    /// Looks for the run that it waits for at the moment when that is told.
+    struct Looking {
+        cache: Arc<QueryCache>,
+        found: Mutex<Option<bool>>,
+    }
+
+    impl std::task::Wake for Looking {
+        fn wake(self: Arc<Looking>) {
+            let joined = self.cache.join(&key("demo", "a"), None);
+            *self.found.lock().unwrap() = Some(matches!(joined, Joined::Other(_)));
+        }
+    }
+
     #[test]
-    fn memory_counts_what_is_inside() {
-        let text = Value::String("x".repeat(100));
-        let list = Value::Array(vec![text.clone(), text.clone()]);
-        let fields = [("a".to_owned(), text.clone())].into_iter().collect();
-        assert!(memory(&text) >= 100);
-        assert!(memory(&list) >= 2 * memory(&text));
-        assert!(memory(&Value::Object(fields)) > memory(&text));
+    fn a_run_that_has_ended_is_not_joined_again() {
+        let cache = Arc::new(QueryCache::new(10_000));
+        let Joined::First(flight) = cache.join(&key("demo", "a"), None) else {
+            panic!("nobody was first");
+        };
+        let Joined::Other(passenger) = cache.join(&key("demo", "a"), None) else {
+            panic!("the run is not shared");
+        };
+        let looking = Arc::new(Looking {
+            cache: Arc::clone(&cache),
+            found: Mutex::default(),
+        });
+        let waker = Arc::clone(&looking).into();
+        let mut landed = std::pin::pin!(passenger.landed());
+        let waiting = landed
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(&waker));
+        assert!(waiting.is_pending());
+        flight.land(&run("old"));
+        let found_the_old = *looking.found.lock().unwrap();
+        assert_eq!(found_the_old, Some(false));
+    }
+
+    #[test]
+    fn a_run_that_has_ended_leaves_the_next_one_alone() {
+        let cache = QueryCache::new(10_000);
+        let slot = key("demo", "a");
+        let Joined::First(mut ended) = cache.join(&slot, None) else {
+            panic!("nobody was first");
+        };
+        ended.leave();
+        let Joined::First(_next) = cache.join(&slot, None) else {
+            panic!("the run has ended");
+        };
+        drop(ended);
+        assert!(matches!(cache.join(&slot, None), Joined::Other(_)));
     }
 }

@@ -3,12 +3,24 @@
 use std::sync::Arc;
 
 use nimbus_auth::FunctionContext;
+use nimbus_core::value::{ValueError, check_value};
 use nimbus_core::{TableNames, Validator, Value};
 use nimbus_runtime::{JsFailure, UdfKind};
+use serde::Deserialize;
 
 use super::deployed::{Deployed, Function};
 use super::identity::Identity;
 use super::path::FunctionPath;
+
+/// Longest JSON text of a value that goes in or out of a function, in bytes: 16 MiB of numbers or of int64 need
+/// as much. Only text that is all escapes would need more.
+pub(super) const MAX_JSON: usize = 48 * 1024 * 1024;
+
+/// A value of a caller or of a function, which may need as much memory as [`nimbus_core::value::MAX_VALUE_MEMORY`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct Bounded(
+    #[serde(deserialize_with = "nimbus_core::value::deserialize_within_memory")] pub Value,
+);
 
 /// Who calls a function, and which user the function sees.
 #[derive(Clone, Debug)]
@@ -79,7 +91,7 @@ impl From<JsFailure> for UdfError {
         let data = failure.data.as_deref();
         UdfError {
             // What is no value was not made by the package; the message says what was thrown.
-            data: data.and_then(|data| nimbus_core::json::from_javascript(data.as_bytes()).ok()),
+            data: data.and_then(|data| read_value(data).ok()),
             message: failure.to_string(),
         }
     }
@@ -148,18 +160,42 @@ pub(super) fn wrong_kind(path: &FunctionPath, is: UdfKind, run_as: UdfKind) -> U
     ))
 }
 
-/// Checks arguments against what the function declares.
+/// Checks arguments: those of every function (16 MiB, depth, names), and what this one declares. Whichever way a
+/// function is called, its arguments come by here.
 pub(super) fn check_args(
     function: &Function,
     args: &Value,
     tables: &dyn TableNames,
 ) -> Result<(), UdfError> {
+    check_limits(args)?;
     check(
         "ArgumentValidationError",
         function.args.as_ref(),
         args,
         tables,
     )
+}
+
+/// The limits that arguments of every function keep.
+pub(super) fn check_limits(args: &Value) -> Result<(), UdfError> {
+    check_value(args).map_err(|error| {
+        UdfError::new(match error {
+            ValueError::TooLarge { .. } => {
+                "Function arguments are too large (maximum size: 16 MiB)".to_owned()
+            }
+            other => format!("Function arguments are refused: {other}"),
+        })
+    })
+}
+
+fn read_value(text: &str) -> Result<Value, String> {
+    if text.len() > MAX_JSON {
+        let limit = MAX_JSON >> 20;
+        return Err(format!("it has more than {limit} MiB of JSON"));
+    }
+    let read = nimbus_core::json::from_javascript::<Bounded>(text.as_bytes());
+    read.map(|bounded| bounded.0)
+        .map_err(|error| error.to_string())
 }
 
 /// Reads the result of a function and checks it against what the function declares.
@@ -169,13 +205,23 @@ pub(super) fn read_result(
     text: &str,
     tables: &dyn TableNames,
 ) -> Result<Value, UdfError> {
+    let value = read_any_result(path, text)?;
+    check("ReturnsValidationError", returns, &value, tables)?;
+    Ok(value)
+}
+
+/// Reads the result of a function that declares nothing of it.
+pub(super) fn read_any_result(path: &FunctionPath, text: &str) -> Result<Value, UdfError> {
     let refuse = |why: &dyn std::fmt::Display| {
         UdfError::new(format!("Function {path} returned what is no value: {why}"))
     };
-    let value: Value =
-        nimbus_core::json::from_javascript(text.as_bytes()).map_err(|error| refuse(&error))?;
-    nimbus_core::value::check_value(&value).map_err(|error| refuse(&error))?;
-    check("ReturnsValidationError", returns, &value, tables)?;
+    let value = read_value(text).map_err(|error| refuse(&error))?;
+    check_value(&value).map_err(|error| match error {
+        ValueError::TooLarge { .. } => UdfError::new(format!(
+            "Function {path} returned too large a value (maximum size: 16 MiB)"
+        )),
+        other => refuse(&other),
+    })?;
     Ok(value)
 }
 
@@ -191,4 +237,40 @@ fn check(
     validator
         .check(value, tables)
         .map_err(|failure| UdfError::new(format!("{name}: {failure}")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn result(text: &str) -> String {
+        let path = "m:f".parse().unwrap();
+        read_any_result(&path, text).unwrap_err().message
+    }
+
+    #[test]
+    fn results_are_bounded_in_text_memory_and_size() {
+        let list = format!("[{}]", vec![r#"{"":0}"#; 8_000].join(","));
+        let small = format!("[{}]", vec![list; 100].join(","));
+        assert!(
+            result(&small).contains("bytes of memory"),
+            "{}",
+            result(&small)
+        );
+        let zeros = format!("[{}]", vec!["0"; 8_192].join(","));
+        let large = format!("[{}]", vec![zeros; 228].join(","));
+        assert_eq!(
+            result(&large),
+            "Function m:f returned too large a value (maximum size: 16 MiB)"
+        );
+        let long = " ".repeat(MAX_JSON + 1);
+        assert!(result(&long).contains("more than 48 MiB of JSON"));
+        let error = JsFailure {
+            message: "thrown".into(),
+            stack: String::new(),
+            data: Some(small),
+        };
+        assert_eq!(UdfError::from(error).data, None);
+    }
 }

@@ -149,9 +149,18 @@ pub(super) struct Deployments {
 #[derive(Clone)]
 struct Kept {
     id: DeploymentId,
+    generation: u64,
     created_ms: u64,
     cell: Arc<OnceCell<Arc<Deployed>>>,
     used: u64,
+}
+
+impl Kept {
+    /// Generations of one tenant go up whatever the clock does. Those of two tenants of one name do not: the later
+    /// one may begin again.
+    fn is_newer_than(&self, deployment: &Deployment) -> bool {
+        self.generation > deployment.generation && self.created_ms >= deployment.created_ms
+    }
 }
 
 impl Deployments {
@@ -204,7 +213,7 @@ impl Deployments {
             }
             // A call that began before the newest deployment, or one of a tenant of this name that
             // was deleted, does not take the place of what is current.
-            if kept.created_ms > deployment.created_ms {
+            if kept.is_newer_than(deployment) {
                 return Arc::default();
             }
         } else if all.len() >= MAX_KEPT {
@@ -215,6 +224,7 @@ impl Deployments {
         }
         let kept = Kept {
             id: deployment.id,
+            generation: deployment.generation,
             created_ms: deployment.created_ms,
             cell: Arc::default(),
             used,
@@ -231,5 +241,43 @@ impl Deployments {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn deployment(generation: u64, created_ms: u64) -> Deployment {
+        let id = format!("{generation:016x}{created_ms:016x}");
+        Deployment {
+            id: id.parse().unwrap(),
+            generation,
+            created_ms,
+            message: None,
+            modules: BTreeMap::new(),
+            analysis: "{}".into(),
+            schema: None,
+            udf_config: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn the_newest_generation_is_kept_whatever_the_clock_does() {
+        let (all, demo) = (Deployments::default(), "demo".parse().unwrap());
+        // Whether code that is loaded for one call is there for the next.
+        let is_kept = |deployment: &Deployment| {
+            let first = all.cell(&demo, deployment);
+            Arc::ptr_eq(&first, &all.cell(&demo, deployment))
+        };
+        assert!(is_kept(&deployment(1, 5_000)));
+        assert!(is_kept(&deployment(2, 6_000)));
+        // A call that began on the older code does not put it back.
+        assert!(!is_kept(&deployment(1, 5_000)));
+        // The clock went back before this one.
+        assert!(is_kept(&deployment(3, 1_000)));
+        // A new tenant of the same name begins again.
+        assert!(is_kept(&deployment(1, 9_000)));
     }
 }

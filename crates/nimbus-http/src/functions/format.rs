@@ -115,7 +115,7 @@ mod tests {
             ("1.5", "1.5"),
             ("1.0", "1"),
             ("0.0", "0"),
-            ("1e300", "1e300"),
+            ("1e+300", "1e+300"),
             (r#"{"$float":"AAAAAAAAAIA="}"#, "-0.0"),
             (r#"{"$float":"AAAAAAAA+H8="}"#, r#""NaN""#),
             (r#"{"$float":"AAAAAAAA8H8="}"#, r#""Infinity""#),

@@ -23,5 +23,5 @@ mod transaction;
 pub(crate) use cache::CacheMetrics;
 #[cfg(test)]
 pub(crate) use call::UdfError;
-pub(crate) use call::{Caller, FunctionCall, Ran, Wants};
+pub(crate) use call::{Bounded, Caller, FunctionCall, Ran, Wants};
 pub(crate) use service::{FunctionService, FunctionSettings};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nimbus_runtime::Module;
+use nimbus_storage::MAX_MODULE_BYTES;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -192,6 +193,14 @@ fn taken(module: ModuleBody) -> Result<(String, Module), PushError> {
             return Err(PushError::new("InvalidModules", text));
         }
     }
+    let size = module.source.len() + module.source_map.as_ref().map_or(0, String::len);
+    if size > MAX_MODULE_BYTES {
+        let text = format!(
+            "{} has {size} bytes with its source map, and a module has at most {MAX_MODULE_BYTES}",
+            module.path
+        );
+        return Err(PushError::new("InvalidModules", text));
+    }
     let code = Module {
         source: Arc::from(module.source),
         source_map: module.source_map.map(Arc::from),
@@ -346,6 +355,15 @@ mod tests {
                 Some(code)
             );
         }
+        let sized = |bytes: usize| {
+            let source = "x".repeat(bytes - 2);
+            json!({"path": "a.js", "source": source, "sourceMap": "{}", "environment": "isolate"})
+        };
+        assert!(check(json!({"changedModules": [sized(MAX_MODULE_BYTES)]})).is_ok());
+        let error = check(json!({"changedModules": [sized(MAX_MODULE_BYTES + 1)]}));
+        let error = error.err().unwrap();
+        assert_eq!(error.code, "InvalidModules");
+        assert!(error.message.contains("at most 15728640"), "{error}");
         let body = json!({"message": "m".repeat(1_025), "appDefinition": {"changedModules": [], "udfServerVersion": ""}});
         let body: PushBody = serde_json::from_value(body).unwrap();
         assert!(body.check().is_err());

@@ -1,7 +1,9 @@
 //! How functions name other functions in syscalls: a path, or a handle that they were given.
 
+use nimbus_core::Value;
 use serde::Deserialize;
 
+use super::call::FunctionCall;
 use super::path::FunctionPath;
 
 /// What every handle begins with (convex.md 5.5). Only root functions have handles, so what
@@ -18,6 +20,43 @@ pub(super) struct Reference {
     function_handle: Option<String>,
     #[serde(default)]
     reference: Option<String>,
+}
+
+/// A function and what it is called with.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CallBody {
+    /// As what it is run, where that is not in the name of the syscall.
+    #[serde(default)]
+    pub udf_type: Option<String>,
+    #[serde(deserialize_with = "nimbus_core::value::deserialize_within_memory")]
+    args: Value,
+    // Not flattened: serde would keep every member that is not known.
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    function_handle: Option<String>,
+    #[serde(default)]
+    reference: Option<String>,
+}
+
+impl CallBody {
+    /// The path of the function and its one object of arguments.
+    ///
+    /// # Errors
+    /// The text for the function that asked.
+    pub(super) fn call(self) -> Result<FunctionCall, String> {
+        let reference = Reference {
+            name: self.name,
+            function_handle: self.function_handle,
+            reference: self.reference,
+        };
+        let path = reference.path()?;
+        match self.args {
+            args @ Value::Object(_) => Ok(FunctionCall { path, args }),
+            _ => Err("the arguments of a function are an object".to_owned()),
+        }
+    }
 }
 
 impl Reference {

@@ -113,6 +113,7 @@ impl FunctionService {
         self.inner.runtime.stop_tenant(tenant);
         self.inner.cache.forget(tenant);
         self.inner.deployments.forget(tenant);
+        self.inner.trail.forget_egress(tenant);
     }
 
     /// Lets a tenant run functions: one that was just made, or whose deletion failed.
@@ -395,7 +396,11 @@ impl Job {
         let Some(deployed) = deployed.as_ref() else {
             return Ok(UdfError::new("nothing is deployed").into());
         };
-        if function.args.is_some() {
+        if function.args.is_none() {
+            if let Err(error) = call::check_limits(&self.call.args) {
+                return Ok(error.into());
+            }
+        } else {
             let mut txn = self.tenant.begin_read(None).await?;
             let checked = call::check_args(function, &self.call.args, &txn.table_names());
             if let Err(error) = checked {
@@ -408,12 +413,13 @@ impl Job {
             Ok(outcome) => outcome,
             Err(error) => return sort(error),
         };
-        let result = match outcome.result {
-            Err(failure) => Err(failure.into()),
-            Ok(text) => {
+        let result = match (outcome.result, &function.returns) {
+            (Err(failure), _) => Err(failure.into()),
+            // What the action did is done: nothing that could fail is asked of the store for no reason.
+            (Ok(text), None) => call::read_any_result(path, &text),
+            (Ok(text), returns) => {
                 let mut txn = self.tenant.begin_read(None).await?;
-                let returns = function.returns.as_ref();
-                call::read_result(path, returns, &text, &txn.table_names())
+                call::read_result(path, returns.as_ref(), &text, &txn.table_names())
             }
         };
         Ok(Ran {

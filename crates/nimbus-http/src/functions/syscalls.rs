@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use nimbus_core::value::MAX_VALUE_MEMORY;
 use nimbus_core::{Object, TableName, Value};
 use nimbus_runtime::{SyscallError, UdfKind};
 use nimbus_storage::{
@@ -16,21 +17,25 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
+use super::call::{FunctionCall, MAX_JSON};
 use super::error::CallError;
-use super::path::FunctionPath;
-use super::reference::Reference;
+use super::reference::CallBody;
 use super::service::Job;
 use super::transaction::{State, TransactionHost, refused, system};
 
 /// Queries that one function may have open: more than it may ask for is not needed.
 const MAX_OPEN: usize = 4_096;
+/// Memory that they may need together.
+const MAX_OPEN_MEMORY: usize = MAX_VALUE_MEMORY;
 
 type Text = Result<String, SyscallError>;
 
 /// Queries that are being read, by the number that the function knows.
 #[derive(Default)]
 pub(super) struct Streams {
-    open: BTreeMap<u64, QueryStream>,
+    /// With the memory that each may need.
+    open: BTreeMap<u64, (QueryStream, usize)>,
+    memory: usize,
     next: u64,
 }
 
@@ -39,17 +44,7 @@ pub(super) struct Sub {
     pub kind: UdfKind,
     /// Whether it reads the state at the beginning of the transaction.
     pub at_beginning: bool,
-    pub path: FunctionPath,
-    pub args: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SubBody {
-    udf_type: String,
-    args: Value,
-    #[serde(flatten)]
-    reference: Reference,
+    pub call: FunctionCall,
 }
 
 #[derive(Deserialize)]
@@ -117,7 +112,8 @@ struct MergeBody {
     id: String,
     #[serde(default)]
     table: Option<String>,
-    value: BTreeMap<String, Json>,
+    #[serde(deserialize_with = "nimbus_core::value::deserialize_patch")]
+    value: BTreeMap<String, Option<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +124,12 @@ struct NameBody {
 /// Reads the arguments of a syscall. They come from the package, so a fault is one in the bundle
 /// or of somebody who calls `Convex.syscall` by hand.
 pub(super) fn read<T: DeserializeOwned>(call: &str, args: &str) -> Result<T, SyscallError> {
+    if args.len() > MAX_JSON {
+        let limit = MAX_JSON >> 20;
+        return Err(SyscallError::user(format!(
+            "Invalid arguments for `{call}`: they have more than {limit} MiB of JSON"
+        )));
+    }
     nimbus_core::json::from_javascript(args.as_bytes())
         .map_err(|error| SyscallError::user(format!("Invalid arguments for `{call}`: {error}")))
 }
@@ -162,74 +164,106 @@ fn count_of(number: f64) -> u64 {
     number as u64
 }
 
+/// What a query of this text needs in memory at most, roughly: an object is a node with room for eleven fields.
+fn query_memory(text: &str) -> usize {
+    let cost = |byte: u8| match byte {
+        b'{' => 640,
+        b'[' | b',' => 64,
+        _ => 1,
+    };
+    text.bytes().map(cost).sum()
+}
+
+impl Streams {
+    /// The memory for a query of this text, if there is that much for one more.
+    fn room_for(&self, text: &str) -> Result<usize, SyscallError> {
+        if self.open.len() >= MAX_OPEN {
+            return Err(SyscallError::user(format!(
+                "a function may have at most {MAX_OPEN} queries open"
+            )));
+        }
+        let memory = query_memory(text);
+        if self.memory + memory > MAX_OPEN_MEMORY {
+            let limit = MAX_OPEN_MEMORY >> 20;
+            return Err(SyscallError::user(format!(
+                "the queries that a function has open may need {limit} MiB of memory, and this one is too large"
+            )));
+        }
+        Ok(memory)
+    }
+
+    fn open(&mut self, stream: QueryStream, memory: usize) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.memory += memory;
+        self.open.insert(id, (stream, memory));
+        id
+    }
+
+    /// Whether it was open.
+    fn close(&mut self, id: u64) -> bool {
+        let Some((_, memory)) = self.open.remove(&id) else {
+            return false;
+        };
+        self.memory -= memory;
+        true
+    }
+}
+
 impl Sub {
     /// Reads the arguments of `runUdf`.
     pub(super) fn parse(args: &str) -> Result<Sub, SyscallError> {
-        let body: SubBody = read("runUdf", args)?;
-        let (kind, at_beginning) = match body.udf_type.as_str() {
-            "query" => (UdfKind::Query, false),
-            "mutation" => (UdfKind::Mutation, false),
-            "snapshotQuery" => (UdfKind::Query, true),
+        let body: CallBody = read("runUdf", args)?;
+        let (kind, at_beginning) = match body.udf_type.as_deref() {
+            Some("query") => (UdfKind::Query, false),
+            Some("mutation") => (UdfKind::Mutation, false),
+            Some("snapshotQuery") => (UdfKind::Query, true),
             _ => {
                 let text = "`udfType` is one of query, mutation, snapshotQuery";
                 return Err(SyscallError::user(text));
             }
         };
-        let args = match body.args {
-            args @ Value::Object(_) => args,
-            _ => {
-                return Err(SyscallError::user(
-                    "the arguments of a function are an object",
-                ));
-            }
-        };
         Ok(Sub {
             kind,
             at_beginning,
-            path: body.reference.path().map_err(SyscallError::user)?,
-            args,
+            call: body.call().map_err(SyscallError::user)?,
         })
     }
 }
 
 impl State<'_> {
     pub(super) fn query_stream(&mut self, args: &str) -> Text {
+        let memory = self.streams.room_for(args)?;
         let body: QueryBody = read("db.query", args)?;
         let query = FunctionQuery::parse(&body.query).map_err(refused)?;
-        if self.streams.open.len() >= MAX_OPEN {
-            return Err(SyscallError::user(format!(
-                "a function may have at most {MAX_OPEN} queries open"
-            )));
-        }
         let stream = self.txn.open_query(&query).map_err(refused)?;
-        let id = self.streams.next;
-        self.streams.next += 1;
-        self.streams.open.insert(id, stream);
+        let id = self.streams.open(stream, memory);
         Ok(json!({"queryId": id}).to_string())
     }
 
     pub(super) fn query_cleanup(&mut self, args: &str) -> Text {
         let body: QueryIdBody = read("queryCleanup", args)?;
-        let found = self.streams.open.remove(&body.query_id).is_some();
+        let found = self.streams.close(body.query_id);
         Ok(found.to_string())
     }
 
     pub(super) async fn query_next(&mut self, args: &str) -> Text {
         let body: QueryIdBody = read("queryStreamNext", args)?;
-        let Some(stream) = self.streams.open.get_mut(&body.query_id) else {
+        let Some((stream, _)) = self.streams.open.get_mut(&body.query_id) else {
             return Err(SyscallError::user("the query is not open any more"));
         };
         let next = self.txn.next(stream).await.map_err(refused)?;
         Ok(match &next {
             Some(document) => format!(r#"{{"value":{},"done":false}}"#, text_of(document)?),
             None => {
-                self.streams.open.remove(&body.query_id);
+                self.streams.close(body.query_id);
                 r#"{"value":null,"done":true}"#.to_owned()
             }
         })
     }
 
     pub(super) async fn query_page(&mut self, args: &str, host: &TransactionHost<'_>) -> Text {
+        self.streams.room_for(args)?;
         let body: PageBody = read("paginate", args)?;
         self.begin_page()?;
         let query = FunctionQuery::parse(&body.query).map_err(refused)?;
@@ -294,19 +328,8 @@ impl State<'_> {
     pub(super) async fn merge(&mut self, args: &str) -> Text {
         let body: MergeBody = read("db.patch", args)?;
         let table = table_of("db.patch", body.table)?;
-        let undefined = json!({"$undefined": null});
-        let mut patch = BTreeMap::new();
-        for (name, value) in body.value {
-            let value = match value {
-                value if value == undefined => None,
-                value => Some(Value::deserialize(value).map_err(|error| {
-                    let text = format!("Invalid argument `value` for `db.patch`: {error}");
-                    SyscallError::user(text)
-                })?),
-            };
-            patch.insert(name, value);
-        }
-        let merged = self.txn.fn_merge(&body.id, table.as_ref(), patch).await;
+        let merged = self.txn.fn_merge(&body.id, table.as_ref(), body.value);
+        let merged = merged.await;
         document_text(Some(&merged.map_err(refused)?))
     }
 
@@ -354,5 +377,59 @@ impl State<'_> {
             "fileWriteBytes": none,
         })
         .to_string()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn says(error: &SyscallError, part: &str) {
+        let SyscallError::User { message, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(message.contains(part), "{message}");
+    }
+
+    /// About half a megabyte of JSON that needs ninety times that, within an object.
+    fn amplifying() -> String {
+        let list = format!("[{}]", vec![r#"{"":0}"#; 8_000].join(","));
+        vec![list; 15].join(",")
+    }
+
+    #[test]
+    fn arguments_of_syscalls_are_bounded() {
+        let long = " ".repeat(MAX_JSON + 1);
+        says(&read::<NameBody>("x", &long).err().unwrap(), "48 MiB");
+        let large = amplifying();
+        let insert = format!(r#"{{"table":"t","value":{{"a":[{large}]}}}}"#);
+        let replace = format!(r#"{{"id":"i","value":{{"a":[{large}]}}}}"#);
+        let sub = format!(r#"{{"udfType":"query","name":"m:f","args":{{"a":[{large}]}}}}"#);
+        for error in [
+            read::<InsertBody>("db.insert", &insert).err().unwrap(),
+            read::<ReplaceBody>("db.replace", &replace).err().unwrap(),
+            read::<MergeBody>("db.patch", &replace).err().unwrap(),
+            Sub::parse(&sub).err().unwrap(),
+        ] {
+            says(&error, "bytes of memory");
+        }
+    }
+
+    #[test]
+    fn queries_are_bounded_one_by_one_and_together() {
+        let query =
+            |filter: &str| format!(r#"{{"query":{{"source":{{}},"operators":[{filter}]}}}}"#);
+        let mut streams = Streams::default();
+        let large = query(&amplifying());
+        says(&streams.room_for(&large).unwrap_err(), "64 MiB");
+        let half = query(&vec!["{}"; 60_000].join(","));
+        let memory = streams.room_for(&half).unwrap();
+        streams.memory += memory;
+        says(&streams.room_for(&half).unwrap_err(), "64 MiB");
+        // As many small ones as may be open fit.
+        let small =
+            query(&vec![r#"{"filter":{"$eq":[{"$field":"a"},{"$literal":1}]}}"#; 3].join(","));
+        assert!(streams.room_for(&small).unwrap() * MAX_OPEN < MAX_OPEN_MEMORY);
     }
 }

@@ -11,7 +11,7 @@ use nimbus_core::{Validator, Value};
 use nimbus_runtime::{Answer, Host, JsFailure, Nesting, SubCall, SyscallError, UdfKind};
 use nimbus_storage::{FunctionError, Transaction, TransactionSavepoint};
 
-use super::call::{self, FunctionCall};
+use super::call;
 use super::deployed::Deployed;
 use super::error::CallError;
 use super::path::FunctionPath;
@@ -236,8 +236,7 @@ impl State<'_> {
         let Sub {
             kind,
             at_beginning,
-            path,
-            args,
+            call,
         } = Sub::parse(args)?;
         if self.kind() != UdfKind::Mutation && (kind == UdfKind::Mutation || at_beginning) {
             return Err(SyscallError::user(
@@ -249,15 +248,14 @@ impl State<'_> {
                 "functions run one another more than {MAX_DEPTH} deep within a transaction"
             )));
         }
-        let function = call::find(Some(&self.deployed), &path, kind, true)
+        let function = call::find(Some(&self.deployed), &call.path, kind, true)
             .map_err(|error| SyscallError::user(error.message))?;
         let returns = function.returns.clone();
-        let checked = call::check_args(function, &args, &self.txn.table_names());
+        let checked = call::check_args(function, &call.args, &self.txn.table_names());
         checked.map_err(|error| SyscallError::user(error.message))?;
         let undo = self.undo(kind, at_beginning);
         let token = self.next_token;
         self.next_token += 1;
-        let call = FunctionCall { path, args };
         let sub = SubCall {
             token,
             kind,

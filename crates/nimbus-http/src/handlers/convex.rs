@@ -20,10 +20,13 @@ use crate::convex::wire::{
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{check_content_type, read_body};
 use crate::functions::error::CallError;
+use crate::functions::format::Format;
 use crate::functions::{Ran, Wants};
 use crate::route::{ConvexCall, detached};
 
-/// Longest time of a query, its wait for a place included (convex.md 0).
+/// Longest answer to a batch in bytes (design section 7).
+const MAX_BATCH_ANSWER: usize = 16 * 1024 * 1024;
+/// Longest time of a query, or of all queries of a batch, their waits for a place included (convex.md 0).
 const QUERY_TIME: Duration = Duration::from_secs(300);
 
 type Answer = ApiResult<Response<Body>>;
@@ -112,16 +115,20 @@ pub(crate) async fn query_at_ts(call: ConvexCall) -> Answer {
 }
 
 async fn run_query(entered: &Entered, wanted: &Wanted, at: Option<u64>) -> Answer {
-    let ran = query_in_time(entered, wanted, at).await?;
+    let ran = in_time(QUERY_TIME, one_query(entered, wanted, at)).await?;
     outcome(entered, wanted, &ran)
 }
 
-/// A query is not worth more time than a client waits, and ends when the client leaves.
-async fn query_in_time(entered: &Entered, wanted: &Wanted, at: Option<u64>) -> ApiResult<Ran> {
+async fn one_query(entered: &Entered, wanted: &Wanted, at: Option<u64>) -> ApiResult<Ran> {
     let (service, call) = (&entered.app.functions, &wanted.call);
     let running = service.query(&entered.tenant, &entered.caller, call, at);
-    match tokio::time::timeout(QUERY_TIME, running).await {
-        Ok(ran) => Ok(ran?),
+    Ok(running.await?)
+}
+
+/// A request for queries is not worth more time than a client waits, and ends when the client leaves.
+async fn in_time<T>(time: Duration, running: impl Future<Output = ApiResult<T>>) -> ApiResult<T> {
+    match tokio::time::timeout(time, running).await {
+        Ok(outcome) => outcome,
         Err(_) => {
             let text = "the query took too long and was cancelled";
             Err(ApiError::new(ErrorCode::OpCancelled, text))
@@ -140,16 +147,55 @@ pub(crate) async fn query_batch(call: ConvexCall) -> Answer {
     let all = body.wanted(entered.client.default_format)?;
     let at = entered.tenant.latest_timestamp();
     let request = entered.exchange.id.hex();
-    let mut out = String::from("{\"results\":[");
-    for (index, wanted) in all.iter().enumerate() {
-        if index > 0 {
-            out.push(',');
+    let running = async {
+        let mut answer = BatchAnswer::new();
+        for wanted in &all {
+            let ran = one_query(&entered, wanted, Some(at)).await?;
+            answer.add(&ran, wanted.format, &request)?;
         }
-        let ran = query_in_time(&entered, wanted, Some(at)).await?;
-        write_outcome(&ran, wanted.format, &request, &mut out);
+        Ok(answer.end())
+    };
+    json(in_time(QUERY_TIME, running).await?)
+}
+
+/// The answer to a batch as far as it is written.
+struct BatchAnswer {
+    out: String,
+    count: usize,
+}
+
+impl BatchAnswer {
+    fn new() -> BatchAnswer {
+        BatchAnswer {
+            out: String::from("{\"results\":["),
+            count: 0,
+        }
     }
-    out.push_str("]}");
-    json(out)
+
+    /// Appends what became of one more query.
+    ///
+    /// # Errors
+    /// 400 `op.cap_exceeded` when it is too much.
+    fn add(&mut self, ran: &Ran, format: Format, request: &str) -> ApiResult<()> {
+        if self.count > 0 {
+            self.out.push(',');
+        }
+        self.count += 1;
+        write_outcome(ran, format, request, &mut self.out);
+        if self.out.len() > MAX_BATCH_ANSWER {
+            let text = format!(
+                "the answers to the first {} queries of the batch have more than {MAX_BATCH_ANSWER} bytes; ask fewer queries at once",
+                self.count
+            );
+            return Err(ApiError::new(ErrorCode::OpCapExceeded, text));
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> String {
+        self.out.push_str("]}");
+        self.out
+    }
 }
 
 pub(crate) async fn mutation(call: ConvexCall) -> Answer {
@@ -188,4 +234,41 @@ async fn run_to_the_end(entered: Entered, wanted: Wanted, wants: Wants) -> Answe
         outcome(&entered, &wanted, &ran?)
     };
     detached(app, exchange, work).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use nimbus_core::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_at_its_size() {
+        let text = "x".repeat(MAX_BATCH_ANSWER / 4);
+        let ran = Ran {
+            result: Ok(Value::String(text)),
+            log_lines: Vec::new(),
+        };
+        let mut answer = BatchAnswer::new();
+        for _ in 0..3 {
+            answer.add(&ran, Format::Clean, "0").unwrap();
+        }
+        let error = answer.add(&ran, Format::Clean, "0").unwrap_err();
+        let found = (error.status().as_u16(), error.code());
+        assert_eq!(found, (400, ErrorCode::OpCapExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queries_end_with_their_time() {
+        let sleep = async |time| {
+            tokio::time::sleep(time).await;
+            Ok(())
+        };
+        in_time(QUERY_TIME, sleep(QUERY_TIME / 2)).await.unwrap();
+        let error = in_time(QUERY_TIME, sleep(QUERY_TIME * 2))
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OpCancelled);
+    }
 }

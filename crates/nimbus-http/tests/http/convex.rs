@@ -232,6 +232,27 @@ async fn what_is_wrong_before_code_runs_is_an_error_of_the_function() {
         let text = error(&run, json!({"args": {}})).await;
         assert!(text.contains("missing the required field `text`"), "{text}");
     }
+    let deep = (0..65).fold(json!(1), |inner, _| json!({"a": inner}));
+    let zeros = json!(vec![vec![0; 8_192]; 228]);
+    for (args, says) in [
+        (
+            json!({"zeros": zeros}),
+            "Function arguments are too large (maximum size: 16 MiB)",
+        ),
+        (deep, "nested 65 levels deep"),
+        (json!({"\u{e9}": 1}), "the field name"),
+    ] {
+        // With a validator and without one.
+        for (path, name) in [
+            (QUERY, "list"),
+            (QUERY, "plain"),
+            ("/convex/demo/api/mutation", "send"),
+            ("/convex/demo/api/action", "call"),
+        ] {
+            let text = error(path, call(&format!("messages:{name}"), args.clone())).await;
+            assert!(text.contains(says), "{name}: {text}");
+        }
+    }
     let batch =
         json!({"queries": [call("messages:hidden", json!({})), call("messages:send", json!({}))]});
     let answer = fixture

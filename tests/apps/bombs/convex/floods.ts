@@ -101,3 +101,22 @@ export const hugeArgument = action({
 });
 
 export const measure = query({ args: { text: v.string() }, handler: async (_ctx, { text }) => text.length });
+
+// Arguments that no function may have, for one that looks at none.
+const deep = () => {
+  let value: unknown = null;
+  for (let i = 0; i < 70; i++) value = [value];
+  return { value };
+};
+
+export const swallow = query({ args: { value: v.any() }, handler: async () => "swallowed" });
+
+export const deepArgumentWithin = query({
+  args: {},
+  handler: async (ctx): Promise<string> => await ctx.runQuery(api.floods.swallow, deep()),
+});
+
+export const deepArgumentApart = action({
+  args: {},
+  handler: async (ctx): Promise<string> => await ctx.runQuery(api.floods.swallow, deep()),
+});

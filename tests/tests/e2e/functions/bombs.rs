@@ -47,7 +47,7 @@ const ENDLESS: [(&str, &str); 29] = [
 ];
 
 /// Kinds that ask too much of the host: none has a value either.
-const FLOODS: [(&str, &str); 12] = [
+const FLOODS: [(&str, &str); 14] = [
     ("query", "floods:hugeResult"),
     ("query", "floods:wideResult"),
     ("query", "floods:deepResult"),
@@ -59,6 +59,8 @@ const FLOODS: [(&str, &str); 12] = [
     ("mutation", "floods:bigInserts"),
     ("query", "floods:endlessReads"),
     ("action", "floods:hugeArgument"),
+    ("query", "floods:deepArgumentWithin"),
+    ("action", "floods:deepArgumentApart"),
     ("query", "escapes:throwsOddly"),
 ];
 
