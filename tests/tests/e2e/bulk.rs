@@ -34,11 +34,13 @@ fn export(home: &Home, out: &Path, extra: &[&str]) -> Finished {
 fn contents(path: &Path) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for line in fs::read_to_string(path).unwrap().lines() {
-        let mut row: Json = serde_json::from_str(line).unwrap();
-        let fields = row.as_object_mut().unwrap();
-        fields.remove("_id");
-        fields.remove("_creationTime");
-        *found.entry(row.to_string()).or_default() += 1;
+        // Sorted: the order of members is not content.
+        let mut row: BTreeMap<String, Json> = serde_json::from_str(line).unwrap();
+        row.remove("_id");
+        row.remove("_creationTime");
+        *found
+            .entry(serde_json::to_string(&row).unwrap())
+            .or_default() += 1;
     }
     found
 }
@@ -398,9 +400,9 @@ fn peaks(rows: u64) -> (u64, u64) {
     let exporting = server.peak_memory();
     let mut found = 0;
     for text in BufReader::new(File::open(&out).unwrap()).lines() {
-        let mut row: Json = serde_json::from_str(&text.unwrap()).unwrap();
-        let fields = row.as_object_mut().unwrap();
-        assert!(fields.remove("_id").is_some() && fields.remove("_creationTime").is_some());
+        let mut row: BTreeMap<String, Json> = serde_json::from_str(&text.unwrap()).unwrap();
+        assert!(row.remove("_id").is_some() && row.remove("_creationTime").is_some());
+        let row = serde_json::to_string(&row).unwrap();
         assert_eq!(format!("{row}\n"), line(found));
         found += 1;
     }

@@ -4,7 +4,7 @@
 //! Limits of the system hold everywhere; Landlock (files, TCP) and seccomp (system calls) where Linux has them.
 //! An older kernel enforces what it knows.
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::protocol::{Lane, Setup, Task};
 
@@ -41,16 +41,22 @@ pub(crate) fn confine(setup: &Setup) -> Result<bool, ConfineError> {
 }
 
 fn limit(setup: &Setup) -> Result<(), ConfineError> {
-    let to = |n: u64| Rlimit {
-        current: Some(n),
-        maximum: Some(n),
-    };
-    setrlimit(Resource::Core, to(0))?;
-    setrlimit(Resource::Fsize, to(0))?;
-    setrlimit(Resource::Nofile, to(256))?;
     let memory = (2 * setup.heap_mb + OVERHEAD_MB) * 1024 * 1024;
-    setrlimit(Resource::Data, to(memory))?;
-    Ok(())
+    lower(Resource::Core, 0)?;
+    lower(Resource::Fsize, 0)?;
+    lower(Resource::Nofile, 256)?;
+    lower(Resource::Data, memory)
+}
+
+/// Sets a limit, or leaves one that is lower already: it cannot be raised.
+fn lower(resource: Resource, most: u64) -> Result<(), ConfineError> {
+    let held = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Some(most.min(held));
+    let limit = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    Ok(setrlimit(resource, limit)?)
 }
 
 #[cfg(target_os = "linux")]

@@ -125,6 +125,14 @@ fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
             }
             all
         }
+        ("POST", "/keys") => vec![(json!({"scope": "read", "name": "probe"}), false)],
+        ("POST", "/environment") => {
+            vec![(json!({"changes": [{"name": "PROBE", "value": "x"}]}), false)]
+        }
+        ("POST", "/deployments") => {
+            let app = json!({"schema": null, "changedModules": [], "udfServerVersion": "1.48.0"});
+            vec![(json!({"dryRun": true, "appDefinition": app}), false)]
+        }
         ("PUT", "/schema/{table}") => vec![
             (
                 json!({"table": "elsewhere", "fields": [], "indexes": []}),
@@ -167,6 +175,8 @@ pub fn probes(routes: &[Route], tenant: &Tenant, other: &Tenant) -> Vec<Probe> {
                     .replace("{table}", table)
                     .replace("{id}", id)
                     .replace("{commit}", &other.commit)
+                    .replace("{deployment}", &other.commit)
+                    .replace("{key}", &other.commit)
                     .replace("{import}", &other.import);
                 assert!(
                     !path.contains('{'),
