@@ -277,7 +277,8 @@ pub(crate) async fn run(tenant: Arc<TenantInner>) {
 async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
     let lease = Tenant::hold(tenant.clone());
     abandon_pending(&lease).await?;
-    super::app::recover(&lease).await?;
+    // What a push left must not keep anything else from being done.
+    let recovered = super::app::recover(&lease).await;
     while let Some((table, index)) = unfinished(&lease.catalog()) {
         match index.state {
             IndexState::Backfilling => {
@@ -294,7 +295,7 @@ async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
     if !tenant.log_is_fresh() {
         log::prune(tenant, false).await?;
     }
-    Ok(())
+    recovered
 }
 
 impl TenantInner {
@@ -352,23 +353,46 @@ pub(crate) async fn present(tenant: &TenantInner, table: &TableDef) -> StoreResu
     Ok(range)
 }
 
-/// Adds the entries of documents that were there before the index. Later writes maintain it
-/// themselves, so only a change to one of the documents of a step can make the step stale.
+/// Adds the entries of documents that were there before the index.
 pub(crate) async fn fill(
     tenant: &Arc<TenantInner>,
     table: &TableDef,
     index: &IndexDef,
 ) -> StoreResult<()> {
-    let mut remaining = present(tenant, table).await?;
-    let mut step = STEP;
-    loop {
+    let mut filling = Filling::begin(tenant, table).await?;
+    while filling.step(tenant, table, index).await? {}
+    Ok(())
+}
+
+/// The filling of an index. Later writes maintain it themselves, so only a change to one of the
+/// documents of a step can make the step stale.
+pub(crate) struct Filling {
+    remaining: KeyRange,
+    step: usize,
+}
+
+impl Filling {
+    pub(crate) async fn begin(tenant: &TenantInner, table: &TableDef) -> StoreResult<Filling> {
+        Ok(Filling {
+            remaining: present(tenant, table).await?,
+            step: STEP,
+        })
+    }
+
+    /// One step; whether there is another.
+    pub(crate) async fn step(
+        &mut self,
+        tenant: &Arc<TenantInner>,
+        table: &TableDef,
+        index: &IndexDef,
+    ) -> StoreResult<bool> {
         // Not the durable state: under load, that of a document which changes in every batch is
         // always out of date.
         let mut view = tenant.newest_view().await?;
-        let mut next = remaining.clone();
-        let rows = next_step(&mut view, Keyspace::Docs, &mut next, step).await?;
+        let mut next = self.remaining.clone();
+        let rows = next_step(&mut view, Keyspace::Docs, &mut next, self.step).await?;
         if rows.is_empty() || !wanted(tenant, &table.name, index) {
-            return Ok(());
+            return Ok(false);
         }
         let mut reads = ReadSet::default();
         let mut writes = Writes::new();
@@ -378,13 +402,11 @@ pub(crate) async fn fill(
                 .map_err(|e| StoreError::corrupt(format!("document key: {e}")))?;
             let entry = index::entry(index, id.internal, &parse(body)?);
             let key = (Keyspace::Index, Bytes::from(entry.stored));
-            writes.insert(
-                key,
-                Write {
-                    before: None,
-                    after: Some(entry.value),
-                },
-            );
+            let write = Write {
+                before: None,
+                after: Some(entry.value),
+            };
+            writes.insert(key, write);
         }
         let basis = Basis {
             reads,
@@ -393,16 +415,17 @@ pub(crate) async fn fill(
         };
         drop(view);
         if log::maintain(tenant, Some(basis), writes).await? {
-            remaining = next;
-            step = STEP;
+            self.remaining = next;
+            self.step = STEP;
             tenant
                 .counters
                 .backfilled
                 .fetch_add(rows.len() as u64, Ordering::Relaxed);
         } else {
             // A smaller step is less likely to meet a change.
-            step = (step / 2).max(1);
+            self.step = (self.step / 2).max(1);
         }
+        Ok(true)
     }
 }
 

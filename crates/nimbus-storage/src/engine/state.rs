@@ -38,8 +38,8 @@ pub(crate) enum Outcome {
     Failed(StoreError),
 }
 
-/// Writes with images, in key order.
-pub(crate) type Writes = BTreeMap<SpaceKey, Write>;
+/// Writes with images, in key order; cheap to clone, as savepoints do.
+pub(crate) type Writes = imbl::OrdMap<SpaceKey, Write>;
 
 /// A transaction that asks to be committed.
 pub(crate) struct Proposal {

@@ -82,6 +82,19 @@ impl Transaction {
     /// `SchemaViolation`, `CapExceeded` for too many tables or too much in one transaction.
     pub async fn insert(&mut self, table: &TableName, fields: Object) -> StoreResult<DocumentId> {
         value::check_user_fields(&fields).map_err(|e| StoreError::invalid(e.to_string()))?;
+        if self.table(table).await.is_some() {
+            return self.insert_into(table, fields).await;
+        }
+        // A caller that goes on after a refusal must not leave an empty table.
+        let before = self.savepoint();
+        let inserted = self.insert_into(table, fields).await;
+        if inserted.is_err() {
+            self.roll_back(before);
+        }
+        inserted
+    }
+
+    async fn insert_into(&mut self, table: &TableName, fields: Object) -> StoreResult<DocumentId> {
         let def = self.table_or_new(table).await?;
         let ticks = self.tenant.next_ticks();
         let internal = InternalId::generate(ticks, self.random.next()?);

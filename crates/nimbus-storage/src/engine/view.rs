@@ -27,6 +27,9 @@ pub(crate) const MAX_WRITES: usize = 128_000;
 /// Bytes that one transaction may write: 16 MiB of values.
 pub(crate) const MAX_WRITE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Work after which a task lets others run: a few hundred small rows.
+const PACE: usize = 4_096;
+
 /// See the module documentation.
 pub(crate) struct View {
     snapshot: Box<dyn Snapshot>,
@@ -53,6 +56,10 @@ pub(crate) struct View {
     pub(crate) write_version: u64,
     /// Whether reads are counted against [`MAX_READ_BYTES`].
     bounded: bool,
+    /// For a state of the past: the time of the snapshot, whose code rows it shows.
+    newest: Option<u64>,
+    /// Work since the task last let others run.
+    unpaced: usize,
     write_bytes: usize,
     pub(crate) documents_read: u64,
     pub(crate) bytes_read: u64,
@@ -130,6 +137,8 @@ impl View {
             read_only: false,
             write_version: 0,
             bounded: true,
+            newest: None,
+            unpaced: 0,
             write_bytes: 0,
             documents_read: 0,
             bytes_read: 0,
@@ -154,14 +163,51 @@ impl View {
         self
     }
 
+    /// Bounds the reads again after [`View::unbounded`], from here on.
+    pub(crate) fn bound_again(&mut self) {
+        self.bounded = true;
+        self.documents_read = 0;
+        self.bytes_read = 0;
+    }
+
+    /// Lets other tasks run now and then: reads run on the caller's task and need not wait for
+    /// anything. To be called for each row, with the operations on it and its bytes.
+    pub(crate) async fn pace(&mut self, operations: usize, bytes: usize) {
+        self.unpaced += 16 + operations + bytes / 256;
+        if self.unpaced >= PACE {
+            self.unpaced = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The keys of a range that the transaction itself wrote, with whether they are there.
+    pub(crate) fn own_writes(&self, space: Keyspace, range: &KeyRange) -> Vec<(Bytes, bool)> {
+        let start = (space, Bytes::copy_from_slice(&range.start));
+        self.writes
+            .range(start..)
+            .take_while(|((s, key), _)| *s == space && range.contains(key))
+            .map(|((_, key), write)| (key.clone(), write.after.is_some()))
+            .collect()
+    }
+
+    /// The error for a code row that is not there any more, if the view is of the past.
+    pub(crate) fn code_gone(&self) -> Option<StoreError> {
+        self.newest
+            .map(|newest| StoreError::TimestampOutOfRetention {
+                requested: self.timestamp,
+                newest,
+            })
+    }
+
     /// Lays what was undone over a view of which nothing was read yet: it then shows the state
-    /// after the commit `sequence`, and tracks what is read from now on.
+    /// after the commit `sequence`, code rows excepted, and tracks what is read from now on.
     pub(crate) fn put_back(
         &mut self,
         undone: Overlay,
         catalog: Arc<Catalog>,
         (sequence, timestamp): (u64, u64),
     ) {
+        self.newest = Some(self.timestamp);
         self.overlay = undone;
         self.catalog = catalog;
         self.read_sequence = sequence;
@@ -170,8 +216,7 @@ impl View {
         self.durable_timestamp = timestamp;
         self.track = true;
         self.reads = ReadSet::default();
-        self.documents_read = 0;
-        self.bytes_read = 0;
+        self.bound_again();
     }
 
     /// The newest commit that what was read depends on: the reads are those of the state after
@@ -387,7 +432,15 @@ impl View {
         let keys = self.writes.len() + new.count();
         let values = puts.iter().filter_map(|(_, write)| write.after.as_ref());
         let bytes = self.write_bytes + values.map(Bytes::len).sum::<usize>();
-        if keys > MAX_WRITES || bytes > MAX_WRITE_BYTES {
+        if keys > MAX_WRITES {
+            return Err(StoreError::CapExceeded {
+                cap: "transaction_keys",
+                limit: MAX_WRITES as u64,
+                observed: keys as u64,
+                advice: "split the work into several transactions, or use fewer indexes",
+            });
+        }
+        if bytes > MAX_WRITE_BYTES {
             return Err(StoreError::CapExceeded {
                 cap: "transaction_writes",
                 limit: MAX_WRITE_BYTES as u64,

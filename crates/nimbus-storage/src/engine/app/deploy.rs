@@ -13,9 +13,9 @@ use nimbus_core::{FieldPath, IndexName, TableName};
 
 use super::deployment::{CURRENT_KEY, DeploymentRow, Manifest, history};
 use super::module::{self, ModuleSource};
-use super::prepare::{self, Done, next_index_number, prepare, refuse_native};
+use super::prepare::{self, Beside, Done, next_index_number, prepare, refuse_native};
 use super::push::{self, Pushing};
-use super::schema::{AppSchema, AppTable};
+use super::schema::{AppSchema, AppTable, Compared};
 use super::{
     DeployError, Deployment, DeploymentId, KEPT_DEPLOYMENTS, ModuleRef, environment, put_row,
 };
@@ -132,7 +132,7 @@ impl Tenant {
             let report = dry(self, &push).await?;
             return Ok(DeployReport { previous, ..report });
         }
-        self.push(push).await
+        self.push(async { Ok(push) }).await
     }
 
     /// Makes the content of a kept deployment current again, as a new deployment: its schema is
@@ -141,11 +141,27 @@ impl Tenant {
     /// # Errors
     /// As [`Tenant::deploy`]; [`DeployError::UnknownDeployment`].
     pub async fn roll_back(&self, id: &DeploymentId) -> Result<DeployReport, DeployError> {
-        let mut view = self.inner.durable_view(false).await?;
+        self.push(self.back_to(id)).await
+    }
+
+    /// The push of a kept deployment. With the schema lock held, its code cannot be dropped meanwhile.
+    async fn back_to(&self, id: &DeploymentId) -> Result<Push, DeployError> {
+        let mut view = self.inner.durable_view(false).await?.unbounded();
         let rows = history(&mut view).await?;
         let row = rows.into_iter().find(|row| row.id == *id);
         let row = row.ok_or(DeployError::UnknownDeployment { id: *id })?;
         let manifest = Manifest::load(&mut view, &row.manifest()?).await?;
+        let mut code = HashSet::new();
+        manifest.add_keys(&row.manifest()?, &mut code)?;
+        for key in &code {
+            if view.get(Keyspace::Code, key).await?.is_none() {
+                let inside = format!(
+                    "code of deployment {id} is missing: {}",
+                    HEXLOWER.encode(key)
+                );
+                return Err(StoreError::corrupt(inside).into());
+            }
+        }
         drop(view);
         let schema = Arc::new(AppSchema::parse(manifest.schema.as_deref())?);
         let (stored, hash) = manifest.encode()?;
@@ -153,7 +169,7 @@ impl Tenant {
             Some(message) => format!("roll back to {id}: {message}"),
             None => format!("roll back to {id}"),
         };
-        let push = Push {
+        Ok(Push {
             id: DeploymentId::random()?,
             manifest,
             stored,
@@ -162,17 +178,20 @@ impl Tenant {
             schema,
             message: Some(clip(&message)),
             expected_environment: None,
-        };
-        self.push(push).await
+        })
     }
 
-    async fn push(&self, push: Push) -> Result<DeployReport, DeployError> {
+    /// Makes a push. What `push` looks at does not change while it runs.
+    async fn push(
+        &self,
+        push: impl Future<Output = Result<Push, DeployError>>,
+    ) -> Result<DeployReport, DeployError> {
         // Dropped after the lock, so that who comes to clean up finds it free.
         let _pushing = Pushing::begin(self)?;
         let _one_at_a_time = self.inner.schema_lock.lock().await;
         push::clean(self).await?;
         let previous = self.deployment().await?;
-        let pushed = run(self, Arc::new(push)).await;
+        let pushed = run(self, Arc::new(push.await?)).await;
         if let Err(error) = push::clean(self).await {
             // The background task tries again.
             tracing::warn!(tenant = %self.id(), %error, inside = error.inside(), "cleaning up after a push");
@@ -327,15 +346,16 @@ async fn run(tenant: &Tenant, push: Arc<Push>) -> Result<DeployReport, DeployErr
     )?;
     push::begin(tenant, push.id, &push.code()?).await?;
     store_code(tenant, &push).await?;
+    let compared = Arc::new(Compared::new(&push.schema, &tenant.catalog()));
     let mut done = Done::default();
     for _ in 0..MAX_ROUNDS {
-        prepare(tenant, push.id, &push.schema, &mut done).await?;
-        let own = push.clone();
+        prepare(tenant, push.id, (&push.schema, &compared), &mut done).await?;
+        let own = (push.clone(), compared.clone());
         let finished = attempt(tenant, move |tx| {
-            let push = own.clone();
+            let (push, compared) = own.clone();
             Box::pin(async move {
                 let before = tx.savepoint();
-                let finished = finish(tx, &push).await?;
+                let finished = finish(tx, &push, &compared).await?;
                 if finished.is_none() {
                     tx.roll_back(before);
                 }
@@ -373,14 +393,15 @@ async fn store_code(tenant: &Tenant, push: &Push) -> Result<(), DeployError> {
         if is_stored(tenant, hash, module).await? {
             continue;
         }
-        rows.push((module::key(hash), module.encode()));
-        bytes += module.size();
-        if bytes >= STORE_BYTES {
+        // A large one is alone in its commit, which it may fill.
+        if bytes + module.size() > STORE_BYTES && !rows.is_empty() {
             store(tenant, std::mem::take(&mut rows)).await?;
             bytes = 0;
         }
+        rows.push((module::key(hash), module.encode()));
+        bytes += module.size();
     }
-    if bytes + push.stored.len() >= STORE_BYTES {
+    if bytes + push.stored.len() > STORE_BYTES && !rows.is_empty() {
         store(tenant, std::mem::take(&mut rows)).await?;
     }
     rows.push((Manifest::key(&push.hash), push.stored.clone()));
@@ -477,7 +498,11 @@ impl Summary {
 }
 
 /// The commit of a push. `None`: a table appeared that has to be prepared first.
-async fn finish(tx: &mut Transaction, push: &Push) -> Result<Option<DeployReport>, DeployError> {
+async fn finish(
+    tx: &mut Transaction,
+    push: &Push,
+    compared: &Compared,
+) -> Result<Option<DeployReport>, DeployError> {
     push::check(tx, push.id).await?;
     check_environment(
         push.expected_environment.as_ref(),
@@ -493,12 +518,16 @@ async fn finish(tx: &mut Transaction, push: &Push) -> Result<Option<DeployReport
         summary.add(&name, index_changes(def.as_deref(), declared));
         match declared {
             Some(table) => {
-                if !adopt(tx, push.id, &name, table).await? {
+                if !adopt(tx, push.id, (&name, table), compared).await? {
                     return Ok(None);
                 }
             }
             None => release(tx, &name).await?,
         }
+    }
+    // It was seen under the schema lock, or stored by this push; who dropped it since is noticed.
+    for key in push.code()? {
+        tx.view.rely_on(Keyspace::Code, &key);
     }
     let deployment = swap(tx, push).await?;
     Ok(Some(summary.report(deployment)))
@@ -508,8 +537,8 @@ async fn finish(tx: &mut Transaction, push: &Push) -> Result<Option<DeployReport
 async fn adopt(
     tx: &mut Transaction,
     id: DeploymentId,
-    name: &TableName,
-    table: &AppTable,
+    (name, table): (&TableName, &AppTable),
+    compared: &Compared,
 ) -> Result<bool, DeployError> {
     let def = tx.table_or_new(name).await?;
     refuse_native(&def)?;
@@ -518,7 +547,7 @@ async fn adopt(
     next.deployed = Some(table.deployed.clone());
     let checked = next.push.take().is_some_and(|p| own(Some(&p.id)));
     let mut empty = None;
-    if table.tightens(&def) && !checked {
+    if compared.tightens(table, &def) && !checked {
         empty = Some(is_empty(tx, &def).await?);
     }
     for index in &mut next.indexes {
@@ -607,7 +636,7 @@ async fn dry(tenant: &Tenant, push: &Push) -> Result<DeployReport, DeployError> 
         let Some(def) = def else { continue };
         refuse_native(def)?;
         if let (Some(validator), true) = (&table.deployed.document_type, table.tightens(def)) {
-            prepare::check_documents(tenant, def, validator).await?;
+            prepare::check_documents(tenant, def, validator, Beside::Nothing).await?;
         }
     }
     for def in catalog.tables().filter(|t| t.deployed.is_some()) {

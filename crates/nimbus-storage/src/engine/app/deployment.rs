@@ -243,10 +243,7 @@ impl Manifest {
 
     pub(super) async fn load(view: &mut View, hash: &[u8; 32]) -> StoreResult<Manifest> {
         let stored = view.get(Keyspace::Code, &Manifest::key(hash)).await?;
-        let stored = stored.ok_or_else(|| {
-            let hash = HEXLOWER.encode(hash);
-            StoreError::corrupt(format!("the manifest {hash} is missing"))
-        })?;
+        let stored = stored.ok_or_else(|| missing(hash))?;
         Manifest::decode(&stored, hash)
     }
 
@@ -270,7 +267,13 @@ impl AppControl {
 
     pub(super) fn remember(&self, deployment: &Arc<Deployment>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Some(deployment.clone());
+        // Who reads the past comes upon an old one, which nobody else asks for.
+        if current
+            .as_ref()
+            .is_none_or(|c| c.generation <= deployment.generation)
+        {
+            *current = Some(deployment.clone());
+        }
     }
 }
 
@@ -295,6 +298,33 @@ pub(super) async fn whole(
     Ok(found)
 }
 
+/// The deployment that is current in a view.
+async fn current(app: &AppControl, view: &mut View) -> StoreResult<Option<Arc<Deployment>>> {
+    let Some(row) = view.get(Keyspace::Meta, CURRENT_KEY).await? else {
+        return Ok(None);
+    };
+    let row = DeploymentRow::decode(&row)?;
+    if let Some(known) = app.cached(row.id) {
+        return Ok(Some(known));
+    }
+    let hash = row.manifest()?;
+    let key = Manifest::key(&hash);
+    // It never changes while anything names it: it needs no part in what a transaction read.
+    let stored = view.get_ahead(Keyspace::Code, &[key.as_slice()]).await?;
+    let manifest = match stored.into_iter().next().flatten() {
+        Some(stored) => Manifest::decode(&stored, &hash)?,
+        None => return Err(view.code_gone().unwrap_or_else(|| missing(&hash))),
+    };
+    let deployment = Arc::new(row.with(manifest));
+    app.remember(&deployment);
+    Ok(Some(deployment))
+}
+
+fn missing(manifest: &[u8; 32]) -> StoreError {
+    let hash = HEXLOWER.encode(manifest);
+    StoreError::corrupt(format!("the manifest {hash} is missing"))
+}
+
 impl Tenant {
     /// The current deployment, as of the newest durable commit.
     ///
@@ -302,23 +332,7 @@ impl Tenant {
     /// `Corrupt` if its manifest is missing or damaged; the provider's failure.
     pub async fn deployment(&self) -> StoreResult<Option<Arc<Deployment>>> {
         let mut view = self.inner.durable_view(false).await?;
-        let row = view.get(Keyspace::Meta, CURRENT_KEY).await?;
-        self.deployment_of(row).await
-    }
-
-    async fn deployment_of(&self, row: Option<Bytes>) -> StoreResult<Option<Arc<Deployment>>> {
-        let Some(row) = row else { return Ok(None) };
-        let row = DeploymentRow::decode(&row)?;
-        if let Some(known) = self.inner.app.cached(row.id) {
-            return Ok(Some(known));
-        }
-        // The manifest was durable before anything named it, and never changes: it needs no part in
-        // what a transaction read.
-        let mut view = self.inner.durable_view(false).await?;
-        let manifest = Manifest::load(&mut view, &row.manifest()?).await?;
-        let deployment = Arc::new(row.with(manifest));
-        self.inner.app.remember(&deployment);
-        Ok(Some(deployment))
+        current(&self.inner.app, &mut view).await
     }
 
     /// The newest deployments, newest first: at most `limit`, and at most [`KEPT_DEPLOYMENTS`].
@@ -354,10 +368,9 @@ impl Transaction {
     /// The current deployment. That it is current joins the read set, with one key.
     ///
     /// # Errors
-    /// As [`Tenant::deployment`].
+    /// As [`Tenant::deployment`]; `TimestampOutOfRetention` in a read of the past whose deployment is
+    /// not kept any more.
     pub async fn deployment(&mut self) -> StoreResult<Option<Arc<Deployment>>> {
-        let row = self.view.get(Keyspace::Meta, CURRENT_KEY).await?;
-        let tenant = Tenant::hold(self.tenant.clone());
-        tenant.deployment_of(row).await
+        current(&self.tenant.app, &mut self.view).await
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use nimbus_core::{DocumentId, TableName, Validator};
 
-use super::schema::{AppSchema, AppTable};
+use super::schema::{AppSchema, AppTable, Compared};
 use super::{DeployError, DeploymentId, push};
 use crate::engine::catalog::{IndexDef, IndexState, PendingPush, TableDef};
 use crate::engine::exec::parse;
-use crate::engine::schema_change::{self, STEP, next_step, present};
+use crate::engine::schema_change::{Filling, STEP, next_step, present};
 use crate::engine::tenant::Tenant;
 use crate::engine::txn::Transaction;
 use crate::error::{StoreError, StoreResult};
@@ -44,13 +44,13 @@ pub(super) fn refuse_native(def: &TableDef) -> Result<(), DeployError> {
 pub(super) async fn prepare(
     tenant: &Tenant,
     id: DeploymentId,
-    schema: &Arc<AppSchema>,
+    (schema, compared): (&Arc<AppSchema>, &Arc<Compared>),
     done: &mut Done,
 ) -> Result<(), DeployError> {
-    let declared = schema.clone();
+    let (declared, compared) = (schema.clone(), compared.clone());
     let work = super::deploy::attempt(tenant, move |tx| {
-        let schema = declared.clone();
-        Box::pin(async move { declare(tx, id, &schema).await })
+        let (schema, compared) = (declared.clone(), compared.clone());
+        Box::pin(async move { declare(tx, id, &schema, &compared).await })
     })
     .await?;
     for table in work {
@@ -58,15 +58,25 @@ pub(super) async fn prepare(
         if let Some(validator) = table.validator
             && !done.tables.contains(name)
         {
-            check_documents(tenant, &table.def, &validator).await?;
+            check_documents(tenant, &table.def, &validator, Beside::Writes).await?;
             done.tables.insert(name.clone());
         }
         for index in table.indexes {
             if !done.indexes.contains(&index.id) {
-                schema_change::fill(&tenant.inner, &table.def, &index).await?;
+                fill(tenant, &table.def, &index).await?;
                 done.indexes.insert(index.id);
             }
         }
+    }
+    Ok(())
+}
+
+/// Fills an index, unless a write contradicts the push meanwhile.
+async fn fill(tenant: &Tenant, table: &TableDef, index: &IndexDef) -> Result<(), DeployError> {
+    let mut filling = Filling::begin(&tenant.inner, table).await?;
+    while filling.step(&tenant.inner, table, index).await? {
+        let mut view = tenant.inner.durable_view(false).await?;
+        push::check_violations(&mut view).await?;
     }
     Ok(())
 }
@@ -77,6 +87,7 @@ async fn declare(
     tx: &mut Transaction,
     id: DeploymentId,
     schema: &AppSchema,
+    compared: &Compared,
 ) -> Result<Vec<Work>, DeployError> {
     let mut work = Vec::new();
     for (name, table) in &schema.tables {
@@ -85,7 +96,8 @@ async fn declare(
         };
         refuse_native(&def)?;
         let mut next = TableDef::clone(&def);
-        if let (Some(validator), true) = (&table.deployed.document_type, table.tightens(&def)) {
+        let tightens = compared.tightens(table, &def);
+        if let (Some(validator), true) = (&table.deployed.document_type, tightens) {
             next.push = Some(PendingPush {
                 id: id.to_string(),
                 document_type: validator.clone(),
@@ -139,17 +151,29 @@ pub(super) async fn next_index_number(tx: &mut Transaction) -> StoreResult<u32> 
     Ok(number)
 }
 
+/// What a check of documents minds beside them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Nothing: no push was declared, and what writes left word of is another's.
+    Nothing,
+    /// Writes that contradict the push.
+    Writes,
+}
+
 /// Checks every document that a table has, and on the way whether a write contradicted the push:
 /// those that come later are looked at by whoever writes them.
 pub(super) async fn check_documents(
     tenant: &Tenant,
     def: &TableDef,
     validator: &Validator,
+    beside: Beside,
 ) -> Result<(), DeployError> {
     let mut remaining = present(&tenant.inner, def).await?;
     loop {
         let mut view = tenant.inner.durable_view(false).await?;
-        push::check_violations(&mut view).await?;
+        if beside == Beside::Writes {
+            push::check_violations(&mut view).await?;
+        }
         let rows = next_step(&mut view, Keyspace::Docs, &mut remaining, STEP).await?;
         if rows.is_empty() {
             return Ok(());

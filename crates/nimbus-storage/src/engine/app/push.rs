@@ -10,6 +10,7 @@
 //! bounded size: a commit record holds what it deletes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -18,13 +19,13 @@ use nimbus_core::{DocumentId, TableName};
 use serde::{Deserialize, Serialize};
 
 use super::deployment::{Manifest, history};
-use super::{DeployError, DeploymentId, put_row, rows_under};
+use super::{DeployError, DeploymentId, put_row};
 use crate::engine::catalog::{IndexState, TableDef};
 use crate::engine::tenant::Tenant;
 use crate::engine::txn::Transaction;
-use crate::engine::view::View;
+use crate::engine::view::{Scan, View};
 use crate::error::{StoreError, StoreResult};
-use crate::provider::Keyspace;
+use crate::provider::{Direction, KeyRange, Keyspace};
 
 const PUSH_KEY: &[u8] = b"push";
 /// Prefix of the rows that writes leave which contradict the schema of the push.
@@ -33,6 +34,10 @@ const VIOLATION_PREFIX: &[u8] = b"push_violation/";
 const DROP_BYTES: usize = 4 * 1024 * 1024;
 /// Rows of code that one commit drops.
 const DROP_ROWS: usize = 256;
+/// Rows about violations that one commit removes.
+const DROP_VIOLATIONS: usize = 256;
+/// Bytes of the text that such a row keeps.
+const MAX_FAILURE: usize = 1_024;
 const VERSION: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +146,14 @@ pub(super) async fn end(
 
 /// Whether a document was written that contradicts the schema of the push in progress.
 pub(super) async fn check_violations(view: &mut View) -> Result<(), DeployError> {
-    let Some((_, stored)) = rows_under(view, VIOLATION_PREFIX).await?.pop() else {
+    let range = KeyRange::prefix(VIOLATION_PREFIX);
+    let mut scan = Scan::new(Keyspace::Meta, range, Direction::Forward);
+    let mut stored = None;
+    while !scan.done && stored.is_none() {
+        // One says it all, and there may be as many as there were writes.
+        stored = view.scan_next(&mut scan, 1).await?.pop();
+    }
+    let Some((_, stored)) = stored else {
         return Ok(());
     };
     let found: Violation = serde_json::from_slice(&stored)
@@ -172,7 +184,7 @@ pub(super) fn note_violation(
     let violation = Violation {
         table: def.name.clone(),
         id,
-        failure: failure.to_owned(),
+        failure: failure[..failure.floor_char_boundary(MAX_FAILURE)].to_owned(),
     };
     let row = serde_json::to_vec(&violation)
         .map_err(|e| StoreError::corrupt(format!("violation row does not encode: {e}")))?;
@@ -181,34 +193,82 @@ pub(super) fn note_violation(
 }
 
 /// Removes what pushes left: what one that was not committed added, and code that no deployment
-/// uses. The caller holds the tenant's schema lock.
+/// uses. The caller holds the tenant's schema lock, so that nobody else changes what is used.
 pub(super) async fn clean(tenant: &Tenant) -> StoreResult<()> {
+    let mut used = None;
     loop {
-        let left = tenant.transact(|tx| Box::pin(clean_step(tx))).await?;
-        // Even with nothing left the indexes of a push that failed have entries to remove.
-        tenant.inner.background.notify_one();
-        if !left {
+        let mut view = tenant.inner.durable_view(false).await?.unbounded();
+        let Some(row) = PushRow::read(&mut view).await? else {
+            // Even with nothing left the indexes of a push that failed have entries to remove.
+            tenant.inner.background.notify_one();
             tenant.inner.app.leftover.store(false, Ordering::Release);
             return Ok(());
+        };
+        if row.phase == Phase::Drop && used.is_none() {
+            used = Some(Arc::new(used_code(&mut view).await?));
         }
+        drop(view);
+        let used = used.clone();
+        let step = tenant.transact(move |tx| Box::pin(clean_step(tx, used.clone())));
+        step.await?;
+        tenant.inner.background.notify_one();
     }
 }
 
-/// One commit of [`clean`]; whether something is left.
-async fn clean_step(tx: &mut Transaction) -> StoreResult<bool> {
-    let Some(mut row) = PushRow::read(&mut tx.view).await? else {
-        return Ok(false);
-    };
-    if row.phase == Phase::Prepare {
-        undo(tx).await?;
-        row.phase = Phase::Drop;
-        PushRow::write(tx, Some(&row)).await?;
-        return Ok(true);
+/// Keys of the code rows that deployments use. `None`: nobody knows.
+type Used = Option<HashSet<Vec<u8>>>;
+
+async fn used_code(view: &mut View) -> StoreResult<Used> {
+    let mut used = HashSet::new();
+    for row in history(view).await? {
+        let hash = row.manifest()?;
+        match Manifest::load(view, &hash).await {
+            Ok(manifest) => manifest.add_keys(&hash, &mut used)?,
+            Err(StoreError::Corrupt { inside }) => {
+                tracing::warn!(inside, "code that may be superfluous is kept");
+                return Ok(None);
+            }
+            Err(other) => return Err(other),
+        }
     }
-    row.code = drop_code(tx, row.code).await?;
-    let left = !row.code.is_empty();
-    PushRow::write(tx, left.then_some(&row)).await?;
-    Ok(left)
+    Ok(Some(used))
+}
+
+/// One commit of [`clean`].
+async fn clean_step(tx: &mut Transaction, used: Option<Arc<Used>>) -> StoreResult<()> {
+    let Some(mut row) = PushRow::read(&mut tx.view).await? else {
+        return Ok(());
+    };
+    match (row.phase, used) {
+        (Phase::Prepare, _) => {
+            undo(tx).await?;
+            if !drop_violations(tx).await? {
+                row.phase = Phase::Drop;
+                PushRow::write(tx, Some(&row)).await?;
+            }
+        }
+        (Phase::Drop, Some(used)) => {
+            row.code = match &*used {
+                Some(used) => drop_code(tx, row.code, used).await?,
+                None => Vec::new(),
+            };
+            PushRow::write(tx, (!row.code.is_empty()).then_some(&row)).await?;
+        }
+        // The next step knows it.
+        (Phase::Drop, None) => {}
+    }
+    Ok(())
+}
+
+/// Drops rows about violations, as many as one commit may; whether there may be more.
+async fn drop_violations(tx: &mut Transaction) -> StoreResult<bool> {
+    let range = KeyRange::prefix(VIOLATION_PREFIX);
+    let mut scan = Scan::new(Keyspace::Meta, range, Direction::Forward);
+    let rows = tx.view.scan_next(&mut scan, DROP_VIOLATIONS).await?;
+    for (key, before) in rows {
+        tx.view.put(Keyspace::Meta, &key, Some(before), None)?;
+    }
+    Ok(!scan.done)
 }
 
 /// Takes the marks of an unfinished push off all tables.
@@ -234,27 +294,15 @@ async fn undo(tx: &mut Transaction) -> StoreResult<()> {
         }
         tx.put_table(&def).await?;
     }
-    for (key, _) in rows_under(&mut tx.view, VIOLATION_PREFIX).await? {
-        put_row(tx, Keyspace::Meta, &key, None).await?;
-    }
     Ok(())
 }
 
 /// Drops those of the rows that no deployment uses, as far as one commit may; returns the rest.
-async fn drop_code(tx: &mut Transaction, mut code: Vec<String>) -> StoreResult<Vec<String>> {
-    let mut used = HashSet::new();
-    for row in history(&mut tx.view).await? {
-        let hash = row.manifest()?;
-        match Manifest::load(&mut tx.view, &hash).await {
-            Ok(manifest) => manifest.add_keys(&hash, &mut used)?,
-            Err(StoreError::Corrupt { inside }) => {
-                // Nobody knows what it uses: everything stays.
-                tracing::warn!(inside, "code that may be superfluous is kept");
-                return Ok(Vec::new());
-            }
-            Err(other) => return Err(other),
-        }
-    }
+async fn drop_code(
+    tx: &mut Transaction,
+    mut code: Vec<String>,
+    used: &HashSet<Vec<u8>>,
+) -> StoreResult<Vec<String>> {
     let (mut rows, mut bytes) = (0, 0);
     while rows < DROP_ROWS && bytes < DROP_BYTES {
         let Some(key) = code.pop() else { break };

@@ -1,7 +1,7 @@
 //! The exported schema (convex.md 4.5 item 4, 6.9) as tables with what their documents must match
 //! and which indexes they have. Search and vector indexes are accepted and not served.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use nimbus_core::{FieldPath, IndexName, TableName, Validator};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::DeployError;
 use crate::engine::catalog::{
-    DeployedTable, IndexDef, MAX_INDEX_FIELDS, MAX_INDEXES, MAX_TABLES, TableDef,
+    Catalog, DeployedTable, IndexDef, MAX_INDEX_FIELDS, MAX_INDEXES, MAX_TABLES, TableDef,
 };
 
 /// Longest exported schema, in bytes.
@@ -228,14 +228,42 @@ fn parse_index(
 impl AppTable {
     /// Whether documents that were written under `def` could contradict this table's validator.
     pub(super) fn tightens(&self, def: &TableDef) -> bool {
-        let known = def.deployed.as_ref();
-        let known = known.and_then(|d| d.document_type.as_ref());
-        match (&self.deployed.document_type, known) {
+        match (&self.deployed.document_type, document_type(def)) {
             (None, _) => false,
             (Some(_), None) => true,
             (Some(new), Some(old)) => !new.is_superset_of(old),
         }
     }
+}
+
+/// Which tables a schema asks more of than before. To compare two validators takes as long as both
+/// are large together, multiplied, so it is done once for a push and outside of its transactions.
+#[derive(Default)]
+pub(super) struct Compared(HashMap<TableName, (Option<Validator>, bool)>);
+
+impl Compared {
+    pub(super) fn new(schema: &AppSchema, catalog: &Catalog) -> Compared {
+        let tables = schema.tables.iter().filter_map(|(name, table)| {
+            let def = catalog.table(name)?;
+            Some((
+                name.clone(),
+                (document_type(def).cloned(), table.tightens(def)),
+            ))
+        });
+        Compared(tables.collect())
+    }
+
+    /// [`AppTable::tightens`] for a definition that nobody but this push changes.
+    pub(super) fn tightens(&self, table: &AppTable, def: &TableDef) -> bool {
+        match self.0.get(&def.name) {
+            Some((known, tightens)) if known.as_ref() == document_type(def) => *tightens,
+            _ => table.tightens(def),
+        }
+    }
+}
+
+fn document_type(def: &TableDef) -> Option<&Validator> {
+    def.deployed.as_ref().and_then(|d| d.document_type.as_ref())
 }
 
 impl AppIndex {

@@ -147,16 +147,17 @@ impl Transaction {
         Ok(old)
     }
 
-    /// The number of documents in a table; all of it counts as read, for conflicts but not for the
-    /// limits.
+    /// The number of documents in a table; all of it counts as read, for conflicts; for the
+    /// limits, each 1,000 documents count as a query.
     ///
     /// # Errors
-    /// `User` for a bad table name; when the table has more than the engine reads in one transaction.
+    /// `User` for a bad table name; too many queries in the transaction; when the table has more bytes than the
+    /// engine reads in one transaction.
     pub async fn fn_count(&mut self, table: &str) -> FunctionResult<u64> {
         self.usage.count_query()?;
         let query = FunctionQuery::whole_table(table)?;
         match stream::span_of(&mut self.view, &query)? {
-            Some(span) => Ok(stream::count(&mut self.view, span).await?),
+            Some(span) => stream::count(&mut self.view, &mut self.usage, span).await,
             None => Ok(0),
         }
     }

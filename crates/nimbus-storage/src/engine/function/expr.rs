@@ -13,6 +13,9 @@ use super::{FunctionError, FunctionResult};
 
 /// Deepest expression.
 const MAX_DEPTH: usize = 64;
+/// Expressions that the filters of one query may have, one inside another or side by side: each is
+/// evaluated for each document.
+pub(super) const MAX_NODES: usize = 1_024;
 /// Characters of a value that an error shows.
 const SHOWN: usize = 80;
 
@@ -77,11 +80,17 @@ pub(super) fn parse_field(json: &Json) -> FunctionResult<FieldPath> {
 }
 
 impl Expr {
-    pub(super) fn parse(json: &Json) -> FunctionResult<Expr> {
-        Expr::parse_at(json, 0)
+    /// Takes its nodes off `room`, of which a query has [`MAX_NODES`].
+    pub(super) fn parse(json: &Json, room: &mut usize) -> FunctionResult<Expr> {
+        Expr::parse_at(json, room, 0)
     }
 
-    fn parse_at(json: &Json, depth: usize) -> FunctionResult<Expr> {
+    fn parse_at(json: &Json, room: &mut usize, depth: usize) -> FunctionResult<Expr> {
+        *room = room.checked_sub(1).ok_or_else(|| {
+            invalid(format!(
+                "its filters have more than {MAX_NODES} expressions, counted with those inside them"
+            ))
+        })?;
         if depth > MAX_DEPTH {
             return Err(invalid(format!(
                 "expressions nest more than {MAX_DEPTH} levels deep"
@@ -91,26 +100,33 @@ impl Expr {
         let Some((name, argument)) = single.and_then(|map| map.iter().next()) else {
             return Err(invalid("an expression is an object with one key"));
         };
-        let compare = |op| Ok(Expr::Compare(op, parse_pair(name, argument, depth)?));
-        let calculate = |op| Ok(Expr::Calculate(op, parse_pair(name, argument, depth)?));
+        let mut pair = || parse_pair(name, argument, room, depth);
         match name.as_str() {
             "$field" => Ok(Expr::Field(parse_field(argument)?)),
             "$literal" => Ok(Expr::Literal(parse_operand(argument)?)),
-            "$eq" => compare(Comparison::Eq),
-            "$neq" => compare(Comparison::Neq),
-            "$lt" => compare(Comparison::Lt),
-            "$lte" => compare(Comparison::Lte),
-            "$gt" => compare(Comparison::Gt),
-            "$gte" => compare(Comparison::Gte),
-            "$add" => calculate(Arithmetic::Add),
-            "$sub" => calculate(Arithmetic::Sub),
-            "$mul" => calculate(Arithmetic::Mul),
-            "$div" => calculate(Arithmetic::Div),
-            "$mod" => calculate(Arithmetic::Mod),
-            "$neg" => Ok(Expr::Neg(Box::new(Expr::parse_at(argument, depth + 1)?))),
-            "$not" => Ok(Expr::Not(Box::new(Expr::parse_at(argument, depth + 1)?))),
-            "$and" => Ok(Expr::And(parse_list(name, argument, depth)?)),
-            "$or" => Ok(Expr::Or(parse_list(name, argument, depth)?)),
+            "$eq" => Ok(Expr::Compare(Comparison::Eq, pair()?)),
+            "$neq" => Ok(Expr::Compare(Comparison::Neq, pair()?)),
+            "$lt" => Ok(Expr::Compare(Comparison::Lt, pair()?)),
+            "$lte" => Ok(Expr::Compare(Comparison::Lte, pair()?)),
+            "$gt" => Ok(Expr::Compare(Comparison::Gt, pair()?)),
+            "$gte" => Ok(Expr::Compare(Comparison::Gte, pair()?)),
+            "$add" => Ok(Expr::Calculate(Arithmetic::Add, pair()?)),
+            "$sub" => Ok(Expr::Calculate(Arithmetic::Sub, pair()?)),
+            "$mul" => Ok(Expr::Calculate(Arithmetic::Mul, pair()?)),
+            "$div" => Ok(Expr::Calculate(Arithmetic::Div, pair()?)),
+            "$mod" => Ok(Expr::Calculate(Arithmetic::Mod, pair()?)),
+            "$neg" => Ok(Expr::Neg(Box::new(Expr::parse_at(
+                argument,
+                room,
+                depth + 1,
+            )?))),
+            "$not" => Ok(Expr::Not(Box::new(Expr::parse_at(
+                argument,
+                room,
+                depth + 1,
+            )?))),
+            "$and" => Ok(Expr::And(parse_list(name, argument, room, depth)?)),
+            "$or" => Ok(Expr::Or(parse_list(name, argument, room, depth)?)),
             other => Err(invalid(format!("unknown operator {:?}", shorten(other)))),
         }
     }
@@ -211,17 +227,27 @@ fn pair_fingerprint(op: u8, pair: &(Expr, Expr), out: &mut Vec<u8>) {
     pair.1.fingerprint(out);
 }
 
-fn parse_list(name: &str, json: &Json, depth: usize) -> FunctionResult<Vec<Expr>> {
+fn parse_list(
+    name: &str,
+    json: &Json,
+    room: &mut usize,
+    depth: usize,
+) -> FunctionResult<Vec<Expr>> {
     let list = json
         .as_array()
         .ok_or_else(|| invalid(format!("`{name}` takes a list of expressions")))?;
     list.iter()
-        .map(|inner| Expr::parse_at(inner, depth + 1))
+        .map(|inner| Expr::parse_at(inner, room, depth + 1))
         .collect()
 }
 
-fn parse_pair(name: &str, json: &Json, depth: usize) -> FunctionResult<Box<(Expr, Expr)>> {
-    let list = parse_list(name, json, depth)?;
+fn parse_pair(
+    name: &str,
+    json: &Json,
+    room: &mut usize,
+    depth: usize,
+) -> FunctionResult<Box<(Expr, Expr)>> {
+    let list = parse_list(name, json, room, depth)?;
     match <[Expr; 2]>::try_from(list) {
         Ok([a, b]) => Ok(Box::new((a, b))),
         Err(list) => {

@@ -153,7 +153,8 @@ enum Stopped {
 }
 
 impl Transaction {
-    /// One page of a query. The reads end at the page's last document, or at its end cursor.
+    /// One page of a query. The reads end at the page's last document, at its end cursor, or at the first
+    /// document for which a limit leaves no room.
     ///
     /// # Errors
     /// `User` with `InvalidCursor` (convex.md 6.3) for a cursor of another query or tenant; else as
@@ -236,19 +237,24 @@ impl Transaction {
             if !pipeline.filters {
                 most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
             }
-            let next = reader.peek(&mut self.view, most).await?;
+            let next = reader.peek(&mut self.view, &mut self.usage, most).await?;
             if filled.looked_at.is_empty() {
                 // At least one document is looked at, or an error says that none can be.
             } else if let Some(bytes) = next
                 && (filled.has_enough(request) || !self.usage.has_room_for(bytes))
             {
+                // That there is more is part of the answer.
+                reader.note_peeked(&mut self.view);
                 filled.stopped = Stopped::Limit;
                 break;
             }
-            let Some(hit) = reader.next(&mut self.view, most).await? else {
+            let taken = reader.next(&mut self.view, &mut self.usage, most).await?;
+            let Some(taken) = taken else {
                 break;
             };
-            self.usage.count_read(hit.body.len())?;
+            taken.count(&mut self.usage)?;
+            let hit = taken.hit;
+            self.view.pace(pipeline.nodes, hit.body.len()).await;
             filled.looked_at.push(reader.position());
             filled.bytes += hit.body.len() as u64;
             if pipeline.admits(&hit)? {

@@ -1,7 +1,7 @@
 //! The state of a tenant at an earlier commit, for reads up to a minute back.
 //!
 //! The commit log holds every value as it was before a write. What was written since the commit is
-//! undone in a layer over the newest snapshot; the entries of indexes, which are not logged, follow from
+//! undone in a layer over the newest snapshot, code excepted, which is never changed but only dropped; the entries of indexes, which are not logged, follow from
 //! the documents. What is read there is not known here.
 
 use std::collections::BTreeMap;
@@ -28,6 +28,9 @@ const MAX_UNDONE_BYTES: usize = 64 * 1024 * 1024;
 /// What an entry of the layer takes beside its key and value.
 const ENTRY_BYTES: usize = 64;
 
+/// Documents that are fetched at once.
+const CHUNK: usize = 256;
+
 /// Values before their first change since the commit.
 type Undone = BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>;
 
@@ -35,6 +38,7 @@ type Undone = BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>;
 pub(super) async fn view_at(tenant: &Tenant, at: u64) -> StoreResult<View> {
     let mut view = tenant.settled_view().await?.unbounded();
     if at == view.timestamp {
+        view.bound_again();
         return Ok(view.tracked());
     }
     let newest = view.timestamp;
@@ -96,6 +100,9 @@ async fn undone_since(view: &mut View, sequence: u64) -> StoreResult<Undone> {
         }
         known = record.sequence;
         for write in record.writes {
+            if write.space == Keyspace::Code {
+                continue;
+            }
             let key = (write.space, write.key);
             if undone.contains_key(&key) {
                 continue;
@@ -142,32 +149,44 @@ fn catalog_before(view: &View, undone: &Undone) -> StoreResult<Catalog> {
 /// not kept up any more.
 async fn layer(view: &mut View, then: &Catalog, undone: Undone) -> StoreResult<Option<Overlay>> {
     let mut layer = Overlay::default();
-    let mut put = |space, key: Vec<u8>, value| {
-        // Nothing here waits to become durable.
-        let pending = Pending { sequence: 0, value };
-        layer.insert((space, Bytes::from(key)), pending);
-    };
-    for ((space, key), before) in undone {
-        if space == Keyspace::Docs {
-            let id = DocumentId::from_key(&key)
+    let (documents, others): (Vec<_>, Vec<_>) = undone
+        .into_iter()
+        .partition(|((space, _), _)| *space == Keyspace::Docs);
+    for ((space, key), before) in others {
+        undo(&mut layer, space, key, before);
+    }
+    for chunk in documents.chunks(CHUNK) {
+        let keys: Vec<&[u8]> = chunk.iter().map(|((_, key), _)| key.as_slice()).collect();
+        let now = view.get_many(Keyspace::Docs, &keys).await?;
+        for (((_, key), before), now) in chunk.iter().zip(now) {
+            let id = DocumentId::from_key(key)
                 .map_err(|e| StoreError::corrupt(format!("document key: {e}")))?;
-            let now = view.get(Keyspace::Docs, &key).await?;
-            let table = then.by_number(id.table).cloned();
-            let indexes = table.iter().flat_map(|t| t.usable());
+            let indexes = then
+                .by_number(id.table)
+                .into_iter()
+                .flat_map(|t| t.usable());
             for index in indexes {
                 if let Some(now) = &now {
                     let entry = index::entry(index, id.internal, &parse(now)?);
-                    put(Keyspace::Index, entry.stored, None);
+                    undo(&mut layer, Keyspace::Index, entry.stored, None);
                 }
-                if let Some(before) = &before {
+                if let Some(before) = before {
                     let entry = index::entry(index, id.internal, &parse(before)?);
-                    put(Keyspace::Index, entry.stored, Some(entry.value));
+                    undo(&mut layer, Keyspace::Index, entry.stored, Some(entry.value));
                 }
             }
+            undo(&mut layer, Keyspace::Docs, key.clone(), before.clone());
+            let bytes = now.as_ref().map_or(0, Bytes::len);
+            view.pace(0, bytes).await;
         }
-        put(space, key, before);
     }
     Ok(kept_up(&view.catalog, then).then_some(layer))
+}
+
+fn undo(layer: &mut Overlay, space: Keyspace, key: Vec<u8>, value: Option<Bytes>) {
+    // Nothing here waits to become durable.
+    let pending = Pending { sequence: 0, value };
+    layer.insert((space, Bytes::from(key)), pending);
 }
 
 /// Whether every index that was in use then has been kept up since.
@@ -180,3 +199,7 @@ fn kept_up(now: &Catalog, then: &Catalog) -> bool {
             .all(|used| table.is_some_and(|t| t.maintained().any(|i| i.id == used.id)))
     })
 }
+
+#[cfg(test)]
+#[path = "past_tests.rs"]
+mod tests;

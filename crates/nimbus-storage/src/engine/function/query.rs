@@ -4,7 +4,7 @@ use nimbus_core::{FieldPath, TableName, Value, key};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::expr::{Expr, invalid, parse_field, parse_operand};
+use super::expr::{Expr, MAX_NODES, invalid, parse_field, parse_operand};
 use super::{FunctionError, FunctionResult};
 use crate::provider::Direction;
 
@@ -55,6 +55,8 @@ pub struct FunctionQuery {
     pub(super) range: Vec<RangeTerm>,
     pub(super) direction: Direction,
     pub(super) operators: Vec<Operator>,
+    /// Nodes of all expressions.
+    pub(super) nodes: usize,
 }
 
 impl FunctionQuery {
@@ -79,6 +81,11 @@ impl FunctionQuery {
                 "it has {found} operators, at most {MAX_OPERATORS} are allowed"
             )));
         }
+        let mut room = MAX_NODES;
+        let operators = operators
+            .iter()
+            .map(|operator| parse_operator(operator, &mut room))
+            .collect::<Result<_, _>>()?;
         let (table, index) = match text(source, "type")? {
             "FullTableScan" => (text(source, "tableName")?, BY_CREATION_TIME),
             "IndexRange" => split_index(text(source, "indexName")?)?,
@@ -91,10 +98,8 @@ impl FunctionQuery {
             index: index.to_owned(),
             range: parse_range(source)?,
             direction: parse_order(source)?,
-            operators: operators
-                .iter()
-                .map(parse_operator)
-                .collect::<Result<_, _>>()?,
+            operators,
+            nodes: MAX_NODES - room,
         })
     }
 
@@ -107,6 +112,7 @@ impl FunctionQuery {
             range: Vec::new(),
             direction: Direction::Forward,
             operators: Vec::new(),
+            nodes: 0,
         })
     }
 
@@ -213,10 +219,10 @@ fn parse_range(source: &Json) -> FunctionResult<Vec<RangeTerm>> {
         .collect()
 }
 
-fn parse_operator(json: &Json) -> FunctionResult<Operator> {
+fn parse_operator(json: &Json, room: &mut usize) -> FunctionResult<Operator> {
     let single = json.as_object().filter(|map| map.len() == 1);
     match single.and_then(|map| map.iter().next()) {
-        Some((name, expr)) if name == "filter" => Expr::parse(expr).map(Operator::Filter),
+        Some((name, expr)) if name == "filter" => Expr::parse(expr, room).map(Operator::Filter),
         Some((name, limit)) if name == "limit" => whole(limit).map(Operator::Limit),
         _ => Err(invalid("an operator is `filter` or `limit`")),
     }

@@ -10,8 +10,10 @@ use crate::engine::Document;
 use crate::engine::exec::{Hit, parse};
 use crate::engine::txn::{Transaction, lookup};
 use crate::engine::view::{Scan, View};
-use crate::error::StoreResult;
 use crate::provider::{Direction, KeyRange, Keyspace};
+
+/// Documents that a count looks at before it asks whether it may go on.
+const COUNT_STEP: usize = 256;
 
 /// A query in progress; see [`Transaction::open_query`].
 pub struct QueryStream {
@@ -25,6 +27,8 @@ pub(super) struct Pipeline {
     operators: Vec<(Operator, u64)>,
     /// Not every document that is looked at passes.
     pub(super) filters: bool,
+    /// Operations on a document that passes everything.
+    pub(super) nodes: usize,
 }
 
 impl Pipeline {
@@ -32,6 +36,7 @@ impl Pipeline {
         let filters = |o: &Operator| matches!(o, Operator::Filter(_));
         Pipeline {
             filters: query.operators.iter().any(filters),
+            nodes: query.nodes,
             operators: query.operators.iter().map(|o| (o.clone(), 0)).collect(),
         }
     }
@@ -113,10 +118,13 @@ impl Transaction {
             if most == 0 {
                 return Ok(None);
             }
-            let Some(hit) = reader.next(&mut self.view, most).await? else {
+            let taken = reader.next(&mut self.view, &mut self.usage, most).await?;
+            let Some(taken) = taken else {
                 return Ok(None);
             };
-            self.usage.count_read(hit.body.len())?;
+            taken.count(&mut self.usage)?;
+            let hit = taken.hit;
+            self.view.pace(stream.pipeline.nodes, hit.body.len()).await;
             if stream.pipeline.admits(&hit)? {
                 return Ok(Some(Document::from(hit)));
             }
@@ -130,7 +138,11 @@ impl Transaction {
 }
 
 /// Counts the documents of a span, all of it read.
-pub(super) async fn count(view: &mut View, span: Span) -> StoreResult<u64> {
+pub(super) async fn count(
+    view: &mut View,
+    usage: &mut TransactionUsage,
+    span: Span,
+) -> FunctionResult<u64> {
     let range = KeyRange {
         start: span.lower,
         end: Some(span.upper),
@@ -138,7 +150,12 @@ pub(super) async fn count(view: &mut View, span: Span) -> StoreResult<u64> {
     let mut scan = Scan::new(Keyspace::Docs, range, Direction::Forward);
     let mut found = 0;
     while !scan.done {
-        found += view.scan_next(&mut scan, 1_000).await?.len() as u64;
+        let before = found;
+        for (_, body) in view.scan_next(&mut scan, COUNT_STEP).await? {
+            found += 1;
+            view.pace(0, body.len()).await;
+        }
+        usage.count_scanned(before, found)?;
     }
     Ok(found)
 }

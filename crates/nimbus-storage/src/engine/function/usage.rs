@@ -1,9 +1,11 @@
 //! What one transaction of a function read and wrote, and the limits of convex.md 5.9.
 //!
 //! A document's bytes are those of its stored JSON text. A read is counted when the function gets the
-//! document or a filter looks at it, not when it is fetched ahead.
+//! document or a filter looks at it, not when it is fetched ahead; in a run of index keys that are cut
+//! (design section 2), when the run is put in order.
 
 use super::{FunctionError, FunctionResult};
+use crate::engine::view::MAX_WRITES;
 use crate::error::{StoreError, StoreResult};
 
 /// Documents that one transaction may read.
@@ -16,6 +18,9 @@ pub const MAX_FUNCTION_QUERIES: u64 = 4_096;
 pub const MAX_FUNCTION_DOCUMENTS_WRITTEN: u64 = 16_000;
 /// Bytes of documents that one transaction may write: 16 MiB.
 pub const MAX_FUNCTION_BYTES_WRITTEN: u64 = 16 * 1024 * 1024;
+
+/// Documents that a count looks at for one query.
+const SCANNED_PER_QUERY: u64 = 1_000;
 
 const LESS: &str = "Consider using smaller limits in your queries, paginating your queries, or \
                     using indexed queries with a selective index range expressions.";
@@ -46,6 +51,12 @@ impl TransactionUsage {
             "Too many reads in a single function execution (limit: {MAX_FUNCTION_QUERIES}). {LESS}"
         );
         Err(FunctionError::user("TooManyReads", limit))
+    }
+
+    /// Counts a scan of so many documents that the function does not get: each 1,000 as a query, the
+    /// first of which was counted.
+    pub(super) fn count_scanned(&mut self, before: u64, after: u64) -> FunctionResult<()> {
+        (before / SCANNED_PER_QUERY..after / SCANNED_PER_QUERY).try_for_each(|_| self.count_query())
     }
 
     /// Whether a document of this many bytes can still be read.
@@ -118,6 +129,12 @@ pub(super) fn over(cap: &str, text: String) -> FunctionError {
             "TooManyBytesWritten",
             format!(
                 "Too many bytes written in a single function execution (limit: {MAX_FUNCTION_BYTES_WRITTEN} bytes)"
+            ),
+        ),
+        "transaction_keys" => FunctionError::user(
+            "TooManyWrites",
+            format!(
+                "Too many keys written in a single function execution, index entries included (limit: {MAX_WRITES})"
             ),
         ),
         _ => FunctionError::user("LimitExceeded", text),

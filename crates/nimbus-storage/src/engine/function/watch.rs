@@ -17,6 +17,9 @@ pub struct ReadsAt {
     reads: ReadSet,
     /// A commit after which everything was as it was read.
     at: CommitStamp,
+    /// Whose reads they are, and from which of its pasts: sequences are compared only there.
+    tenant: Weak<TenantInner>,
+    epoch: u64,
 }
 
 impl ReadsAt {
@@ -39,17 +42,36 @@ impl Transaction {
         } else {
             self.view.reads.clone()
         };
-        ReadsAt { reads, at }
+        ReadsAt {
+            reads,
+            at,
+            tenant: Arc::downgrade(&self.tenant),
+            epoch: self.view.epoch,
+        }
     }
 }
 
 impl Tenant {
     /// Watches what was read for commits that change it, from the state of the reads on. Does not keep
-    /// the tenant open: the watch ends when the tenant is closed.
+    /// the tenant open: the watch ends when the tenant is closed. It is over from the start for what
+    /// another tenant's transaction read, or one from before the tenant was opened.
     pub fn watch(&self, reads: ReadsAt) -> ReadWatch {
-        let ReadsAt { reads, at } = reads;
+        let ReadsAt {
+            reads,
+            at,
+            tenant: own,
+            epoch,
+        } = reads;
+        let tenant = Arc::downgrade(&self.inner);
+        if !own.ptr_eq(&tenant) {
+            return ReadWatch {
+                tenant: own,
+                at,
+                watched: None,
+            };
+        }
         let mut watch = ReadWatch {
-            tenant: Arc::downgrade(&self.inner),
+            tenant,
             at,
             watched: self.inner.live.watch(reads.clone()),
         };
@@ -60,7 +82,8 @@ impl Tenant {
             let durable = state.durable.sequence;
             let mut since = state.committed_between(at.sequence, durable).into_iter();
             // Not durable when read, and it may never be.
-            at.sequence <= durable
+            state.epoch == epoch
+                && at.sequence <= durable
                 && state.covers(at.sequence)
                 && !since.any(|c| c.keys.iter().any(|key| reads.contains(key)))
         };

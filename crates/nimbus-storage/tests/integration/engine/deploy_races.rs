@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use nimbus_storage::core::Value;
+use nimbus_storage::provider::{Batch, Keyspace};
 use nimbus_storage::{DeployError, FilterOp, Query, StoreError, Tenant};
 
 use super::support::*;
@@ -17,12 +18,22 @@ type Deed = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 /// Does something once, when a push has declared what it adds to the table `d` and not more.
 fn meanwhile(world: &World, deed: impl Future<Output = ()> + Send + 'static) -> Arc<AtomicBool> {
+    meanwhile_seeing(world, deed, |_| {})
+}
+
+/// As [`meanwhile`], and shows every commit.
+fn meanwhile_seeing(
+    world: &World,
+    deed: impl Future<Output = ()> + Send + 'static,
+    see: impl Fn(&Batch) + Send + Sync + 'static,
+) -> Arc<AtomicBool> {
     let begun = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicBool::new(false));
     let deed: Deed = Box::new(move || deed.boxed());
     let deed = Arc::new(Mutex::new(Some(deed)));
     let declared = begun.clone();
     world.hooks.on_commit(move |batch| {
+        see(&batch);
         if declares_push(&batch, "d") {
             declared.store(true, Ordering::SeqCst);
         }
@@ -294,4 +305,106 @@ async fn deploys_go_through_while_writers_run() {
         Err(StoreError::SchemaEnforcement { .. })
     ));
     assert_consistent(&tenant).await;
+}
+
+/// A document that contradicts [`strict`], and says so at length.
+fn contradiction() -> nimbus_storage::core::Object {
+    let long = Value::Array(vec![text(&"v".repeat(6_000)); 4]);
+    object([("a", long), ("n", num(0.0))])
+}
+
+/// Writers that contradict a push leave rows: short ones, which go in commits of bounded size.
+#[tokio::test]
+async fn what_many_writers_left_is_removed_in_steps() {
+    let (world, tenant) = world().await;
+    let writer = tenant.clone();
+    let largest = Arc::new(AtomicUsize::new(0));
+    let removed = Arc::new(AtomicUsize::new(0));
+    let (most, all) = (largest.clone(), removed.clone());
+    let deed = async move {
+        for _ in 0..300 {
+            insert(&writer, "d", contradiction()).await;
+        }
+    };
+    let done = meanwhile_seeing(&world, deed, move |batch| {
+        let gone = batch
+            .writes
+            .iter()
+            .filter(|((_, key), value)| key.starts_with(b"push_violation/") && value.is_none())
+            .count();
+        most.fetch_max(gone, Ordering::SeqCst);
+        all.fetch_add(gone, Ordering::SeqCst);
+    });
+    let error = tenant.deploy(strict()).await.unwrap_err();
+    assert!(done.load(Ordering::SeqCst));
+    let DeployError::SchemaValidation { failure, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(failure.len() <= 1_024, "{}", failure.len());
+    assert_eq!(removed.load(Ordering::SeqCst), 300);
+    let largest = largest.load(Ordering::SeqCst);
+    assert!(largest <= 256, "{largest} in one commit");
+    deploy(&tenant, plan(&[("b.js", "b")])).await;
+    assert_consistent(&tenant).await;
+}
+
+/// What a write contradicts is known before the last index is filled.
+#[tokio::test]
+async fn a_contradiction_ends_the_filling_of_indexes() {
+    let (world, tenant) = world().await;
+    let filled = Arc::new(AtomicUsize::new(0));
+    let seen = filled.clone();
+    world.hooks.on_commit(move |batch| {
+        let backfill = batch
+            .writes
+            .keys()
+            .all(|(space, _)| *space != Keyspace::Docs);
+        let entries = batch
+            .writes
+            .iter()
+            .filter(|((space, _), v)| *space == Keyspace::Index && v.is_some())
+            .count();
+        if backfill {
+            seen.fetch_add(entries, Ordering::SeqCst);
+        }
+        async { Verdict::Pass }
+    });
+    let (writer, begun) = (tenant.clone(), filled.clone());
+    let once = Arc::new(AtomicBool::new(false));
+    world.hooks.on_snapshot(move || {
+        let now = begun.load(Ordering::SeqCst) > 0 && !once.swap(true, Ordering::SeqCst);
+        if begun.load(Ordering::SeqCst) == 0 {
+            once.store(false, Ordering::SeqCst);
+        }
+        let writer = writer.clone();
+        async move {
+            if now {
+                insert(&writer, "d", contradiction()).await;
+            }
+            Ok(())
+        }
+    });
+    let error = tenant.deploy(strict()).await.unwrap_err();
+    assert!(
+        matches!(error, DeployError::SchemaValidation { .. }),
+        "{error}"
+    );
+    assert_eq!(filled.load(Ordering::SeqCst), 256, "of 400 documents");
+}
+
+/// A dry run tells of its own plan only.
+#[tokio::test]
+async fn a_dry_run_minds_no_other_push() {
+    let (world, tenant) = world().await;
+    insert(&tenant, "e", object([("x", text("fits"))])).await;
+    let other = tenant.clone();
+    let done = meanwhile(&world, async move {
+        insert(&other, "d", contradiction()).await;
+        let mut dry = with_schema(vec![declared("e", &[("x", of("string"), false)], &[])]);
+        dry.dry_run = true;
+        let report = other.deploy(dry).await.unwrap();
+        assert!(report.schema_changed);
+    });
+    tenant.deploy(strict()).await.unwrap_err();
+    assert!(done.load(Ordering::SeqCst));
 }

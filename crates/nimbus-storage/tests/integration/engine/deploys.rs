@@ -599,3 +599,51 @@ async fn staged_indexes_are_known_and_not_served() {
     deploy(&tenant, with_schema(vec![enabled])).await;
     assert_eq!(ask("later").await, Ok(()));
 }
+
+/// Modules are stored in the order of their hashes, and a large one fills a commit.
+#[tokio::test]
+async fn a_large_module_behind_small_ones_is_stored() {
+    let (_world, tenant) = world().await;
+    let large = "x".repeat(MAX_MODULE_BYTES - 2);
+    let bound = sha256(&format!("{large}{{}}"));
+    let padding = "y".repeat(1_900_000);
+    let small = (0..1_000)
+        .map(|n| format!("{n}{padding}"))
+        .find(|text| sha256(&format!("{text}{{}}")) < bound)
+        .unwrap();
+    let report = deploy(&tenant, plan(&[("large.js", &large), ("small.js", &small)])).await;
+    for (path, source) in [("large.js", &large), ("small.js", &small)] {
+        let hash = &report.deployment.modules[path].hash;
+        let stored = tenant.module(hash).await.unwrap();
+        assert!(*stored.source == **source, "{path}");
+    }
+}
+
+/// What is not there cannot be made current.
+#[tokio::test]
+async fn there_is_no_way_back_to_code_that_is_gone() {
+    let (mut world, tenant) = world().await;
+    let one = deploy(&tenant, plan(&[("a.js", "a1")])).await.deployment;
+    let two = deploy(&tenant, plan(&[("a.js", "a2")])).await.deployment;
+    drop(tenant);
+    world.engine().close().await.unwrap();
+    let store = world.engine().provider().open(&name("t")).await.unwrap();
+    let head = store.snapshot().await.unwrap().head().await.unwrap();
+    let hash = data_encoding::HEXLOWER.decode(one.modules["a.js"].hash.as_bytes());
+    let key = [&b"m"[..], &hash.unwrap()].concat();
+    let writes = [((Keyspace::Code, key), None)].into_iter().collect();
+    store
+        .commit(head, nimbus_storage::provider::Batch { head, writes })
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    world.reopen().await;
+    let tenant = world.tenant("t").await;
+    let back = tenant.roll_back(&one.id).await;
+    assert!(
+        matches!(back, Err(DeployError::Store(StoreError::Corrupt { .. }))),
+        "{back:?}"
+    );
+    assert_eq!(tenant.deployment().await.unwrap().unwrap(), two);
+}

@@ -246,3 +246,60 @@ async fn stamps_are_those_of_commits() {
         "what was discarded is not there"
     );
 }
+
+/// The deployment of a read of the past comes from its own snapshot, of which there is one.
+#[tokio::test]
+async fn the_past_has_its_own_deployment() {
+    let settings = Settings {
+        readers: 1,
+        ..Settings::default()
+    };
+    let world = World::with(settings).await;
+    let tenant = world.create("t").await;
+    let old = deploy(&tenant, plan(&[("a.js", "old")])).await.deployment;
+    let then = tenant.latest_timestamp();
+    let new = deploy(&tenant, plan(&[("a.js", "new")])).await.deployment;
+    let mut past = tenant.begin_read(Some(then)).await.unwrap();
+    let found = soon("the deployment", past.deployment()).await.unwrap();
+    assert_eq!(found, Some(old));
+    drop(past);
+    let mut present = tenant.begin_read(None).await.unwrap();
+    let found = soon("the deployment", present.deployment()).await.unwrap();
+    // From memory: it was not displaced by the old one.
+    assert!(std::sync::Arc::ptr_eq(&found.unwrap(), &new));
+    drop(present);
+    for n in 0..nimbus_storage::KEPT_DEPLOYMENTS {
+        deploy(&tenant, plan(&[("a.js", &format!("{n}"))])).await;
+    }
+    let mut past = tenant.begin_read(Some(then)).await.unwrap();
+    let gone = soon("the deployment", past.deployment()).await;
+    assert!(
+        matches!(gone, Err(StoreError::TimestampOutOfRetention { .. })),
+        "{gone:?}"
+    );
+}
+
+/// Code is not undone, so a large one that was dropped does not keep the past from being read.
+#[tokio::test]
+async fn dropped_code_does_not_weigh_on_the_past() {
+    let world = World::new().await;
+    let tenant = world.create("t").await;
+    let id = insert(&tenant, "d", object([("n", num(1.0))]))
+        .await
+        .to_string();
+    let large = "x".repeat(14 << 20);
+    let modules: Vec<String> = (0..5).map(|n| format!("{n}{large}")).collect();
+    let paths: Vec<String> = (0..5).map(|n| format!("{n}.js")).collect();
+    let both = paths.iter().zip(&modules);
+    let all: Vec<(&str, &str)> = both.map(|(p, m)| (p.as_str(), m.as_str())).collect();
+    deploy(&tenant, plan(&all)).await;
+    let then = tenant.latest_timestamp();
+    for n in 0..nimbus_storage::KEPT_DEPLOYMENTS {
+        deploy(&tenant, plan(&[("a.js", &format!("{n}"))])).await;
+    }
+    let patch = object([("n", num(2.0))]);
+    tenant.patch(&name("d"), &id, patch).await.unwrap();
+    let mut past = tenant.begin_read(Some(then)).await.unwrap();
+    let found = past.fn_get(&id, None).await.unwrap().unwrap();
+    assert_eq!(found.fields().unwrap()["n"], num(1.0));
+}

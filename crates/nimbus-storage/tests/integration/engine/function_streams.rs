@@ -2,7 +2,7 @@
 //! writes while the query runs. Then the errors of queries, with their texts.
 
 use nimbus_storage::core::{DocumentId, TableName, Value};
-use nimbus_storage::{FunctionQuery, IndexState, Tenant, Transaction};
+use nimbus_storage::{FunctionQuery, IndexState, PageRequest, Tenant, Transaction};
 use serde_json::{Value as Json, json};
 
 use super::support::*;
@@ -324,4 +324,183 @@ async fn a_table_that_does_not_exist_is_empty() {
         .await
         .unwrap();
     assert!(!watch.is_valid(), "the table that was asked for exists now");
+}
+
+/// The JSON of a query of the whole index `by_a`.
+fn by_a(order: &str, operators: Json) -> FunctionQuery {
+    FunctionQuery::parse(&json!({
+        "source": {"type": "IndexRange", "indexName": "d.by_a", "range": [], "order": order},
+        "operators": operators,
+    }))
+    .unwrap()
+}
+
+async fn long_run(tenant: &Tenant, count: u32) {
+    let a = text(&"p".repeat(2_100));
+    for n in 0..count {
+        let fields = object([("a", a.clone()), ("n", num(f64::from(n)))]);
+        tenant.insert(&table(), fields).await.unwrap();
+    }
+}
+
+/// Keys of a run are hashes, so what comes first by its full key can be stored anywhere in the run.
+#[tokio::test]
+async fn who_takes_of_a_run_of_cut_keys_reads_the_whole_run() {
+    for trial in 0..24_u64 {
+        let world = World::new().await;
+        let mut random = Random::new(trial);
+        let tenant = function_tenant(&world, &mut random, 0).await;
+        long_run(&tenant, 3).await;
+        for order in ["desc", "asc"] {
+            let asked = by_a(order, json!([{"limit": 1}]));
+            let mut tx = tenant.begin_read(None).await.unwrap();
+            let mut stream = tx.open_query(&asked).unwrap();
+            tx.next(&mut stream).await.unwrap().unwrap();
+            let watch = tenant.watch(tx.take_reads());
+            let mut writing = tenant.begin().await.unwrap();
+            let mut stream = writing.open_query(&asked).unwrap();
+            writing.next(&mut stream).await.unwrap().unwrap();
+            let fields = object([("n", num(9.0))]);
+            writing.fn_insert("elsewhere", fields).await.unwrap();
+            assert!(watch.is_valid());
+            long_run(&tenant, 1).await;
+            assert!(!watch.is_valid(), "trial {trial}, {order}");
+            let committed = tenant.commit(writing).await;
+            assert!(
+                matches!(committed, Err(nimbus_storage::StoreError::Conflict { .. })),
+                "trial {trial}, {order}: {committed:?}"
+            );
+        }
+    }
+}
+
+/// A run is put in order once, whatever the transaction writes meanwhile, and its documents count.
+#[tokio::test]
+async fn a_run_of_cut_keys_counts_once() {
+    let world = World::new().await;
+    let tenant = function_tenant(&world, &mut Random::new(1), 0).await;
+    long_run(&tenant, 40).await;
+    let mut tx = tenant.begin().await.unwrap();
+    let mut stream = tx.open_query(&by_a("asc", json!([]))).unwrap();
+    let mut found = Vec::new();
+    while let Some(document) = tx.next(&mut stream).await.unwrap() {
+        let reads = tx.usage().documents_read;
+        assert_eq!(reads, 40, "after {}", found.len());
+        found.push(document.fields().unwrap()["n"].clone());
+        let fields = object([("n", num(0.5))]);
+        tx.fn_insert("elsewhere", fields).await.unwrap();
+    }
+    let expected: Vec<Value> = (0..40).map(|n| num(f64::from(n))).collect();
+    assert_eq!(found, expected);
+}
+
+/// What it writes into the run itself is in its place, and what it takes out is not.
+#[tokio::test]
+async fn a_run_of_cut_keys_shows_what_is_written_into_it() {
+    let world = World::new().await;
+    let tenant = function_tenant(&world, &mut Random::new(1), 0).await;
+    long_run(&tenant, 6).await;
+    let mut tx = tenant.begin().await.unwrap();
+    let mut stream = tx.open_query(&by_a("asc", json!([]))).unwrap();
+    let first = tx.next(&mut stream).await.unwrap().unwrap();
+    let second = tx.next(&mut stream).await.unwrap().unwrap();
+    tx.fn_remove(&first.id.to_string(), None).await.unwrap();
+    let patch = |a: &str, n: f64| {
+        [
+            ("a".to_owned(), Some(text(a))),
+            ("n".to_owned(), Some(num(n))),
+        ]
+        .into()
+    };
+    // Its key stays as it is, its body does not.
+    let same = "p".repeat(2_100);
+    tx.fn_merge(&second.id.to_string(), None, patch(&same, 77.0))
+        .await
+        .unwrap();
+    let third = tx.next(&mut stream).await.unwrap().unwrap();
+    tx.fn_merge(
+        &third.id.to_string(),
+        None,
+        patch(&format!("{same}z"), 88.0),
+    )
+    .await
+    .unwrap();
+    let mut rest = Vec::new();
+    while let Some(document) = tx.next(&mut stream).await.unwrap() {
+        rest.push(document.fields().unwrap()["n"].clone());
+    }
+    assert_eq!(rest, [num(3.0), num(4.0), num(5.0), num(88.0)]);
+}
+
+#[tokio::test]
+async fn filters_have_a_bounded_number_of_expressions() {
+    let world = World::new().await;
+    let tenant = world.create("t").await;
+    let truth = json!({"$literal": true});
+    let wide = |width: usize| {
+        let mut query = scan("d");
+        let half = vec![truth.clone(); width];
+        query["operators"] = json!([{"filter": {"$and": half}}, {"filter": {"$or": half}}]);
+        query
+    };
+    assert!(FunctionQuery::parse(&wide(511)).is_ok());
+    let (code, text) = refused(&tenant, wide(512)).await;
+    assert_eq!(code, "InvalidQuery");
+    assert_eq!(
+        text,
+        "The query is not valid: its filters have more than 1024 expressions, counted with those inside them"
+    );
+}
+
+/// Reads wait for nothing, so whoever shares the thread gets a turn only if they give it.
+#[tokio::test]
+async fn a_long_read_lets_others_run() {
+    let world = World::new().await;
+    let tenant = function_tenant(&world, &mut Random::new(1), 0).await;
+    let filled = tenant.transact(|tx| {
+        Box::pin(async move {
+            for n in 0..1_000 {
+                tx.insert(&table(), object([("n", num(f64::from(n)))]))
+                    .await?;
+            }
+            Ok(())
+        })
+    });
+    filled.await.unwrap();
+    let mut none = scan("d");
+    none["operators"] = json!([{"filter": {"$literal": false}}]);
+    let none = FunctionQuery::parse(&none).unwrap();
+    for call in ["next", "page", "count"] {
+        let turns = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let other = turns.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                other.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut tx = tenant.begin_read(None).await.unwrap();
+        let before = turns.load(std::sync::atomic::Ordering::Relaxed);
+        match call {
+            "next" => {
+                let mut stream = tx.open_query(&none).unwrap();
+                assert!(tx.next(&mut stream).await.unwrap().is_none());
+            }
+            "page" => {
+                let request = PageRequest {
+                    page_size: 10,
+                    ..PageRequest::default()
+                };
+                assert!(tx.fn_page(&none, &request).await.unwrap().is_done);
+            }
+            _ => assert_eq!(tx.fn_count("d").await.unwrap(), 1_000),
+        }
+        let turns = turns.load(std::sync::atomic::Ordering::Relaxed) - before;
+        assert!(turns >= 3, "{call}: {turns}");
+        assert_eq!(
+            tx.usage().database_queries,
+            if call == "count" { 2 } else { 1 }
+        );
+        task.abort();
+    }
 }

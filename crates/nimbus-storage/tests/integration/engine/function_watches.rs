@@ -238,3 +238,45 @@ async fn two_transactions_that_take_different_documents_do_not_conflict() {
     let mut all = tenant.begin_read(None).await.unwrap();
     assert_eq!(all.fn_count(FUNCTION_TABLE).await.unwrap(), 48);
 }
+
+/// Sequences mean something only within the tenant that gave them.
+#[tokio::test]
+async fn reads_of_another_tenant_are_over() {
+    let mut world = World::new().await;
+    let tenant = tenant_of(&world, &mut Random::new(5), 3).await;
+    let other = world.create("other").await;
+    let mut tx = tenant.begin_read(None).await.unwrap();
+    model_of(&mut tx).await;
+    let reads = tx.take_reads();
+    assert!(tenant.watch(reads.clone()).is_valid());
+    let foreign = other.watch(reads.clone());
+    assert!(!foreign.is_valid());
+    assert_eq!(foreign.valid_through(), reads.at());
+    drop((tx, tenant, other, foreign));
+    world.reopen().await;
+    let tenant = world.tenant("t").await;
+    assert!(!tenant.watch(reads).is_valid(), "from before it was opened");
+}
+
+/// That a page ends at a limit, and not at the end, depends on the document behind it.
+#[tokio::test]
+async fn what_ends_a_page_is_read() {
+    let world = World::new().await;
+    let tenant = tenant_of(&world, &mut Random::new(6), 3).await;
+    let mut tx = tenant.begin_read(None).await.unwrap();
+    let last = model_of(&mut tx).await.last().unwrap().0.to_string();
+    tx.take_reads();
+    let request = nimbus_storage::PageRequest {
+        page_size: 10,
+        max_rows: Some(2),
+        ..Default::default()
+    };
+    let query = Asked::all("by_creation_time", false).query();
+    let page = tx.fn_page(&query, &request).await.unwrap();
+    assert!(!page.is_done && page.page.len() == 2);
+    let watch = tenant.watch(tx.take_reads());
+    tenant.delete(&name(FUNCTION_TABLE), &last).await.unwrap();
+    assert!(!watch.is_valid());
+    let mut tx = tenant.begin_read(None).await.unwrap();
+    assert!(tx.fn_page(&query, &request).await.unwrap().is_done);
+}

@@ -428,3 +428,46 @@ async fn a_conflict_names_the_table() {
     by_query(&mut tx).await;
     assert_eq!(conflict(tx, &tenant).await, Some(table()));
 }
+
+/// A function that catches the refusal and goes on commits no table that nobody filled.
+#[tokio::test]
+async fn a_refused_insert_makes_no_table() {
+    let world = World::new().await;
+    let tenant = world.create("t").await;
+    let mut tx = tenant.begin().await.unwrap();
+    let large = object([("a", text(&"x".repeat(1 << 20)))]);
+    tx.fn_insert("new", large).await.unwrap_err();
+    tx.fn_insert("t", object([("a", num(1.0))])).await.unwrap();
+    tenant.commit(tx).await.unwrap();
+    let tables = tenant.journal_start(100).await.unwrap();
+    let written = tables.records.iter().flat_map(|r| &r.writes);
+    let named: Vec<_> = written
+        .filter(|w| w.table == "_tables")
+        .map(|w| w.doc_id.clone())
+        .collect();
+    assert_eq!(named, ["t"]);
+}
+
+/// Index entries count as keys, and the refusal says that it is they.
+#[tokio::test]
+async fn a_table_of_many_indexes_says_why_it_stops() {
+    let world = World::new().await;
+    let tenant = world.create("t").await;
+    let names: Vec<String> = (0..63).map(|n| format!("by_{n}")).collect();
+    let fields: [&str; 1] = ["a"];
+    let indexes: Vec<(&str, &[&str])> = names.iter().map(|n| (n.as_str(), &fields[..])).collect();
+    tenant
+        .put_schema(schema("t", &["a"], &indexes))
+        .await
+        .unwrap();
+    let mut tx = tenant.begin().await.unwrap();
+    for _ in 0..2_000 {
+        tx.fn_insert("t", object([("a", num(1.0))])).await.unwrap();
+    }
+    let (code, text) = caught(tx.fn_insert("t", object([("a", num(1.0))])).await);
+    assert_eq!(code, "TooManyWrites");
+    assert_eq!(
+        text,
+        "Too many keys written in a single function execution, index entries included (limit: 128000)"
+    );
+}
