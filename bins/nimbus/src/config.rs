@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-/// The file: `{"persistence": {...}, "runtime": {...}}`.
+/// The file: `{"persistence": {...}, "runtime": {...}, "public_origin": "https://..."}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConfigFile {
@@ -15,6 +15,8 @@ pub(crate) struct ConfigFile {
     pub(crate) persistence: Persistence,
     #[serde(default)]
     pub(crate) runtime: Runtime,
+    /// By which clients reach the server.
+    pub(crate) public_origin: Option<String>,
 }
 
 /// Budgets of functions (nimbus.md 1.2).

@@ -20,7 +20,7 @@ pub(crate) struct RuntimeArgs {
     /// Heap that it begins with in MiB [env: NIMBUS_RUNTIME_INITIAL_HEAP_MB] [default: 8]
     #[arg(long, value_name = "MIB")]
     runtime_initial_heap_mb: Option<String>,
-    /// Longest time of one call of any kind, waiting included [env: NIMBUS_RUNTIME_TIMEOUT_SECS] [default: 30]
+    /// Longest time of one run of a function of any kind; waiting for a turn does not count, and a mutation that conflicted has it anew [env: NIMBUS_RUNTIME_TIMEOUT_SECS] [default: 30]
     #[arg(long, value_name = "SECONDS")]
     runtime_timeout_secs: Option<String>,
     /// CPU time of one query or mutation in milliseconds [env: NIMBUS_RUNTIME_USER_CPU_MS] [default: 1000]

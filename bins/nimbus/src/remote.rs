@@ -3,11 +3,13 @@
 //! Plain HTTP only: TLS ends at a reverse proxy, and this talks to the server itself.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use nimbus_auth::{Environment, TokenFile};
 use serde_json::Value as Json;
+use ureq::http::Uri;
 use zeroize::Zeroizing;
 
 /// How long the server may take over an answer, or over the head of one that is streamed.
@@ -46,6 +48,42 @@ impl Credential {
     }
 }
 
+/// A base address without the slash at its end. It is read as it will be when it is asked: `http://localhost:80@host`
+/// leads to `host`.
+fn checked(base: &str) -> anyhow::Result<String> {
+    let uri = base.parse::<Uri>().ok();
+    let Some(authority) = uri.as_ref().and_then(Uri::authority) else {
+        bail!("the address of the server is no URL such as http://127.0.0.1:8080");
+    };
+    // A name and a password may be a secret, so the address is not shown.
+    if authority.as_str().contains('@') {
+        bail!("the address of the server has a user name in it (`…@host`); leave that away");
+    }
+    if !base.starts_with("http://") {
+        bail!(
+            "{base}: only http:// is spoken here; use the server's own address, not that of its TLS proxy"
+        );
+    }
+    Ok(base.trim_end_matches('/').to_owned())
+}
+
+/// Whether the address is one of this machine's loopback, by its text alone.
+pub(crate) fn is_local(base: &str) -> bool {
+    let Ok(base) = checked(base) else {
+        return false;
+    };
+    let Ok(uri) = base.parse::<Uri>() else {
+        return false;
+    };
+    let host = uri.host().unwrap_or_default();
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// A server and the credential for it.
 pub(crate) struct Remote {
     base: String,
@@ -63,11 +101,7 @@ impl Remote {
 
     /// A server at `base`, asked with `credential`.
     pub(crate) fn with(base: &str, credential: Credential) -> anyhow::Result<Remote> {
-        if !base.starts_with("http://") {
-            bail!(
-                "{base}: only http:// is spoken here; use the server's own address, not that of its TLS proxy"
-            );
-        }
+        let base = checked(base)?;
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A proxy of the environment must not see the admin token.
@@ -77,7 +111,7 @@ impl Remote {
             .build()
             .into();
         Ok(Remote {
-            base: base.trim_end_matches('/').to_owned(),
+            base,
             agent,
             credential,
         })
@@ -173,6 +207,35 @@ impl Remote {
             (Some("auth.unauthorized"), _) => anyhow!(self.credential.refusal(&self.base)),
             (Some(code), Some(message)) => anyhow!("{message} ({code})"),
             _ => anyhow!("the server at {} answered {status}", self.base),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_user_name_gets_nothing() {
+        let given = |base: &str| {
+            let credential = Credential::Given(Zeroizing::new("t0ken".to_owned()));
+            Remote::with(base, credential).map(|remote| remote.base)
+        };
+        let base = given("http://[::1]:8080/").unwrap();
+        assert_eq!(base, "http://[::1]:8080");
+        for bad in [
+            "http://localhost:80@evil.example",
+            "http://hunter2@127.0.0.1",
+            "http://user:hunter2@localhost:8080/x",
+            "http://@localhost",
+            "https://localhost",
+            "http://",
+            "localhost:8080",
+            "",
+        ] {
+            let error = given(bad).err().unwrap().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }

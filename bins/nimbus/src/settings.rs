@@ -226,6 +226,13 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
     )?;
     let port = pick.number(args.port.clone(), "port", None, 0..=65_535)?;
     let mut server = server_config(&args, &pick)?;
+    server.public_origin = pick
+        .text(
+            args.public_origin.clone(),
+            "public-origin",
+            config.public_origin,
+        )
+        .map(|(origin, _)| origin);
     server.query_cache_bytes = usize::try_from(functions.query_cache_bytes).unwrap_or(usize::MAX);
     server.check().map_err(|e| usage(e.to_string()))?;
     let host = pick.text(args.host.clone(), "host", None);
@@ -518,6 +525,49 @@ mod tests {
                 "{args:?} {env:?}: {error}"
             );
             assert!(error.downcast_ref::<UsageError>().is_some());
+        }
+    }
+
+    #[test]
+    fn the_public_origin_has_three_places() {
+        let config = |text: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            file
+        };
+        let file = config(r#"{"public_origin": "https://file.example"}"#);
+        let path = file.path().to_str().unwrap();
+        let origin = |args: &[&str], env: &[(&str, &str)]| {
+            let settings = resolved(args, env).map_err(|error| error.to_string())?;
+            Ok::<_, String>(settings.server.public_origin)
+        };
+        let env = [("NIMBUS_PUBLIC_ORIGIN", "https://env.example:8443")];
+        let flag = "--public-origin=http://flag.example";
+        let known = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(origin(&[], &[]), Ok(None));
+        assert_eq!(
+            origin(&["--config", path], &[]),
+            known("https://file.example")
+        );
+        assert_eq!(
+            origin(&["--config", path], &env),
+            known("https://env.example:8443")
+        );
+        assert_eq!(
+            origin(&["--config", path, flag], &env),
+            known("http://flag.example")
+        );
+        for bad in [
+            "nimbus.example",
+            "https://nimbus.example/",
+            "https://nimbus.example/path",
+            "https://user@nimbus.example",
+            "ftp://nimbus.example",
+            "https://*",
+            "https://",
+        ] {
+            let error = origin(&["--public-origin", bad], &[]).unwrap_err();
+            assert!(error.starts_with("--public-origin: "), "{bad}: {error}");
         }
     }
 

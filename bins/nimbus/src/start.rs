@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{Server, Services, Stopped, Store};
-use nimbus_runtime::Runtime;
+use nimbus_runtime::{Runtime, RuntimeConfig};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::DataDirLock;
@@ -137,7 +137,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         control: &settings.control_data_dir,
         provider: settings.provider,
         durability: settings.durability,
-        readers: std::thread::available_parallelism().map_or(4, |n| n.get() * 2 + 2),
+        readers: readers(&settings.functions.runtime),
         keyring,
     };
     local.recover()?;
@@ -181,6 +181,14 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         audit,
         _locks: (lock, control_lock),
     })
+}
+
+/// Reads of one tenant at once: each function that runs holds one, and two are left for everything else (design
+/// section 4). Not fewer than the processors can use.
+fn readers(functions: &RuntimeConfig) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let natural = processors * 2 + 2;
+    natural.max(functions.active_per_tenant() + 2)
 }
 
 fn open_audit_log(
@@ -252,4 +260,24 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             std::process::exit(1);
         });
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_that_runs_has_a_reader() {
+        let worker = nimbus_runtime::WorkerCommand::this_binary().unwrap();
+        let mut config = RuntimeConfig::new(worker);
+        let natural = readers(&config);
+        assert!(natural >= config.active_per_tenant() + 2);
+        config.max_instances = Some(500);
+        assert_eq!(readers(&config), 499 + 2);
+        config.max_active_per_tenant = Some(100);
+        assert_eq!(readers(&config), natural.max(102));
+        config.max_active_per_tenant = Some(1);
+        assert_eq!(readers(&config), natural);
+    }
 }

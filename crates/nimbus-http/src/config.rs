@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::edge::attempts::FailedTokenLimits;
 use crate::edge::client::{ProxyError, TrustedProxies};
-use crate::edge::origin::{OriginError, Origins};
+use crate::edge::origin::{OriginError, Origins, check_origin};
 
 /// Settings of a [`crate::Server`].
 #[derive(Clone, Debug)]
@@ -14,6 +14,9 @@ use crate::edge::origin::{OriginError, Origins};
 pub struct ServerConfig {
     /// Origins approved beside loopback, compared exactly.
     pub cors_allow_origins: Vec<String>,
+    /// Scheme and authority by which clients reach this server, as functions see it in `CONVEX_CLOUD_URL` and
+    /// `CONVEX_SITE_URL`. `None`: the address that it listens on.
+    pub public_origin: Option<String>,
     /// Host name under which the console is served, with everything below it.
     pub tenant_domain: Option<String>,
     /// More host names for the console.
@@ -41,6 +44,7 @@ impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
             cors_allow_origins: Vec::new(),
+            public_origin: None,
             tenant_domain: None,
             allowed_hosts: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -59,11 +63,14 @@ impl ServerConfig {
     /// Checks what can be checked without opening anything.
     ///
     /// # Errors
-    /// [`ServerError::Origin`] for a setting that is no origin, [`ServerError::Proxy`] for one that is
+    /// [`ServerError::Origin`] or [`ServerError::PublicOrigin`] for a setting that is no origin, [`ServerError::Proxy`] for one that is
     /// no address.
     pub fn check(&self) -> Result<(), ServerError> {
         Origins::new(&self.cors_allow_origins)?;
         TrustedProxies::new(&self.trusted_proxies)?;
+        if let Some(origin) = &self.public_origin {
+            check_origin(origin).map_err(ServerError::PublicOrigin)?;
+        }
         Ok(())
     }
 }
@@ -84,6 +91,9 @@ pub enum ServerError {
     /// An approved origin is not one.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// The public origin is not one.
+    #[error("--public-origin: {0}")]
+    PublicOrigin(OriginError),
     /// A trusted proxy is not an address or network.
     #[error("--trusted-proxy: {0}")]
     Proxy(#[from] ProxyError),

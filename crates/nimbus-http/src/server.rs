@@ -29,7 +29,7 @@ use crate::edge::Edge;
 use crate::edge::attempts::FailedTokens;
 use crate::edge::client::TrustedProxies;
 use crate::edge::exchange::AuditTrail;
-use crate::edge::origin::{Hosts, Origins};
+use crate::edge::origin::{Hosts, Origins, check_origin};
 use crate::encryption::EncryptionReport;
 use crate::functions::{FunctionService, FunctionSettings};
 use crate::io::{Kept, Stalling};
@@ -110,7 +110,10 @@ impl Server {
         let trail = Arc::new(AuditTrail::new(services.audit));
         let settings = FunctionSettings {
             cache_bytes: config.query_cache_bytes,
-            origin: format!("http://{address}"),
+            origin: match &config.public_origin {
+                Some(origin) => check_origin(origin).map_err(ServerError::PublicOrigin)?,
+                None => format!("http://{address}"),
+            },
         };
         let functions = FunctionService::new(services.runtime, settings, Arc::clone(&trail));
         let app = Arc::new(App {

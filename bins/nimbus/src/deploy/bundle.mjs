@@ -34,11 +34,9 @@ const shims = {
   setup(build) {
     build.onResolve({ filter: /^server-only$/ }, () => ({ path: "server-only", namespace: "nimbus-empty" }));
     build.onLoad({ filter: /.*/, namespace: "nimbus-empty" }, () => ({ contents: "" }));
-    build.onResolve({ filter: /^(node:)?async_hooks$/ }, () => ({ path: "async_hooks", namespace: "nimbus-hooks" }));
-    build.onLoad({ filter: /.*/, namespace: "nimbus-hooks" }, () => ({
-      contents:
-        "export const { AsyncLocalStorage, AsyncResource } = globalThis;\n" +
-        "export default { AsyncLocalStorage, AsyncResource };",
+    // The runtime has none: an empty one would lose what is kept in it without a word.
+    build.onResolve({ filter: /^(node:)?async_hooks$/ }, () => ({
+      errors: [{ text: "async_hooks (AsyncLocalStorage, AsyncResource) is not there in functions" }],
     }));
     // `import module from "./x.wasm"` gives a WebAssembly.Module.
     build.onResolve({ filter: /\.wasm$/ }, (args) => {

@@ -3,15 +3,13 @@
 //! It must not know what is asked. A credential never appears in an error, nor in the arguments or the
 //! environment of a child.
 
-use std::net::IpAddr;
-
 use anyhow::bail;
 use nimbus_auth::{Environment, TokenFile};
 use nimbus_storage::provider::lock::{DataDirLock, LockError};
 use zeroize::Zeroizing;
 
 use super::cli::Target;
-use crate::remote::{Credential, Remote};
+use crate::remote::{Credential, Remote, is_local};
 use crate::settings::{self, Lookup, UsageError};
 
 /// The server that `target` names, and the credential for it.
@@ -111,18 +109,6 @@ fn check_key(key: &str, target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the address is one of this machine's loopback, by its text alone.
-fn is_local(base: &str) -> bool {
-    let rest = base.strip_prefix("http://").unwrap_or(base);
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => authority.split(':').next(),
-    };
-    let host = host.unwrap_or_default();
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -213,6 +199,13 @@ mod tests {
             "http://[::2]",
             "",
             "http://user@127.0.0.1",
+            "http://localhost:80@evil.example",
+            "http://127.0.0.1:80@evil.example:80/x",
+            "http://localhost@evil.example",
+            "http://[::1]@evil.example",
+            "http://localhost\\@evil.example",
+            "https://localhost",
+            "localhost:8080",
         ] {
             assert!(!is_local(far), "{far}");
         }

@@ -47,19 +47,10 @@ impl Origins {
     /// # Errors
     /// [`OriginError`] for anything but `http(s)://host[:port]`.
     pub(crate) fn new(listed: &[String]) -> Result<Origins, OriginError> {
-        let check = |origin: &String| {
-            let lower = origin.to_ascii_lowercase();
-            match split(&lower) {
-                Some(_) => Ok(lower),
-                None => Err(OriginError {
-                    origin: origin.chars().take(256).collect(),
-                }),
-            }
-        };
         Ok(Origins {
             listed: listed
                 .iter()
-                .map(check)
+                .map(|origin| check_origin(origin))
                 .collect::<Result<Arc<[String]>, _>>()?,
         })
     }
@@ -100,6 +91,20 @@ impl Origins {
             ])
             .expose_headers([REQUEST_ID, RETRY_AFTER])
             .max_age(PREFLIGHT_AGE)
+    }
+}
+
+/// An origin in lower case.
+///
+/// # Errors
+/// [`OriginError`] for anything but `http(s)://host[:port]`.
+pub(crate) fn check_origin(origin: &str) -> Result<String, OriginError> {
+    let lower = origin.to_ascii_lowercase();
+    match split(&lower) {
+        Some(_) => Ok(lower),
+        None => Err(OriginError {
+            origin: origin.chars().take(256).collect(),
+        }),
     }
 }
 

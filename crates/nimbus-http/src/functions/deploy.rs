@@ -65,7 +65,6 @@ impl FunctionService {
         let config = UdfConfig::new()?;
         let analysis = self.analyse(id, &push, &config, &environment).await?;
         checks::check(&analysis)?;
-        let before = tenant.deployment().await.map_err(CallError::Store)?;
         let plan = DeployPlan {
             analysis: json(&analysis)?.into(),
             schema: analysis.schema.clone().map(Arc::from),
@@ -75,8 +74,7 @@ impl FunctionService {
             expected_environment: Some(environment),
             dry_run: push.dry_run,
         };
-        let report = tenant.deploy(plan).await?;
-        outcome(before.as_deref(), report)
+        outcome(tenant.deploy(plan).await?)
     }
 
     /// Makes an earlier deployment the present one again, as a new generation.
@@ -88,9 +86,7 @@ impl FunctionService {
         tenant: &Tenant,
         to: &DeploymentId,
     ) -> Result<Deployed, DeployFailure> {
-        let before = tenant.deployment().await.map_err(CallError::Store)?;
-        let report = tenant.roll_back(to).await?;
-        outcome(before.as_deref(), report)
+        outcome(tenant.roll_back(to).await?)
     }
 
     async fn analyse(
@@ -201,15 +197,16 @@ fn json(value: &impl serde::Serialize) -> Result<String, DeployFailure> {
     })
 }
 
-fn outcome(before: Option<&Deployment>, report: DeployReport) -> Result<Deployed, DeployFailure> {
+fn outcome(report: DeployReport) -> Result<Deployed, DeployFailure> {
+    let before = report.previous.as_deref();
     let old = before.map(side).transpose()?.unwrap_or_default();
     let mut diff = diff::between(&old, &side(&report.deployment)?);
     diff.indexes.added = index_names(&report.added_indexes);
     diff.indexes.removed = index_names(&report.removed_indexes);
     diff.schema_changed = report.schema_changed;
     Ok(Deployed {
-        deployment: report.deployment,
         previous_generation: before.map(|deployment| deployment.generation),
+        deployment: report.deployment,
         diff,
     })
 }

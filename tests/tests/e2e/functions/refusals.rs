@@ -162,6 +162,34 @@ fn what_is_missing_is_named() {
     ])
     .expect(1)
     .says(&["is not sent there"]);
+    let port = world.server.base().rsplit_once(':').unwrap().1.to_owned();
+    for command in [
+        &["env", "list", "--tenant", "demo"][..],
+        &["tenants", "list"],
+    ] {
+        let url = format!("http://localhost:80@127.0.0.1:{port}");
+        home.run([command, &["--url", &url]].concat()).expect(1);
+    }
+    assert!(world.deployments().is_empty());
+}
+
+#[test]
+fn what_would_silently_do_nothing_is_not_bundled() {
+    let world = World::with(App::of(&[("package.json", "{}")]));
+    for name in ["async_hooks", "node:async_hooks"] {
+        let source = format!(
+            "import {{ AsyncLocalStorage }} from \"{name}\"; export const store = new AsyncLocalStorage();"
+        );
+        world.app.write("convex/a.ts", &source);
+        world
+            .app
+            .deploy(&world.server, "demo", &[])
+            .expect(1)
+            .says(&[
+                "convex/a.ts",
+                "AsyncLocalStorage, AsyncResource) is not there",
+            ]);
+    }
     assert!(world.deployments().is_empty());
 }
 

@@ -91,6 +91,8 @@ pub struct IndexChange {
 pub struct DeployReport {
     /// The new deployment; of a dry run, as it would have been.
     pub deployment: Arc<Deployment>,
+    /// The one that it takes the place of.
+    pub previous: Option<Arc<Deployment>>,
     /// Indexes that are new.
     pub added_indexes: Vec<IndexChange>,
     /// Indexes that are gone.
@@ -126,7 +128,9 @@ impl Tenant {
         let dry_run = plan.dry_run;
         let push = Push::of(plan)?;
         if dry_run {
-            return dry(self, &push).await;
+            let previous = self.deployment().await?;
+            let report = dry(self, &push).await?;
+            return Ok(DeployReport { previous, ..report });
         }
         self.push(async { Ok(push) }).await
     }
@@ -186,12 +190,13 @@ impl Tenant {
         let _pushing = Pushing::begin(self)?;
         let _one_at_a_time = self.inner.schema_lock.lock().await;
         push::clean(self).await?;
+        let previous = self.deployment().await?;
         let pushed = run(self, Arc::new(push.await?)).await;
         if let Err(error) = push::clean(self).await {
             // The background task tries again.
             tracing::warn!(tenant = %self.id(), %error, inside = error.inside(), "cleaning up after a push");
         }
-        pushed
+        pushed.map(|report| DeployReport { previous, ..report })
     }
 }
 
@@ -484,6 +489,7 @@ impl Summary {
     fn report(self, deployment: Arc<Deployment>) -> DeployReport {
         DeployReport {
             deployment,
+            previous: None,
             schema_changed: self.deployed || !self.added.is_empty() || !self.removed.is_empty(),
             added_indexes: self.added,
             removed_indexes: self.removed,

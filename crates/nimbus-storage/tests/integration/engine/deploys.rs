@@ -39,6 +39,7 @@ async fn a_deployment_is_what_was_deployed() {
     first.message = Some("first".to_owned());
     let report = deploy(&tenant, first).await;
     assert!(!report.schema_changed && report.added_indexes.is_empty());
+    assert_eq!(report.previous, None);
     let one = tenant.deployment().await.unwrap().unwrap();
     assert_eq!(one, report.deployment);
     assert_eq!((one.generation, one.message.as_deref()), (1, Some("first")));
@@ -53,7 +54,11 @@ async fn a_deployment_is_what_was_deployed() {
     assert_eq!(a.source_map.as_deref(), Some("{}"));
     assert_eq!(one.modules["dir/b.js"].hash, sha256("b{}"));
 
+    let mut dry = plan(&[("a.js", "export const a = 2;")]);
+    dry.dry_run = true;
+    assert_eq!(deploy(&tenant, dry).await.previous, Some(one.clone()));
     let two = deploy(&tenant, plan(&[("a.js", "export const a = 2;")])).await;
+    assert_eq!(two.previous, Some(one.clone()));
     drop(tenant);
     world.reopen().await;
     let tenant = world.tenant("t").await;
