@@ -10,7 +10,7 @@ mod render;
 use std::collections::BTreeMap;
 
 pub use check::{TableNames, ValidationFailure};
-pub use parse::{MAX_VALIDATOR_DEPTH, ValidatorError};
+pub use parse::{MAX_VALIDATOR_DEPTH, MAX_VALIDATOR_NODES, ValidatorError};
 
 use crate::Value;
 
@@ -75,6 +75,17 @@ impl Validator {
             Kind::Any | Kind::Object(_) | Kind::Record { .. } => true,
             Kind::Union(members) => members.iter().all(Validator::is_for_documents),
             _ => false,
+        }
+    }
+
+    /// How many validators it consists of, itself included.
+    fn nodes(&self) -> usize {
+        1 + match &self.0 {
+            Kind::Array(items) => items.nodes(),
+            Kind::Record { keys, values } => keys.nodes() + values.nodes(),
+            Kind::Object(fields) => fields.values().map(|f| f.validator.nodes()).sum(),
+            Kind::Union(members) => members.iter().map(Validator::nodes).sum(),
+            _ => 0,
         }
     }
 

@@ -14,6 +14,10 @@ use crate::{Value, echo};
 /// Most levels of validators within each other, a union counting as one.
 pub const MAX_VALIDATOR_DEPTH: usize = 64;
 
+/// Most validators that one consists of, itself included: a check may try each of them for each part
+/// of a value.
+pub const MAX_VALIDATOR_NODES: usize = 10_000;
+
 /// Why a text is not a validator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -45,7 +49,14 @@ impl Validator {
     /// # Errors
     /// [`ValidatorError::Invalid`] with the place and the rule that is broken.
     pub fn parse(json: &Json) -> Result<Validator, ValidatorError> {
-        parse(json, &Place::Top, 1)
+        let parsed = parse(json, &Place::Top, 1)?;
+        let nodes = parsed.nodes();
+        if nodes > MAX_VALIDATOR_NODES {
+            return Err(Place::Top.error(format!(
+                "it consists of {nodes} validators, counted with those inside them, at most {MAX_VALIDATOR_NODES} are allowed"
+            )));
+        }
+        Ok(parsed)
     }
 
     /// Reads a validator from JSON text.

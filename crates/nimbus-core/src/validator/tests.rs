@@ -496,3 +496,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_validator_has_a_bounded_number_of_parts() {
+    let of = |members: usize| {
+        let member = simple("null");
+        Validator::parse(&json!({"type": "union", "value": vec![member; members]}))
+    };
+    assert!(of(MAX_VALIDATOR_NODES - 1).is_ok());
+    assert_eq!(
+        of(MAX_VALIDATOR_NODES).unwrap_err().to_string(),
+        "the validator is not valid: it consists of 10001 validators, counted with those inside them, at most 10000 are allowed"
+    );
+}
