@@ -61,7 +61,7 @@ pub fn routes(client: &Client) -> Vec<Route> {
     routes
 }
 
-/// The bodies for a route with things of `other`, and whether they leave names behind.
+/// The bodies for a route with things of `other`, and whether they leave something behind.
 fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
     let rest = template
         .strip_prefix("/api/tenants/{tenant}")
@@ -125,9 +125,9 @@ fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
             }
             all
         }
-        ("POST", "/keys") => vec![(json!({"scope": "read", "name": "probe"}), false)],
+        ("POST", "/keys") => vec![(json!({"scope": "read", "name": "probe"}), true)],
         ("POST", "/environment") => {
-            vec![(json!({"changes": [{"name": "PROBE", "value": "x"}]}), false)]
+            vec![(json!({"changes": [{"name": "PROBE", "value": "x"}]}), true)]
         }
         ("POST", "/deployments") => {
             let app = json!({"schema": null, "changedModules": [], "udfServerVersion": "1.48.0"});
