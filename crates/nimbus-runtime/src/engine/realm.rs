@@ -47,6 +47,7 @@ const QUICKJS: &[&str] = match cfg!(feature = "quickjs") {
 
 const OWN: &str = include_str!("js/own.js");
 const UNSHARE: &str = include_str!("js/unshare.js");
+const QUICKJS_ONLY: &str = include_str!("js/quickjs.js");
 const INSPECT: &str = include_str!("js/inspect.js");
 const COMMON: &str = include_str!("js/common.js");
 const BARE: &str = include_str!("js/bare.js");
@@ -169,6 +170,9 @@ pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
         }
     }
     evaluate(scope, "unshare.js", UNSHARE);
+    if cfg!(feature = "quickjs") {
+        evaluate(scope, "quickjs.js", QUICKJS_ONLY);
+    }
 }
 
 fn call<'s>(
