@@ -169,10 +169,11 @@ pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
             global.delete(scope, key.into());
         }
     }
-    evaluate(scope, "unshare.js", UNSHARE);
-    if cfg!(feature = "quickjs") {
-        evaluate(scope, "quickjs.js", QUICKJS_ONLY);
-    }
+    match cfg!(feature = "quickjs") {
+        // Its WebAssembly makes shared memory with the global `SharedArrayBuffer`, which is gone.
+        true => evaluate(scope, "quickjs.js", QUICKJS_ONLY),
+        false => evaluate(scope, "unshare.js", UNSHARE),
+    };
 }
 
 fn call<'s>(

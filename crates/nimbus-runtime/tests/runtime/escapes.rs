@@ -285,10 +285,15 @@ export const f = query(async () => {
     };
     let outcome = query(main, &host).await.unwrap();
     let found: serde_json::Value = serde_json::from_str(&outcome.result.unwrap()).unwrap();
+    // QuickJS itself asks a buffer of ours for its kind so; the function that replaced them learns the bytes, its own.
+    let replaced = per_engine(
+        "",
+        ".Object.prototype.toString, get .ArrayBuffer.prototype.resizable",
+    );
     assert_eq!(
         found,
         json!([
-            "",
+            replaced,
             "{\"x\":1}",
             "v",
             true,
