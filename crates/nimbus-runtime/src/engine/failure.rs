@@ -24,9 +24,7 @@ pub(crate) fn of(
 ) -> JsFailure {
     v8::tc_scope!(let scope, scope);
     let exception = v8::Local::new(scope, exception);
-    let mut message = v8::Exception::create_message(scope, exception)
-        .get(scope)
-        .to_rust_string_lossy(scope);
+    let mut message = message_of(scope, exception);
     clip(&mut message);
     let (mut stack, mut data) = (String::new(), None);
     if let Ok(object) = v8::Local::<v8::Object>::try_from(exception) {
@@ -39,6 +37,30 @@ pub(crate) fn of(
         message,
         stack,
         data,
+    }
+}
+
+fn message_of(scope: &mut v8::PinScope<'_, '_>, exception: v8::Local<'_, v8::Value>) -> String {
+    if cfg!(not(feature = "quickjs")) {
+        return v8::Exception::create_message(scope, exception)
+            .get(scope)
+            .to_rust_string_lossy(scope);
+    }
+    // QuickJS asks the exception for its text, and has no message of one that gives none: looking for it would end
+    // the process.
+    match v8::Local::<v8::Symbol>::try_from(exception) {
+        Ok(symbol) => {
+            let description = symbol.description(scope);
+            let name = match description.is_string() {
+                true => description.to_rust_string_lossy(scope),
+                false => String::new(),
+            };
+            format!("Uncaught Symbol({name})")
+        }
+        Err(_) => match exception.to_string(scope) {
+            Some(text) => format!("Uncaught {}", text.to_rust_string_lossy(scope)),
+            None => "Uncaught [object Object]".to_owned(),
+        },
     }
 }
 

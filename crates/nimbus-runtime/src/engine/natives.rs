@@ -68,7 +68,7 @@ fn failed<'s>(
         Some(data) => v8::String::new(scope, data)?.into(),
         None => v8::undefined(scope).into(),
     };
-    Some(v8::Array::new_with_elements(scope, &[message, data]).into())
+    Some(strings::list(scope, &[message, data])?.into())
 }
 
 /// Why the host is not asked now.

@@ -47,6 +47,7 @@ const QUICKJS: &[&str] = match cfg!(feature = "quickjs") {
 
 const OWN: &str = include_str!("js/own.js");
 const UNSHARE: &str = include_str!("js/unshare.js");
+const QUICKJS_ONLY: &str = include_str!("js/quickjs.js");
 const INSPECT: &str = include_str!("js/inspect.js");
 const COMMON: &str = include_str!("js/common.js");
 const BARE: &str = include_str!("js/bare.js");
@@ -168,7 +169,11 @@ pub(crate) fn take_away(scope: &mut v8::PinScope<'_, '_>) {
             global.delete(scope, key.into());
         }
     }
-    evaluate(scope, "unshare.js", UNSHARE);
+    match cfg!(feature = "quickjs") {
+        // Its WebAssembly makes shared memory with the global `SharedArrayBuffer`, which is gone.
+        true => evaluate(scope, "quickjs.js", QUICKJS_ONLY),
+        false => evaluate(scope, "unshare.js", UNSHARE),
+    };
 }
 
 fn call<'s>(

@@ -37,9 +37,25 @@ fn give_all(scope: &mut Scope<'_, '_>, rv: &mut Return<'_>, parts: &[&str]) {
         .iter()
         .map(|part| v8::String::new(scope, part).map(Into::into))
         .collect();
-    if let Some(parts) = parts {
-        rv.set(v8::Array::new_with_elements(scope, &parts).into());
+    if let Some(list) = parts.and_then(|parts| list(scope, &parts)) {
+        rv.set(list.into());
     }
+}
+
+/// An array of these values. They are defined and not set: QuickJS would ask a setter of `Array.prototype`.
+pub(crate) fn list<'s>(
+    scope: &mut Scope<'s, '_>,
+    values: &[v8::Local<'s, v8::Value>],
+) -> Option<v8::Local<'s, v8::Array>> {
+    if cfg!(not(feature = "quickjs")) {
+        return Some(v8::Array::new_with_elements(scope, values));
+    }
+    let list = v8::Array::new(scope, 0);
+    for (at, value) in values.iter().enumerate() {
+        let at = v8::String::new(scope, &at.to_string())?.into();
+        list.create_data_property(scope, at, *value)?;
+    }
+    Some(list)
 }
 
 fn bytes(value: v8::Local<'_, v8::Value>) -> Vec<u8> {
@@ -168,11 +184,11 @@ pub(crate) fn parse_form(scope: &mut Scope<'_, '_>, args: Args<'_>, mut rv: Retu
         .map(|(name, value)| {
             let name = v8::String::new(scope, &name)?.into();
             let value = v8::String::new(scope, &value)?.into();
-            Some(v8::Array::new_with_elements(scope, &[name, value]).into())
+            Some(list(scope, &[name, value])?.into())
         })
         .collect();
-    if let Some(pairs) = pairs {
-        rv.set(v8::Array::new_with_elements(scope, &pairs).into());
+    if let Some(list) = pairs.and_then(|pairs| list(scope, &pairs)) {
+        rv.set(list.into());
     }
 }
 

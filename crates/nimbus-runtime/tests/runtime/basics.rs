@@ -81,6 +81,8 @@ async fn what_is_thrown_comes_with_message_stack_and_data() {
     for (source, message) in [
         ("throw 'text'", "Uncaught text"),
         ("throw null", "Uncaught null"),
+        ("throw Symbol('s')", "Uncaught Symbol(s)"),
+        ("throw Object.create(null)", "Uncaught [object Object]"),
         (
             "Promise.reject(new RangeError('left')); return 1",
             "Uncaught RangeError: left",

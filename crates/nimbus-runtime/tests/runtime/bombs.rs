@@ -69,7 +69,7 @@ const ALLOCATORS: [Bomb; 18] = [
     ),
     (
         "a buffer that grows",
-        StoppedOr("Out of memory"),
+        StoppedOr(per_engine("Out of memory", "array buffer is not resizable")),
         "const b = new ArrayBuffer(8, { maxByteLength: 2 ** 33 }); for (let n = 1024; ; n *= 2) b.resize(n);",
     ),
     (

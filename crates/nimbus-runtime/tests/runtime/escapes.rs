@@ -33,9 +33,12 @@ export const f = query(async () => {{
     try {{ Convex.syscall('nothing', '{{}}'); }} catch (e) {{ walk(e); }}
     try {{ await Convex.asyncSyscall('nothing', '{{}}'); }} catch (e) {{ walk(e); }}
     walk(console.log()); walk(new URL('http://x')); walk(new TextEncoder().encode('x')); walk(new AbortController());
-    // V8's own, which have no name either.
-    const {{ get, set }} = Object.getOwnPropertyDescriptor(new Error(), 'stack');
-    const ours = [...REACHED].filter((it) => isOurs(it) && it !== get && it !== set).length;
+    // The engines' own, which have no name either: of V8 the first, of QuickJS the others.
+    const theirs = [[new Error(), 'stack'], [Function.prototype, 'caller'], [Iterator.prototype, 'constructor']].flatMap(([holder, name]) => {{
+        const {{ get, set }} = Object.getOwnPropertyDescriptor(holder, name);
+        return [get, set];
+    }});
+    const ours = [...REACHED].filter((it) => isOurs(it) && !theirs.includes(it)).length;
     return [ours, REACHED.size > 500];
 }});"
     );
@@ -130,7 +133,7 @@ async fn natives_syntax_shadow_realms_and_debuggers_are_absent() {
         assert!(thrown.message.contains(part), "{source}: {thrown}");
     }
     let main = "export const f = query(async () => [Object.keys(import.meta), 'prepareStackTrace' in Error]);";
-    assert_eq!(value(main).await, json!([[], false]));
+    assert_eq!(value(main).await, json!([[], per_engine(false, true)]));
 }
 
 #[tokio::test]
@@ -155,7 +158,7 @@ async fn stack_frames_show_no_function_of_ours() {
             return "";
         };
         new Error().stack;
-        delete Error.prepareStackTrace;
+        Error.prepareStackTrace = undefined;
         return "x";
     };
     console.log({ get [Symbol.toStringTag]() { return note(); } }, new Proxy({}, { ownKeys() { note(); return []; } }));
@@ -282,10 +285,15 @@ export const f = query(async () => {
     };
     let outcome = query(main, &host).await.unwrap();
     let found: serde_json::Value = serde_json::from_str(&outcome.result.unwrap()).unwrap();
+    // QuickJS itself asks a buffer of ours for its kind so; the function that replaced them learns the bytes, its own.
+    let replaced = per_engine(
+        "",
+        ".Object.prototype.toString, get .ArrayBuffer.prototype.resizable",
+    );
     assert_eq!(
         found,
         json!([
-            "",
+            replaced,
             "{\"x\":1}",
             "v",
             true,
@@ -335,7 +343,5 @@ async fn a_function_that_breaks_every_builtin_still_ends_with_an_answer() {
 });"#;
     let outcome = query(main, &Table::default()).await.unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"{"x":1}"#));
-    // In QuickJS it is the loop that breaks.
-    let lines = per_engine::<&[&str]>(&["[LOG] 'still' { a: [ 1 ] }"], &[]);
-    assert_eq!(outcome.log_lines, lines);
+    assert_eq!(outcome.log_lines, ["[LOG] 'still' { a: [ 1 ] }"]);
 }
