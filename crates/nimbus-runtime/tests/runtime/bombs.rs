@@ -437,7 +437,8 @@ async fn floods_are_contained() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn actions_are_contained() {
-    set_off(UdfKind::Action, &ACTIONS, Duration::from_millis(1_500), 64).await;
+    let budget = Duration::from_millis(per_engine(1_500, 10_000));
+    set_off(UdfKind::Action, &ACTIONS, budget, 64).await;
 }
 
 /// With time enough it is memory that ends an allocator, and it is said so.

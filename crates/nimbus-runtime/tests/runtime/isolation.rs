@@ -51,8 +51,8 @@ export const f = query(async ({ mine }) => {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_alternating_calls_of_two_tenants_leak_nothing() {
-    // Without a snapshot a realm takes 30 times as long to make.
-    let rounds: u64 = per_engine(5_000, 500);
+    // Without a snapshot a call takes many times as long.
+    let rounds: u64 = per_engine(5_000, 100);
     let runtime = runtime_with(|config| config.max_active_per_tenant = Some(1));
     let (one, two) = (code(LEAVES), code(LEAVES));
     for number in 0..rounds {
