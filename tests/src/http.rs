@@ -264,6 +264,15 @@ impl Reply {
         })
     }
 
+    /// The code of an error for Convex clients, after checking its status and shape (convex.md 1.5).
+    pub fn convex_refusal(&self, status: u16) -> String {
+        let json = self.json();
+        assert_eq!(self.status, status, "{json:#}");
+        let members: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(members, ["code", "message"], "{json:#}");
+        json["code"].as_str().unwrap().to_owned()
+    }
+
     /// The error of the envelope, after checking the envelope's shape (nimbus.md 2.11).
     pub fn error(&self) -> Json {
         let mut json = self.json();

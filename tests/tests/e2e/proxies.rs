@@ -86,7 +86,7 @@ fn only_the_paths_of_applications_are_forwarded() {
         ] {
             // Nimbus answers, not the proxy: the envelope and the request id are its own.
             let reply = ask(front.address, path, &bearer).unwrap();
-            reply.refused(404, "service.route_not_found");
+            assert_eq!(reply.convex_refusal(404), "NotFound");
         }
         for path in closed {
             let reply = ask(front.address, path, &bearer).unwrap();
@@ -186,7 +186,7 @@ fn an_upgrade_that_nimbus_does_not_serve_is_its_404() {
             .as_bytes(),
         );
         let reply = client.reply().unwrap();
-        reply.refused(404, "service.route_not_found");
+        assert_eq!(reply.convex_refusal(404), "NotFound");
         // The connection speaks HTTP as before.
         client.send(format!("GET /health HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes());
         client.reply().unwrap().expect(200);
@@ -210,7 +210,7 @@ fn an_early_answer_to_a_long_body_comes_through() {
                 .reply()
                 .unwrap_or_else(|| panic!("{kind:?} {length}: no answer"));
             assert_eq!(reply.status, 404, "{kind:?} {length}: {}", reply.text());
-            reply.refused(404, "service.route_not_found");
+            assert_eq!(reply.convex_refusal(404), "NotFound");
         }
         ask(front.address, "/health", "").unwrap().expect(200);
     }
@@ -318,7 +318,7 @@ fn tls_ends_at_the_proxy() {
             let expected = format!("{{\"ok\":true}}200 {version}");
             assert_eq!(finished.stdout, expected, "{kind:?}");
             let finished = curl(&[protocol], secured("/convex/x")).expect(0);
-            assert!(finished.stdout.contains("service.route_not_found"));
+            assert!(finished.stdout.contains("\"code\":\"NotFound\""));
             let finished = curl(&[protocol], secured("/api/tenants")).expect(0);
             assert!(finished.stdout.contains(" 404 "), "{}", finished.stdout);
             assert!(!finished.stdout.contains("requestId"), "{kind:?}");
