@@ -114,6 +114,14 @@ struct Push {
     expected_environment: Option<BTreeMap<String, String>>,
 }
 
+/// The deployment that a push replaces. One whose code is damaged is none: a push is what mends it.
+async fn replaced(tenant: &Tenant) -> StoreResult<Option<Arc<Deployment>>> {
+    match tenant.deployment().await {
+        Err(StoreError::Corrupt { .. }) => Ok(None),
+        found => found,
+    }
+}
+
 impl Tenant {
     /// Deploys functions and their schema.
     ///
@@ -128,7 +136,7 @@ impl Tenant {
         let dry_run = plan.dry_run;
         let push = Push::of(plan)?;
         if dry_run {
-            let previous = self.deployment().await?;
+            let previous = replaced(self).await?;
             let report = dry(self, &push).await?;
             return Ok(DeployReport { previous, ..report });
         }
@@ -190,7 +198,7 @@ impl Tenant {
         let _pushing = Pushing::begin(self)?;
         let _one_at_a_time = self.inner.schema_lock.lock().await;
         push::clean(self).await?;
-        let previous = self.deployment().await?;
+        let previous = replaced(self).await?;
         let pushed = run(self, Arc::new(push.await?)).await;
         if let Err(error) = push::clean(self).await {
             // The background task tries again.
