@@ -428,8 +428,7 @@ mod tests {
         streams.memory += memory;
         says(&streams.room_for(&half).unwrap_err(), "64 MiB");
         // As many small ones as may be open fit.
-        let small =
-            query(&vec![r#"{"filter":{"$eq":[{"$field":"a"},{"$literal":1}]}}"#; 3].join(","));
+        let small = query(&[r#"{"filter":{"$eq":[{"$field":"a"},{"$literal":1}]}}"#; 3].join(","));
         assert!(streams.room_for(&small).unwrap() * MAX_OPEN < MAX_OPEN_MEMORY);
     }
 }
