@@ -105,7 +105,7 @@ pub(crate) struct StartArgs {
     /// Origin whose pages may use the server, beside loopback; repeatable [env: NIMBUS_CORS_ALLOW_ORIGINS, comma separated]
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     pub(crate) cors_allow_origin: Vec<String>,
-    /// Scheme and host by which clients reach the server, such as https://nimbus.example; functions see it in CONVEX_CLOUD_URL and CONVEX_SITE_URL [env: NIMBUS_PUBLIC_ORIGIN] [default: the address it listens on]
+    /// Scheme and host by which clients reach the server, such as `https://nimbus.example`; functions see it in CONVEX_CLOUD_URL and CONVEX_SITE_URL [env: NIMBUS_PUBLIC_ORIGIN] [default: the address it listens on]
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     pub(crate) public_origin: Option<String>,
     /// Host name under which the console is served, with everything below it [env: NIMBUS_TENANT_DOMAIN]
