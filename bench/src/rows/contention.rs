@@ -72,27 +72,30 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
         "syncs_per_commit": rounds.each(|r| r.syncs).samples,
         "noise": rounds.noise(),
     });
-    let noisy = rounds.noisy();
+    let job = "transfers, zipf 1.5, 64 clients, durable, in process";
+    let speed = (rounds.each(|r| r.per_second), rounds.each(|r| r.p99_ms));
     let convex = Spread::new(rounds.kept.iter().map(|_| CONVEX_PER_SECOND));
-    Ok(vec![
-        Line::new(
-            ROW,
-            "transfers, zipf 1.5, 64 clients, durable, in process",
-            Unit::PerSecond,
-            rounds.each(|r| r.per_second),
-        )
-        .against("Convex, published", Unit::PerSecond, convex)
-        .goal(Bound::AtLeast(1_000.0))
-        .facts(facts.clone(), noisy),
-        Line::new(
-            ROW,
-            "the same, p99",
-            Unit::Milliseconds,
-            rounds.each(|r| r.p99_ms),
-        )
-        .goal(Bound::AtMost(200.0))
-        .facts(facts, noisy),
-    ])
+    Ok(lines(ROW, job, speed, convex, facts, rounds.noisy()))
+}
+
+/// The lines of transfers: how many a second, beside what Convex published, and their p99 in ms.
+pub(super) fn lines(
+    row: &'static str,
+    job: &'static str,
+    (per_second, p99_ms): (Spread, Spread),
+    convex: Spread,
+    facts: serde_json::Value,
+    noisy: bool,
+) -> Vec<Line> {
+    vec![
+        Line::new(row, job, Unit::PerSecond, per_second)
+            .against("Convex, published", Unit::PerSecond, convex)
+            .goal(Bound::AtLeast(1_000.0))
+            .facts(facts.clone(), noisy),
+        Line::new(row, "the same, p99", Unit::Milliseconds, p99_ms)
+            .goal(Bound::AtMost(200.0))
+            .facts(facts, noisy),
+    ]
 }
 
 struct Round {

@@ -413,27 +413,11 @@ fn transfers(plan: &Plan) -> Result<Vec<Line>> {
         "syncs_per_commit": rounds.each(|r| r.syncs_per_commit).samples,
         "noise": rounds.noise(),
     });
-    let noisy = rounds.noisy();
+    let job = "transfers by mutations, zipf 1.5, 64 clients, durable";
+    let speed = (rounds.each(|r| r.per_second), rounds.each(|r| r.p99_ms));
     let convex = Spread::new(rounds.kept.iter().map(|_| contention::CONVEX_PER_SECOND));
-    Ok(vec![
-        Line::new(
-            ROW,
-            "transfers by mutations, zipf 1.5, 64 clients, durable",
-            Unit::PerSecond,
-            rounds.each(|r| r.per_second),
-        )
-        .against("Convex, published", Unit::PerSecond, convex)
-        .goal(Bound::AtLeast(1_000.0))
-        .facts(facts.clone(), noisy),
-        Line::new(
-            ROW,
-            "the same, p99",
-            Unit::Milliseconds,
-            rounds.each(|r| r.p99_ms),
-        )
-        .goal(Bound::AtMost(200.0))
-        .facts(facts, noisy),
-    ])
+    let noisy = rounds.noisy();
+    Ok(contention::lines(ROW, job, speed, convex, facts, noisy))
 }
 
 /// What first calls took, and what an idle isolate holds.

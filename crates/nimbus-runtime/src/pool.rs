@@ -97,7 +97,6 @@ impl Pool {
             egress: config.egress.clone(),
             lane,
             task,
-            timeout_ms: u64::try_from(config.timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
 

@@ -36,8 +36,6 @@ pub(crate) struct Setup {
     pub egress: EgressGrants,
     pub lane: Lane,
     pub task: Task,
-    /// How long the parent lets an invocation run, in ms; timers beyond it are pointless.
-    pub timeout_ms: u64,
 }
 
 /// What a worker process runs. V8 wants one snapshot for all isolates of a process, so it is either.

@@ -34,7 +34,7 @@ struct Inner {
     admission: Admission,
     pool: Pool,
     counters: Counters,
-    /// A generation per tenant; it changes when the tenant is stopped. `None`: stopped.
+    /// Given once a tenant is stopped.
     tenants: Mutex<HashMap<TenantId, signal::Sender<bool>>>,
     closing: signal::Sender<bool>,
 }
@@ -100,28 +100,25 @@ impl Runtime {
         let inner = &*self.inner;
         let stopped = self.signal(tenant)?;
         let limit = inner.config.max_nested_calls;
-        match nesting {
-            Some(nesting) if nesting.depth > limit => Err(RunError::NestedTooDeep { limit }),
+        let (slot, place) = match nesting {
+            Some(nesting) if nesting.depth > limit => {
+                return Err(RunError::NestedTooDeep { limit });
+            }
             Some(_) => {
                 metrics::add(&inner.counters.nested, 1);
                 let (slot, place) = inner.admission.enter_nested(tenant, limit).await?;
-                let place = Place::Nested(place);
-                Ok(Admitted {
-                    slot,
-                    place,
-                    stopped,
-                })
+                (slot, Place::Nested(place))
             }
             None => {
                 let (slot, place) = inner.admission.enter(tenant).await?;
-                let place = Place::InFlight(place);
-                Ok(Admitted {
-                    slot,
-                    place,
-                    stopped,
-                })
+                (slot, Place::InFlight(place))
             }
-        }
+        };
+        Ok(Admitted {
+            slot,
+            place,
+            stopped,
+        })
     }
 
     /// Waits for the turn of a function that runs again, since its transaction conflicted: before new ones.
@@ -131,10 +128,9 @@ impl Runtime {
     pub async fn admit_again(&self, tenant: &TenantId) -> Result<Admitted, RunError> {
         let stopped = self.signal(tenant)?;
         let slot = self.inner.admission.resume(tenant).await?;
-        let place = Place::None;
         Ok(Admitted {
             slot,
-            place,
+            place: Place::None,
             stopped,
         })
     }
@@ -175,7 +171,7 @@ impl Runtime {
             code: call.code.id.clone(),
             lane: Lane::of(call.kind),
         };
-        let worker = self.worker(&key).await?;
+        let mut worker = self.worker(&key).await?;
         metrics::add(&inner.counters.started, 1);
         let started = Instant::now();
         let mut canceled = CountCanceled(Some(&inner.counters));
@@ -196,7 +192,6 @@ impl Runtime {
             watch: Watch::new(&worker, cpu, inner.config.timeout),
             log_lines: Vec::new(),
         };
-        let mut worker = worker;
         let ended = conversation.run(&mut worker, &start).await;
         let log_lines = std::mem::take(&mut conversation.log_lines);
         drop(conversation);
@@ -357,15 +352,15 @@ impl Runtime {
     /// Ends the worker and says what its end means to the caller.
     async fn explain(&self, stop: Stop, mut worker: Worker, log_lines: Vec<String>) -> RunError {
         let counters = &self.inner.counters;
-        let said = match &stop {
-            Stop::Worker(_) => worker.last_words().await,
-            _ => String::new(),
-        };
-        let ended = match &stop {
-            Stop::Worker(_) => worker.end(&said).await,
+        let (said, ended) = match &stop {
+            Stop::Worker(_) => {
+                let said = worker.last_words().await;
+                let ended = worker.end(&said).await;
+                (said, ended)
+            }
             _ => {
                 worker.kill().await;
-                Ended::Killed
+                (String::new(), Ended::Killed)
             }
         };
         match stop {

@@ -37,7 +37,7 @@
       return (date) => real(date === undefined ? host.now() : date);
     } }.format, enumerable: false, configurable: true });
   }
-  hidden(globalThis, "performance", own.freeze({ now: () => host.performanceNow(), timeOrigin: 0, mark() {}, measure() {} }));
+  hidden(globalThis, "performance", own.freeze({ now: () => host.clock(), timeOrigin: 0, mark() {}, measure() {} }));
 
   const refused = (name) => () => {
     throw new own.Error(`Can't use ${name}() in queries and mutations. Please consider using an action. See https://docs.convex.dev/functions/actions for more details.`);
