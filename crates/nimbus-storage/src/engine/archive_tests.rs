@@ -1,37 +1,15 @@
 //! Archives: one commit's whole state whatever is written meanwhile, and tenants made from them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-
 use nimbus_core::{Object, TableName, TenantId, Value};
 
 use super::*;
-use crate::control::ControlDb;
 use crate::engine::asof::STEP;
 use crate::engine::rowcheck::RowCheck;
-use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
-use crate::{Engine, EngineOptions, FieldSchema, FieldType, IndexSchema, TableSchema};
-
-struct World {
-    _dir: tempfile::TempDir,
-    engine: Engine,
-}
-
-fn world() -> World {
-    let dir = tempfile::tempdir().unwrap();
-    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
-    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
-    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-    World { _dir: dir, engine }
-}
+use crate::engine::test_world::{World, world};
+use crate::{FieldSchema, FieldType, IndexSchema, TableSchema};
 
 impl World {
-    async fn tenant(&self, id: &str) -> Tenant {
-        let id: TenantId = id.parse().unwrap();
-        self.engine.create_tenant(&id).await.unwrap();
-        self.engine.tenant(&id).await.unwrap()
-    }
-
     async fn restored(&self, id: &str, archive: &All) -> Tenant {
         let id: TenantId = id.parse().unwrap();
         let begun = self.engine.begin_restore(&id, archive.head, archive.floor);

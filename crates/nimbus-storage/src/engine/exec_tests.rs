@@ -1,16 +1,11 @@
 //! The bound on documents scanned: which error says what, and that an index or a page avoids it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-
 use nimbus_core::{TableName, Value};
 
 use super::*;
-use crate::control::ControlDb;
-use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
-use crate::{
-    Engine, EngineOptions, FieldSchema, FieldType, FilterOp, IndexSchema, Order, TableSchema,
-};
+use crate::engine::test_world::world;
+use crate::{FieldSchema, FieldType, FilterOp, IndexSchema, Order, TableSchema};
 
 fn asked(filters: &[(&str, FilterOp)], order: Option<&str>) -> Query {
     Query {
@@ -33,13 +28,8 @@ fn asked(filters: &[(&str, FilterOp)], order: Option<&str>) -> Query {
 
 #[tokio::test]
 async fn scanning_too_much_asks_for_an_index() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
-    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
-    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-    let id = "t".parse().unwrap();
-    engine.create_tenant(&id).await.unwrap();
-    let tenant = engine.tenant(&id).await.unwrap();
+    let world = world();
+    let tenant = world.tenant("t").await;
     let table: TableName = "d".parse().unwrap();
     for _ in 0..3 {
         tenant

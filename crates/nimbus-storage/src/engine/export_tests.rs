@@ -1,15 +1,11 @@
 //! The bound on what an export keeps: changes to what is still to come, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-
 use nimbus_core::{Object, Value};
 
 use super::super::asof::{MAX_CHANGED_BYTES, STEP};
 use super::*;
-use crate::control::ControlDb;
-use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
-use crate::{Engine, EngineOptions};
+use crate::engine::test_world::world;
 
 fn body(len: usize) -> Object {
     Object::from([("s".to_owned(), Value::String("x".repeat(len)))])
@@ -17,13 +13,8 @@ fn body(len: usize) -> Object {
 
 #[tokio::test]
 async fn only_changes_to_what_is_still_to_come_are_kept_and_they_are_bounded() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
-    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
-    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-    let id = "t".parse().unwrap();
-    engine.create_tenant(&id).await.unwrap();
-    let tenant = engine.tenant(&id).await.unwrap();
+    let world = world();
+    let tenant = world.tenant("t").await;
     let table: TableName = "d".parse().unwrap();
     let mut ids = Vec::new();
     for _ in 0..4 * STEP {

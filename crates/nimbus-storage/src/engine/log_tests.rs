@@ -4,13 +4,9 @@
 use nimbus_core::{Object, TableName, Value};
 
 use super::*;
-use crate::control::ControlDb;
+use crate::engine::test_world::world;
 use crate::engine::view::MAX_READ_BYTES;
-use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
-use crate::{
-    Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp, IndexSchema, Query,
-    TableSchema,
-};
+use crate::{FieldSchema, FieldType, Filter, FilterOp, IndexSchema, Query, TableSchema};
 
 /// Documents of a megabyte each, changed once: more than one caller may read, in the table, in
 /// the log, and behind the entries of an index.
@@ -39,13 +35,8 @@ fn declared(table: &TableName) -> TableSchema {
 
 #[tokio::test]
 async fn whole_tenants_are_read_beyond_the_bound_of_a_query() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
-    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
-    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-    let id = "t".parse().unwrap();
-    engine.create_tenant(&id).await.unwrap();
-    let tenant = engine.tenant(&id).await.unwrap();
+    let world = world();
+    let tenant = world.tenant("t").await;
     let table: TableName = "d".parse().unwrap();
     tenant.put_schema(declared(&table)).await.unwrap();
     for _ in 0..DOCUMENTS {

@@ -32,6 +32,8 @@ mod rowcheck;
 mod schema_change;
 mod state;
 mod tenant;
+#[cfg(test)]
+mod test_world;
 mod txn;
 mod view;
 mod wake;

@@ -1,23 +1,15 @@
 //! Reads of a state are bounded, however much the engine read to find it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-
 use nimbus_core::{TableName, Value};
 
-use crate::control::ControlDb;
-use crate::provider::sqlite::{SqliteOptions, SqliteProvider};
-use crate::{Engine, EngineOptions, Query, StoreError};
+use crate::engine::test_world::world;
+use crate::{Query, StoreError};
 
 #[tokio::test]
 async fn the_bound_on_reads_holds_at_every_timestamp() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
-    let provider = SqliteProvider::open(SqliteOptions::new(dir.path()), control).unwrap();
-    let engine = Engine::new(Arc::new(provider), EngineOptions::default());
-    let id = "t".parse().unwrap();
-    engine.create_tenant(&id).await.unwrap();
-    let tenant = engine.tenant(&id).await.unwrap();
+    let world = world();
+    let tenant = world.tenant("t").await;
     let table: TableName = "d".parse().unwrap();
     let large = || [("a".to_owned(), Value::String("x".repeat(1_000_000)))].into();
     for _ in 0..9 {
