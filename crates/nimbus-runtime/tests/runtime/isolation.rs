@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use nimbus_runtime::{Answer, Host, JsFailure, Nesting, RunError, SyscallError, UdfKind};
 
 use crate::support::{
-    Table, call, children, code, ending, of, per_engine, runtime, runtime_with, state, until,
+    Table, call, children, code, ending, is_dead, of, per_engine, runtime, runtime_with, until,
 };
 
 /// Leaves its tenant's name wherever it can, and looks for another's.
@@ -200,7 +200,7 @@ async fn a_worker_that_somebody_kills_is_lost_and_replaced() {
     // And one that is killed while it waits for work.
     for pid in children(std::process::id()) {
         kill(pid);
-        until(|| state(pid).is_none_or(|(state, _)| state == 'Z')).await;
+        until(|| is_dead(pid)).await;
     }
     let result = runtime
         .run(
@@ -317,6 +317,6 @@ async fn workers_end_with_a_server_that_is_killed() {
     server.kill().unwrap();
     server.wait().unwrap();
     for pid in workers {
-        until(|| state(pid).is_none_or(|(state, _)| state == 'Z')).await;
+        until(|| is_dead(pid)).await;
     }
 }

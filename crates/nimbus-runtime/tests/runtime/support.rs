@@ -247,6 +247,12 @@ pub fn state(pid: u32) -> Option<(char, u32)> {
     Some((state, words.next()?.parse().ok()?))
 }
 
+/// All of a process has ended: its first thread can be a zombie while others still hold the sockets.
+pub fn is_dead(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state(pid).is_none_or(|(state, _)| state == 'Z' && threads <= 1)
+}
+
 /// Waits until `holds`; a test's own time limit is the only one.
 pub async fn until(holds: impl Fn() -> bool) {
     while !holds() {

@@ -329,6 +329,33 @@ pub trait TenantStore: Send + Sync + 'static {
     /// A caller that drops the future does not cancel the commit.
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>>;
 
+    /// Whether other processes may commit to this namespace while it is open here. Their commits show in
+    /// later snapshots, and a commit here that does not know of them fails with `HeadMoved`.
+    ///
+    /// Once another process deletes the tenant, `snapshot` fails with [`ProviderError::NotFound`] and
+    /// `commit` with [`CommitError::Closed`].
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Ends when another process may have committed since the last call ended, within the provider's
+    /// bound (a notification, or a poll). A hint: it may come for nothing, and one may stand for many.
+    /// Never ends where the namespace is not shared. Dropping the future loses no hint.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Locks the head of a shared namespace, so that no other process commits until the turn ends.
+    /// Waits for the turns of others, in whatever order the backend gives them.
+    ///
+    /// # Errors
+    /// `Transient` when the lock was not had in the provider's waiting time; `Closed`;
+    /// `Refused` where the namespace is not shared, which has no turns.
+    fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
+        let reason = "this storage is not shared and has no turns".to_owned();
+        Box::pin(std::future::ready(Err(CommitError::Refused { reason })))
+    }
+
     /// Finishes background work (checkpoint) and releases files and connections.
     /// Later calls fail with `Closed`.
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>>;
@@ -360,6 +387,19 @@ pub trait Snapshot: Send {
         direction: Direction,
         limit: usize,
     ) -> BoxFuture<'a, ProviderResult<Vec<Row>>>;
+}
+
+/// The newest state of a shared namespace while nobody else can commit; see [`TenantStore::turn`].
+///
+/// Dropping it gives the turn up. A backend ends the turn of a process that stopped within 10 s; its
+/// commit then fails and nothing of it is written.
+pub trait Turn: Snapshot {
+    /// Applies `batch` atomically and durably, and ends the turn. The batch builds on
+    /// [`Snapshot::head`], which cannot have moved.
+    ///
+    /// # Errors
+    /// As [`TenantStore::commit`], but for `HeadMoved`.
+    fn commit(self: Box<Self>, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>>;
 }
 
 /// Counters of one open store since it was opened.
