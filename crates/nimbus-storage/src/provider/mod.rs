@@ -6,6 +6,8 @@
 //! an implementation before trusting it.
 
 mod error;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod external;
 pub(crate) mod files;
 mod local;
 pub mod lock;
