@@ -7,6 +7,7 @@ mod format;
 pub(crate) mod hints;
 mod installation;
 mod names;
+pub(crate) mod pool;
 mod registry;
 mod settings;
 mod url;
