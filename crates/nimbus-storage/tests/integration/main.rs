@@ -4,5 +4,7 @@
 mod backup_providers;
 mod engine;
 mod local_fixture;
+mod postgres_conformance;
 mod redb_conformance;
+mod servers;
 mod sqlite_conformance;

@@ -6,6 +6,7 @@
 use nimbus_core::TenantId;
 use serde::{Deserialize, Serialize};
 
+use crate::control::RandomId;
 use crate::provider::{Head, ProviderError, ProviderResult};
 
 /// Key of the format row in `meta`. Written when the namespace is made only.
@@ -19,6 +20,7 @@ struct Format {
     format: String,
     version: u32,
     tenant: String,
+    life: RandomId,
 }
 
 /// The format row of a tenant's new namespace.
@@ -27,7 +29,7 @@ pub(crate) fn format_row(tenant: &TenantId) -> String {
 }
 
 /// The tenant that the format row names, or why it is not one.
-fn read(row: Option<&[u8]>) -> Result<TenantId, String> {
+fn read(row: Option<&[u8]>) -> Result<(TenantId, RandomId), String> {
     let row = row.ok_or("its format row is missing")?;
     let format: Format =
         serde_json::from_slice(row).map_err(|e| format!("its format row is unreadable: {e}"))?;
@@ -38,14 +40,13 @@ fn read(row: Option<&[u8]>) -> Result<TenantId, String> {
             format.format, format.version
         ));
     }
-    format
-        .tenant
-        .parse()
-        .map_err(|e| format!("its format row names no tenant: {e}"))
+    let tenant = format.tenant.parse();
+    let tenant = tenant.map_err(|e| format!("its format row names no tenant: {e}"))?;
+    Ok((tenant, format.life))
 }
 
-/// The tenant whose namespace has this format row; `None` if it is not a namespace of Nimbus.
-pub(crate) fn tenant_of(row: Option<&[u8]>) -> Option<TenantId> {
+/// The tenant whose namespace has this format row, and its life; `None` if it is not a namespace of Nimbus.
+pub(crate) fn tenant_of(row: Option<&[u8]>) -> Option<(TenantId, RandomId)> {
     read(row).ok()
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn check_format(
     tenant: &TenantId,
     row: Option<&[u8]>,
 ) -> ProviderResult<()> {
-    let found = read(row).map_err(|reason| corrupt(namespace, reason))?;
+    let (found, _) = read(row).map_err(|reason| corrupt(namespace, reason))?;
     if found != *tenant {
         let reason = format!("it is tenant {found}'s, expected {tenant}'s");
         return Err(corrupt(namespace, reason));
@@ -94,12 +95,13 @@ mod tests {
     #[test]
     fn the_format_row_names_its_tenant() {
         let (acme, other) = ("acme".parse().unwrap(), "other".parse().unwrap());
-        let row = format_row(&acme);
+        let life = RandomId::try_from("0f".repeat(16)).unwrap();
+        let row = format_row(&acme, life);
         assert_eq!(
             row,
-            r#"{"format":"nimbus-tenant","version":1,"tenant":"acme"}"#
+            format!(r#"{{"format":"nimbus-tenant","version":1,"tenant":"acme","life":"{life}"}}"#)
         );
-        assert_eq!(tenant_of(Some(row.as_bytes())), Some(acme.clone()));
+        assert_eq!(tenant_of(Some(row.as_bytes())), Some((acme.clone(), life)));
         check_format("n", &acme, Some(row.as_bytes())).unwrap();
         let refused = |row: Option<&str>| {
             let error = check_format("n", &other, row.map(str::as_bytes)).unwrap_err();

@@ -20,6 +20,7 @@ pub struct DatabaseUrl {
     text: Zeroizing<String>,
     shown: String,
     secrets: Vec<Zeroizing<String>>,
+    parameters: Vec<String>,
 }
 
 impl DatabaseUrl {
@@ -49,7 +50,10 @@ impl DatabaseUrl {
                 secrets.push(Zeroizing::new(value.into_owned()));
             }
         }
+        let parameters = parsed.query_pairs().map(|(key, _)| key.into_owned());
+        let parameters = parameters.collect();
         Ok(DatabaseUrl {
+            parameters,
             text: Zeroizing::new(text.to_owned()),
             shown: shown(parsed),
             secrets,
@@ -59,6 +63,11 @@ impl DatabaseUrl {
     /// The whole URL, for the database's client.
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it has one of these parameters.
+    pub(crate) fn has_parameter(&self, names: &[&str]) -> bool {
+        self.parameters.iter().any(|p| names.contains(&p.as_str()))
     }
 
     /// A text of someone else, without the password.
