@@ -85,6 +85,8 @@ struct Shared {
     tasks: Tasks,
     #[cfg(test)]
     stop_at: std::sync::Mutex<Option<&'static str>>,
+    #[cfg(test)]
+    stopped: tokio::sync::Notify,
 }
 
 /// Tasks that end with the provider.
@@ -105,9 +107,11 @@ impl Drop for Tasks {
 impl Shared {
     /// A step of creating or deleting, at which tests stop as a crash would.
     #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
     async fn reached(&self, step: &'static str) {
         let stop_at = *self.stop_at.lock().unwrap();
         if stop_at == Some(step) {
+            self.stopped.notify_one();
             std::future::pending::<()>().await;
         }
     }
@@ -179,6 +183,8 @@ impl PostgresProvider {
             tasks: Tasks(tasks.into()),
             #[cfg(test)]
             stop_at: std::sync::Mutex::default(),
+            #[cfg(test)]
+            stopped: tokio::sync::Notify::new(),
         };
         lifecycle::recover(&shared).await?;
         Ok(PostgresProvider {
@@ -300,3 +306,7 @@ impl Provider for PostgresProvider {
         self.look().boxed()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

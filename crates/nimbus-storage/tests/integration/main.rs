@@ -4,7 +4,9 @@
 mod backup_providers;
 mod engine;
 mod local_fixture;
+#[cfg(feature = "postgres")]
 mod postgres_conformance;
 mod redb_conformance;
+#[cfg(feature = "postgres")]
 mod servers;
 mod sqlite_conformance;
