@@ -9,6 +9,7 @@ mod error;
 pub(crate) mod files;
 mod local;
 pub mod lock;
+pub mod memory;
 pub mod redb;
 pub mod sqlite;
 #[cfg(test)]

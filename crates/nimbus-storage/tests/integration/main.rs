@@ -4,5 +4,6 @@
 mod backup_providers;
 mod engine;
 mod local_fixture;
+mod memory_conformance;
 mod redb_conformance;
 mod sqlite_conformance;
