@@ -235,6 +235,8 @@ impl Job {
         if !cache.is_on() {
             return self.run_query(None).await.map(Arc::new);
         }
+        // What is kept must be as new as what other servers acknowledged before this call.
+        self.tenant.catch_up().await?;
         let key = Key::of(self);
         // A run that began before this call may miss what the caller knows of; one that began while
         // it waited does not.

@@ -136,16 +136,22 @@ async fn in_time<T>(time: Duration, running: impl Future<Output = ApiResult<T>>)
     }
 }
 
+/// Time of the newest commit of any server.
+async fn newest(entered: &Entered) -> ApiResult<u64> {
+    entered.tenant.catch_up().await?;
+    Ok(entered.tenant.latest_timestamp())
+}
+
 pub(crate) async fn query_ts(call: ConvexCall) -> Answer {
     let (entered, _) = enter(call).await?;
-    json(timestamp_answer(entered.tenant.latest_timestamp()))
+    json(timestamp_answer(newest(&entered).await?))
 }
 
 pub(crate) async fn query_batch(call: ConvexCall) -> Answer {
     let (entered, body) = enter(call).await?;
     let body: BatchBody = parse(&read(&entered.headers, body).await?)?;
     let all = body.wanted(entered.client.default_format)?;
-    let at = entered.tenant.latest_timestamp();
+    let at = newest(&entered).await?;
     let request = entered.exchange.id.hex();
     let running = async {
         let mut answer = BatchAnswer::new();

@@ -47,7 +47,7 @@ impl Tenant {
     /// # Errors
     /// The provider's failure.
     pub(crate) async fn archive(&self) -> StoreResult<Archive> {
-        let pin = self.pin_whole_log().await;
+        let pin = self.pin_whole_log().await?;
         let mut view = self.inner.durable_view(false).await?.unbounded();
         let head = view.get(Keyspace::Meta, HEAD_KEY).await?;
         let head = Head::decode(&head.unwrap_or_default())

@@ -367,6 +367,11 @@ impl TableDef {
             .map(Bytes::from)
             .map_err(|e| StoreError::corrupt(format!("table definition does not encode: {e}")))
     }
+
+    pub(crate) fn decode(row: &[u8]) -> StoreResult<TableDef> {
+        serde_json::from_slice(row)
+            .map_err(|e| StoreError::corrupt(format!("table definition does not decode: {e}")))
+    }
 }
 
 /// Lists how `document` contradicts `fields`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::follow;
 use super::function::CommitStamp;
 use super::readset::SpaceKey;
 use super::state::{Member, Outcome, Proposal, Submitted, TakenBatch};
@@ -174,14 +175,33 @@ pub(crate) async fn enqueue(
     }
 }
 
+/// What the committer has to do.
+enum Work {
+    Write(TakenBatch),
+    /// Another server may have committed.
+    Follow,
+    /// The tenant is closed, and everything accepted is answered.
+    End,
+}
+
 /// Drives batches until the tenant is closed and everything accepted is answered.
 pub(crate) async fn run(tenant: Arc<TenantInner>) {
-    while let Some(batch) = next_batch(&tenant).await {
+    drive(&tenant).await;
+    // Nobody looks for commits of others any more.
+    tenant.followed.send_modify(|times| *times += 1);
+}
+
+async fn drive(tenant: &TenantInner) {
+    loop {
+        let work = next_work(tenant).await;
+        if matches!(work, Work::End) {
+            return;
+        }
         // The members of a batch that panics are dropped unanswered: their outcome is unknown.
-        let written = AssertUnwindSafe(write(&tenant, batch)).catch_unwind().await;
-        if written.is_err() {
+        let done = AssertUnwindSafe(perform(tenant, work)).catch_unwind().await;
+        if done.is_err() {
             tracing::error!(tenant = %tenant.id, "the committer panicked; the tenant is closed");
-            give_up(&tenant);
+            give_up(tenant);
         }
         if tenant.failed.load(Ordering::Acquire) {
             return;
@@ -189,7 +209,7 @@ pub(crate) async fn run(tenant: Arc<TenantInner>) {
     }
 }
 
-async fn next_batch(tenant: &TenantInner) -> Option<TakenBatch> {
+async fn next_work(tenant: &TenantInner) -> Work {
     loop {
         // Let every task that is ready to submit do so first: they then share this sync.
         tokio::task::yield_now().await;
@@ -197,19 +217,41 @@ async fn next_batch(tenant: &TenantInner) -> Option<TakenBatch> {
             let mut state = tenant.state();
             (state.take_batch(), state.closed)
         };
-        if batch.is_some() {
+        if let Some(batch) = batch {
             tenant.room.notify_waiters();
-            return batch;
+            return Work::Write(batch);
         }
         if closed {
-            return None;
+            return Work::End;
         }
-        tenant.work.notified().await;
+        if tenant.follow_wanted.swap(false, Ordering::AcqRel) {
+            return Work::Follow;
+        }
+        if !tenant.store.is_shared() || !tenant.live.is_watched() {
+            tenant.work.notified().await;
+            continue;
+        }
+        // Only where somebody waits to be told: other reads ask for themselves.
+        tokio::select! {
+            () = tenant.work.notified() => {}
+            () = tenant.store.changed() => return Work::Follow,
+        }
+    }
+}
+
+async fn perform(tenant: &TenantInner, work: Work) {
+    match work {
+        Work::Write(batch) => write(tenant, batch).await,
+        Work::Follow => follow::follow(tenant).await,
+        Work::End => {}
     }
 }
 
 async fn write(tenant: &TenantInner, taken: TakenBatch) {
     match offer(tenant, &taken).await {
+        Err(CommitError::HeadMoved { .. }) if tenant.store.is_shared() => {
+            follow::commit_in_turn(tenant, taken).await;
+        }
         Err(CommitError::Refused { reason }) if taken.members.len() > 1 => {
             one_by_one(tenant, taken.members, &reason).await;
         }
@@ -234,9 +276,17 @@ async fn offer(tenant: &TenantInner, taken: &TakenBatch) -> Result<(), CommitErr
 }
 
 /// Answers the members of a batch as the provider decided.
-fn conclude(tenant: &TenantInner, taken: TakenBatch, result: Result<(), CommitError>) {
+pub(super) fn conclude(tenant: &TenantInner, taken: TakenBatch, result: Result<(), CommitError>) {
     let members = taken.members;
     match result {
+        // Another server came in between, for one of the members of a refused batch.
+        Err(CommitError::HeadMoved { .. }) if tenant.store.is_shared() => {
+            tenant.want_follow();
+            let waiting = reset(tenant);
+            for member in members.into_iter().chain(waiting) {
+                let _ = member.reply.send(Outcome::Rerun);
+            }
+        }
         Ok(()) => settle(tenant, taken.batch.head, members),
         Err(CommitError::Full { what }) => {
             abort(tenant, members, |_| StoreError::StorageFull {
@@ -360,7 +410,7 @@ fn fail(tenant: &TenantInner, members: Vec<Member>, error: &CommitError) {
 
 /// The store can no longer be trusted to agree with memory: the tenant is closed, and the next
 /// caller opens it again and sees what the disk holds.
-fn give_up(tenant: &TenantInner) {
+pub(super) fn give_up(tenant: &TenantInner) {
     tenant.failed.store(true, Ordering::Release);
     tenant.state().closed = true;
     for member in reset(tenant) {

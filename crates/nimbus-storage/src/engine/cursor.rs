@@ -73,6 +73,18 @@ impl Position {
 pub(crate) struct CursorKey(pub(crate) [u8; 32]);
 
 impl CursorKey {
+    /// Whether it is the same key, in constant time.
+    pub(crate) fn is(&self, other: &CursorKey) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    /// The stored form.
+    pub(crate) fn decode(stored: &[u8]) -> StoreResult<CursorKey> {
+        let key = <[u8; 32]>::try_from(stored);
+        let key = key.map_err(|_| StoreError::corrupt("the cursor key is not 32 bytes"))?;
+        Ok(CursorKey(key))
+    }
+
     pub(crate) fn tag(&self, bytes: &[u8]) -> [u8; TAG] {
         // HMAC takes keys of any length, so this cannot fail; a failure yields a tag that
         // no cursor carries.

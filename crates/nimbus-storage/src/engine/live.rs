@@ -155,6 +155,12 @@ impl Live {
         self.lock().settled
     }
 
+    /// Whether somebody waits to be told of commits.
+    pub(crate) fn is_watched(&self) -> bool {
+        let registry = self.lock();
+        !registry.groups.is_empty() || !registry.watched.is_empty()
+    }
+
     /// Watches a read set until the first commit after this that touches it. Returns its number,
     /// and where its end will be told; `None` once the tenant is closed.
     pub(crate) fn watch(
@@ -200,6 +206,23 @@ impl Live {
         if !registry.queue.is_empty() {
             self.work.notify_one();
         }
+    }
+
+    /// Queues every query and ends every watch: nobody knows what commits up to `settled` touched.
+    pub(crate) fn invalidate_all(&self, settled: CommitStamp) {
+        let mut registry = self.lock();
+        let before = std::mem::replace(&mut registry.settled, settled);
+        let watched: Vec<u64> = registry.watched.keys().copied().collect();
+        for id in watched {
+            if let Some(watched) = registry.take_watched(id) {
+                watched.ended.send_replace(Some(before));
+            }
+        }
+        let groups: Vec<u64> = registry.groups.keys().copied().collect();
+        for id in groups {
+            registry.mark(id);
+        }
+        self.work.notify_one();
     }
 
     /// Ends every subscription.
@@ -363,6 +386,7 @@ impl Tenant {
         }
         drop(registry);
         self.inner.live.work.notify_one();
+        self.inner.begin_to_follow();
         Ok(Subscription {
             group: id,
             results,

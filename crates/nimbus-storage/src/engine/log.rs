@@ -20,6 +20,7 @@ use super::readset::ReadSet;
 use super::record::{self, Image, LoggedWrite, Record, Write};
 use super::state::{Proposal, Writes};
 use super::tenant::{Tenant, TenantInner, now_ns};
+use super::upkeep;
 use super::view::{Scan, View};
 use crate::error::{CommitId, StoreError, StoreResult};
 use crate::provider::{Direction, KeyRange, Keyspace};
@@ -105,6 +106,11 @@ impl LogControl {
 
     pub(crate) fn floor(&self) -> Floor {
         *self.floor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how far the log is pruned.
+    pub(crate) fn set_floor(&self, floor: Floor) {
+        *self.floor.lock().unwrap_or_else(PoisonError::into_inner) = floor;
     }
 
     /// Counts a batch and now and then asks the background task to prune.
@@ -366,10 +372,11 @@ impl Tenant {
     }
 
     /// Keeps all that is left of the log from being pruned.
-    pub(crate) async fn pin_whole_log(&self) -> LogPin {
+    pub(crate) async fn pin_whole_log(&self) -> StoreResult<LogPin> {
         // A step of pruning that has begun does not look at pins again.
         let _none_in_progress = self.inner.log.pruning.lock().await;
-        self.pin_log(self.inner.log.floor().sequence)
+        let floor = upkeep::refresh_floor(&self.inner).await?;
+        Ok(self.pin_log(floor.sequence))
     }
 
     /// Keeps the log after `sequence` from being pruned.
@@ -447,7 +454,7 @@ fn raw(value: Option<Bytes>) -> StoreResult<Option<Box<RawValue>>> {
 
 /// The value of an image. A large after-image lives in its keyspace, or, once it was
 /// overwritten, in the before-image of the commit that did so.
-async fn resolve(
+pub(super) async fn resolve(
     view: &mut View,
     sequence: u64,
     write: &LoggedWrite,
@@ -496,7 +503,7 @@ pub(crate) async fn prune(tenant: &Arc<TenantInner>, everything: bool) -> StoreR
 }
 
 async fn prune_step(tenant: &Arc<TenantInner>, everything: bool, target: u64) -> StoreResult<u64> {
-    let floor = tenant.log.floor();
+    let floor = upkeep::refresh_floor(tenant).await?;
     let options = &tenant.shared.options;
     let oldest = now_ns()
         .saturating_sub(u64::try_from(options.log_retention.as_nanos()).unwrap_or(u64::MAX));
@@ -537,22 +544,18 @@ async fn prune_step(tenant: &Arc<TenantInner>, everything: bool, target: u64) ->
     if records == 0 {
         return Ok(0);
     }
-    let floor_key = (Keyspace::Meta, Bytes::from_static(FLOOR_KEY));
-    writes.insert(
-        floor_key,
-        Write {
-            before: None,
-            after: Some(next.encode()?),
-        },
-    );
-    if !maintain(tenant, None, writes).await? {
+    let done = if tenant.store.is_shared() {
+        let rows = writes.keys().map(|(_, key)| key.to_vec());
+        upkeep::prune_step(tenant, floor, next, rows).await?
+    } else {
+        let floor_key = (Keyspace::Meta, Bytes::from_static(FLOOR_KEY));
+        writes.insert(floor_key, Write::to(Some(next.encode()?)));
+        maintain(tenant, None, writes).await?
+    };
+    if !done {
         return Ok(0);
     }
-    *tenant
-        .log
-        .floor
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = next;
+    tenant.log.set_floor(next);
     tenant.counters.pruned.fetch_add(records, Ordering::Relaxed);
     Ok(records)
 }

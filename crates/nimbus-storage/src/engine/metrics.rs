@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) documents_written: AtomicU64,
     pub(crate) index_entries_written: AtomicU64,
     pub(crate) reevaluations: AtomicU64,
+    /// Commits of other servers that were taken in.
+    pub(crate) followed: AtomicU64,
     pub(crate) pruned: AtomicU64,
     pub(crate) backfilled: AtomicU64,
 }

@@ -14,6 +14,7 @@ mod commit;
 mod cursor;
 mod exec;
 mod export;
+mod follow;
 mod function;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -26,15 +27,18 @@ mod metrics;
 mod overlay;
 mod query;
 mod readset;
+mod rebase;
 mod record;
 mod restore;
 mod rowcheck;
 mod schema_change;
+mod schema_turn;
 mod state;
 mod tenant;
 #[cfg(test)]
 mod test_world;
 mod txn;
+mod upkeep;
 mod view;
 mod wake;
 
@@ -93,7 +97,8 @@ use tenant::TenantInner;
 
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{
-    Batch, Direction, Head, KeyRange, Keyspace, Provider, Snapshot, TenantStore,
+    Batch, CommitError, Direction, Head, KeyRange, Keyspace, Provider, ProviderError, Snapshot,
+    TenantStore,
 };
 
 /// Meta row with the tenant's secret for cursors: 32 random bytes.
@@ -177,6 +182,8 @@ pub(crate) struct EngineShared {
     pub(crate) options: EngineOptions,
     /// Counts uses, to order tenants by the last one.
     pub(crate) clock: AtomicU64,
+    /// Tells this engine from others that share its tenants. Random, so it dies with the process.
+    pub(crate) server: Arc<str>,
 }
 
 struct OpenTenant {
@@ -226,6 +233,7 @@ impl Engine {
                 shared: Arc::new(EngineShared {
                     options,
                     clock: AtomicU64::new(0),
+                    server: server_name(),
                 }),
                 open: Mutex::new(HashMap::new()),
                 gates: Mutex::new(HashMap::new()),
@@ -329,6 +337,8 @@ impl Engine {
 
     async fn open_in_turn(&self, tenant: &TenantId) -> StoreResult<Tenant> {
         if !self.inner.provider.contains(tenant).await? {
+            // Another server may have deleted it while it was open here.
+            self.retire_failed(tenant).await;
             return Err(StoreError::TenantNotFound {
                 tenant: tenant.clone(),
             });
@@ -506,6 +516,15 @@ impl Engine {
     }
 }
 
+/// 16 hexadecimal digits; without random numbers, what tells processes of one machine apart.
+fn server_name() -> Arc<str> {
+    let mut random = [0; 8];
+    match fill_random(&mut random) {
+        Ok(()) => data_encoding::HEXLOWER.encode(&random).into(),
+        Err(_) => format!("{}-{}", std::process::id(), tenant::now_ns()).into(),
+    }
+}
+
 /// Runs work to its end even if the caller goes away, as clients that disconnect do: a tenant
 /// that is closed half-way could be opened a second time beside what is left of the first.
 async fn to_its_end<T: Send + 'static>(
@@ -530,6 +549,68 @@ pub(crate) enum Unfinished {
     Allowed,
 }
 
+/// What an open tenant keeps in memory, as storage has it.
+pub(crate) struct Loaded {
+    pub(crate) head: Head,
+    pub(crate) catalog: Catalog,
+    /// Log bytes written up to the head.
+    pub(crate) log_offset: u64,
+    pub(crate) floor: Floor,
+    /// `None` for a tenant that was never opened.
+    pub(crate) cursor_key: Option<CursorKey>,
+    restoring: bool,
+}
+
+impl Loaded {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// `Corrupt`; the provider's failure.
+    pub(crate) async fn read(snapshot: &mut dyn Snapshot) -> StoreResult<Loaded> {
+        let head = snapshot.head().await?;
+        let rows = snapshot
+            .get_many(
+                Keyspace::Meta,
+                &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY, RESTORING_KEY],
+            )
+            .await?;
+        let [cursor_key, floor, counters, restoring] =
+            <[Option<Bytes>; 4]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+        let mut catalog = Catalog::default();
+        catalog.apply(COUNTERS_KEY, counters.as_deref())?;
+        let mut range = KeyRange::prefix(TABLE_PREFIX);
+        loop {
+            let rows = snapshot
+                .scan(Keyspace::Meta, &range, Direction::Forward, 1_000)
+                .await?;
+            let Some((last, _)) = rows.last() else { break };
+            range.start = [last.as_slice(), &[0]].concat();
+            for (key, value) in &rows {
+                catalog.apply(key, Some(value))?;
+            }
+        }
+        let floor = Floor::decode(floor.as_deref())?;
+        let log_offset = match newest_record(snapshot, head).await? {
+            Some(record) => record.offset + record.size,
+            None if head.sequence == floor.sequence => floor.offset,
+            None => {
+                return Err(StoreError::corrupt(format!(
+                    "the log ends before the head {head:?}"
+                )));
+            }
+        };
+        let cursor_key = cursor_key.map(|stored| CursorKey::decode(&stored));
+        Ok(Loaded {
+            head,
+            catalog,
+            log_offset,
+            floor,
+            cursor_key: cursor_key.transpose()?,
+            restoring: restoring.is_some(),
+        })
+    }
+}
+
 /// Reads what an open tenant keeps in memory, and makes what a new one still lacks.
 async fn load(
     tenant: &TenantId,
@@ -538,59 +619,26 @@ async fn load(
     unfinished: Unfinished,
 ) -> StoreResult<TenantInner> {
     let mut snapshot = store.snapshot().await?;
-    let head = snapshot.head().await?;
-    let rows = snapshot
-        .get_many(
-            Keyspace::Meta,
-            &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY, RESTORING_KEY],
-        )
-        .await?;
-    let [cursor_key, floor, counters, restoring] =
-        <[Option<Bytes>; 4]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
-    if restoring.is_some() && unfinished == Unfinished::Refused {
+    let loaded = Loaded::read(&mut *snapshot).await?;
+    drop(snapshot);
+    if loaded.restoring && unfinished == Unfinished::Refused {
         return Err(StoreError::RestoreUnfinished {
             tenant: tenant.clone(),
         });
     }
-    let mut catalog = Catalog::default();
-    catalog.apply(COUNTERS_KEY, counters.as_deref())?;
-    let mut range = KeyRange::prefix(TABLE_PREFIX);
-    loop {
-        let rows = snapshot
-            .scan(Keyspace::Meta, &range, Direction::Forward, 1_000)
-            .await?;
-        let Some((last, _)) = rows.last() else { break };
-        range.start = [last.as_slice(), &[0]].concat();
-        for (key, value) in &rows {
-            catalog.apply(key, Some(value))?;
-        }
-    }
-    let floor = Floor::decode(floor.as_deref())?;
-    let log_offset = match newest_record(&mut *snapshot, head).await? {
-        Some(record) => record.offset + record.size,
-        None if head.sequence == floor.sequence => floor.offset,
-        None => {
-            return Err(StoreError::corrupt(format!(
-                "the log ends before the head {head:?}"
-            )));
-        }
+    let cursor_key = match loaded.cursor_key {
+        Some(key) => key,
+        None if store.is_shared() => shared_cursor_key(&*store).await?,
+        None => new_cursor_key(&*store, loaded.head).await?,
     };
-    drop(snapshot);
-    let cursor_key = match cursor_key {
-        Some(stored) => CursorKey(
-            <[u8; 32]>::try_from(stored.as_ref())
-                .map_err(|_| StoreError::corrupt("the cursor key is not 32 bytes"))?,
-        ),
-        None => new_cursor_key(&*store, head).await?,
-    };
-    let state = State::new(head, catalog, log_offset);
+    let state = State::new(loaded.head, loaded.catalog, loaded.log_offset);
     Ok(TenantInner::new(
         tenant.clone(),
         store,
         shared,
         cursor_key,
         state,
-        floor,
+        loaded.floor,
     ))
 }
 
@@ -622,6 +670,27 @@ async fn newest_record(snapshot: &mut dyn Snapshot, head: Head) -> StoreResult<O
         ));
     }
     Ok(Some(record))
+}
+
+/// As [`new_cursor_key`], once for all servers that share the tenant.
+async fn shared_cursor_key(store: &dyn TenantStore) -> StoreResult<CursorKey> {
+    let failed = |e: CommitError| {
+        let what = format!("writing the cursor key: {e}");
+        StoreError::Storage(ProviderError::Busy { what })
+    };
+    let mut turn = store.turn().await.map_err(failed)?;
+    let head = turn.head().await?;
+    let stored = turn.get_many(Keyspace::Meta, &[CURSOR_KEY]).await?;
+    if let Some(stored) = stored.into_iter().next().flatten() {
+        return CursorKey::decode(&stored);
+    }
+    let mut key = [0; 32];
+    fill_random(&mut key)?;
+    let value = Bytes::copy_from_slice(&key);
+    let row = ((Keyspace::Meta, CURSOR_KEY.to_vec()), Some(value));
+    let writes = std::collections::BTreeMap::from([row]);
+    turn.commit(Batch { head, writes }).await.map_err(failed)?;
+    Ok(CursorKey(key))
 }
 
 /// Gives a tenant its secret for cursors. It is no commit of the tenant's: the log, which

@@ -24,7 +24,7 @@ use super::state::Writes;
 use super::tenant::{Tenant, TenantInner};
 use super::txn::Transaction;
 use super::view::{Scan, View};
-use super::{index, log};
+use super::{index, log, upkeep};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{Direction, KeyRange, Keyspace};
 
@@ -32,6 +32,8 @@ use crate::provider::{Direction, KeyRange, Keyspace};
 pub(crate) const STEP: usize = 256;
 /// How often an open tenant looks for expired log records when nothing else wakes it.
 const TICK: Duration = Duration::from_secs(30);
+/// How often it looks whether another server still does what there is to do.
+const TAKE_OVER: Duration = Duration::from_secs(3);
 /// Pause after a background step failed, for example on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -46,7 +48,7 @@ impl Tenant {
     /// contradicts it; then nothing changed.
     pub async fn put_schema(&self, schema: TableSchema) -> StoreResult<()> {
         schema.check()?;
-        let _one_at_a_time = self.inner.schema_lock.lock().await;
+        let _one_at_a_time = self.schema_turn().await?;
         if let Some(def) = self.catalog().table(&schema.table) {
             refuse_deployed(def)?;
         }
@@ -75,7 +77,7 @@ impl Tenant {
             }
             self.transact(|tx| {
                 let schema = schema.clone();
-                Box::pin(async move { finish_schema(tx, &schema).await })
+                Box::pin(async move { finish_pending(tx, &schema).await })
             })
             .await?;
         }
@@ -88,7 +90,7 @@ impl Tenant {
     /// # Errors
     /// `SchemaNotFound`; `InvalidInput` for a table that the deployed schema declares.
     pub async fn delete_schema(&self, table: &TableName) -> StoreResult<()> {
-        let _one_at_a_time = self.inner.schema_lock.lock().await;
+        let _one_at_a_time = self.schema_turn().await?;
         self.transact(|tx| {
             let table = table.clone();
             Box::pin(async move {
@@ -180,6 +182,19 @@ async fn begin_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult
     Ok(false)
 }
 
+/// Finishes what [`begin_schema`] began, unless another server took this one for dead and undid it.
+async fn finish_pending(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<()> {
+    let def = tx.table(&schema.table).await;
+    let begun = def.is_some_and(|def| def.pending.as_ref() == Some(&schema.fields));
+    if !begun {
+        return Err(StoreError::Conflict {
+            attempts: 1,
+            table: Some(schema.table.clone()),
+        });
+    }
+    finish_schema(tx, schema).await
+}
+
 /// Makes the new schema the table's own and declares what changed among the indexes.
 async fn finish_schema(tx: &mut Transaction, schema: &TableSchema) -> StoreResult<()> {
     let def = tx.table_or_new(&schema.table).await?;
@@ -259,8 +274,12 @@ pub(crate) async fn next_step(
 pub(crate) async fn run(tenant: Arc<TenantInner>) {
     loop {
         match step_all(&tenant).await {
-            Ok(()) => {
-                let _ = tokio::time::timeout(TICK, tenant.background.notified()).await;
+            Ok(left) => {
+                let pause = match left {
+                    Left::Nothing => TICK,
+                    Left::ToAnother => TAKE_OVER,
+                };
+                let _ = tokio::time::timeout(pause, tenant.background.notified()).await;
             }
             Err(StoreError::Closed) => return,
             Err(error) => {
@@ -274,9 +293,19 @@ pub(crate) async fn run(tenant: Arc<TenantInner>) {
     }
 }
 
-async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
+/// What is left to do after the background work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// Another server, or a call in this one, is at it; or died over it.
+    ToAnother,
+}
+
+async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<Left> {
     let lease = Tenant::hold(tenant.clone());
-    abandon_pending(&lease).await?;
+    // Another server's schema changes and indexes are known by its commits only.
+    lease.catch_up().await?;
+    let pending = abandon_pending(&lease).await?;
     // What a push left must not keep anything else from being done.
     let recovered = super::app::recover(&lease).await;
     while let Some((table, index)) = unfinished(&lease.catalog()) {
@@ -286,7 +315,7 @@ async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
                 set_state(&lease, &table.name, index.id, Some(IndexState::Enabled)).await?;
             }
             IndexState::Deleting => {
-                clear(tenant, &index).await?;
+                clear(tenant, &table, &index).await?;
                 set_state(&lease, &table.name, index.id, None).await?;
             }
             IndexState::Enabled => {}
@@ -295,7 +324,10 @@ async fn step_all(tenant: &Arc<TenantInner>) -> StoreResult<()> {
     if !tenant.log_is_fresh() {
         log::prune(tenant, false).await?;
     }
-    recovered
+    match recovered? {
+        Left::Nothing => Ok(pending),
+        left => Ok(left),
+    }
 }
 
 impl TenantInner {
@@ -309,20 +341,22 @@ impl TenantInner {
 }
 
 /// A schema change that a crash cut short was never acknowledged: forget it.
-async fn abandon_pending(tenant: &Tenant) -> StoreResult<()> {
-    let Ok(_free) = tenant.inner.schema_lock.try_lock() else {
-        return Ok(());
+async fn abandon_pending(tenant: &Tenant) -> StoreResult<Left> {
+    let pending = || -> Vec<TableName> {
+        let catalog = tenant.catalog();
+        let found = catalog.tables().filter(|t| t.pending.is_some());
+        found.map(|t| t.name.clone()).collect()
     };
-    let pending: Vec<TableName> = tenant
-        .catalog()
-        .tables()
-        .filter(|t| t.pending.is_some())
-        .map(|t| t.name.clone())
-        .collect();
-    for table in pending {
+    if pending().is_empty() {
+        return Ok(Left::Nothing);
+    }
+    let Some(_free) = tenant.try_schema_turn().await? else {
+        return Ok(Left::ToAnother);
+    };
+    for table in pending() {
         tenant.clear_pending(&table).await?;
     }
-    Ok(())
+    Ok(Left::Nothing)
 }
 
 fn unfinished(catalog: &Catalog) -> Option<(Arc<TableDef>, IndexDef)> {
@@ -386,6 +420,12 @@ impl Filling {
         table: &TableDef,
         index: &IndexDef,
     ) -> StoreResult<bool> {
+        if tenant.store.is_shared() {
+            let done = upkeep::fill_step(tenant, table, index, &mut self.remaining).await?;
+            let counted = &tenant.counters.backfilled;
+            counted.fetch_add(done as u64, Ordering::Relaxed);
+            return Ok(done > 0);
+        }
         // Not the durable state: under load, that of a document which changes in every batch is
         // always out of date.
         let mut view = tenant.newest_view().await?;
@@ -441,7 +481,11 @@ fn wanted(tenant: &TenantInner, table: &TableName, index: &IndexDef) -> bool {
 }
 
 /// Removes every entry of an index that no transaction maintains or reads any more.
-async fn clear(tenant: &Arc<TenantInner>, index: &IndexDef) -> StoreResult<()> {
+async fn clear(tenant: &Arc<TenantInner>, table: &TableDef, index: &IndexDef) -> StoreResult<()> {
+    if tenant.store.is_shared() {
+        while upkeep::clear_step(tenant, table, index).await? > 0 {}
+        return Ok(());
+    }
     let mut remaining = KeyRange::prefix(&index.id.to_be_bytes());
     loop {
         let mut view = tenant.durable_view(false).await?;

@@ -74,7 +74,7 @@ pub(crate) struct Member {
     pub(crate) proposal: Proposal,
     /// The head once this member is applied.
     pub(crate) head: Head,
-    record: Option<String>,
+    pub(super) record: Option<String>,
     pub(crate) reply: oneshot::Sender<Outcome>,
 }
 
@@ -104,6 +104,13 @@ pub(crate) struct TakenBatch {
     pub(crate) members: Vec<Member>,
 }
 
+impl TakenBatch {
+    /// Members that cannot be written.
+    pub(crate) fn of(durable: Head, members: Vec<Member>) -> TakenBatch {
+        flatten(durable, members)
+    }
+}
+
 /// See the module documentation.
 pub(crate) struct State {
     /// Newest validated commit.
@@ -115,16 +122,18 @@ pub(crate) struct State {
     pub(crate) epoch: u64,
     pub(crate) overlay: Overlay,
     /// Catalog per first sequence, ascending; always one at or below `durable`.
-    catalogs: VecDeque<(u64, Arc<Catalog>)>,
+    pub(super) catalogs: VecDeque<(u64, Arc<Catalog>)>,
     ring: VecDeque<Committed>,
     ring_keys: usize,
     /// Commits above this one are all in the ring.
     ring_floor: u64,
-    building: Vec<Member>,
-    building_bytes: usize,
+    pub(super) building: Vec<Member>,
+    pub(super) building_bytes: usize,
     /// Log bytes written up to `head`.
     pub(crate) log_offset: u64,
-    durable_log_offset: u64,
+    pub(super) durable_log_offset: u64,
+    /// Epochs that ended, ascending, each with the newest durable commit of its end.
+    pub(super) ended: VecDeque<(u64, u64)>,
     pub(crate) closed: bool,
     /// The members of a refused batch are being committed one by one: whatever was numbered
     /// meanwhile would stand between them in the chain, so it waits.
@@ -148,6 +157,7 @@ impl State {
             building_bytes: 0,
             log_offset,
             durable_log_offset: log_offset,
+            ended: VecDeque::new(),
             closed: false,
             one_by_one: false,
             validate: true,
@@ -201,7 +211,7 @@ impl State {
             return Ok(Submitted::Wait(proposal));
         }
         if self.validate
-            && (proposal.epoch != self.epoch
+            && (!self.comparable(proposal.epoch, proposal.read_sequence)
                 || self.conflicts(&proposal.reads, proposal.read_sequence))
         {
             let touched = self.touched(&proposal.reads, proposal.read_sequence);
@@ -224,7 +234,7 @@ impl State {
     }
 
     /// Numbers a proposal and makes it visible to later transactions; returns its record.
-    fn accept(&mut self, proposal: &Proposal, now_ns: u64) -> StoreResult<String> {
+    pub(super) fn accept(&mut self, proposal: &Proposal, now_ns: u64) -> StoreResult<String> {
         let catalog = self.catalog_after(proposal)?;
         let sequence = self.head.sequence + 1;
         let timestamp = now_ns.max(self.head.timestamp + 1);
@@ -280,7 +290,7 @@ impl State {
         Ok(Some(Arc::new(catalog)))
     }
 
-    fn remember(&mut self, committed: Committed) {
+    pub(super) fn remember(&mut self, committed: Committed) {
         self.ring_keys += committed.keys.len();
         self.ring.push_back(committed);
         while self.ring.len() > RING_COMMITS || (self.ring_keys > RING_KEYS && self.ring.len() > 1)
@@ -290,6 +300,13 @@ impl State {
                 self.ring_floor = old.sequence;
             }
         }
+    }
+
+    /// Forgets what commits up to `floor` wrote: whoever read an older state conflicts.
+    pub(super) fn forget_commits(&mut self, floor: u64) {
+        self.ring.clear();
+        self.ring_keys = 0;
+        self.ring_floor = floor;
     }
 
     /// Takes the batch that was built so far, if any, as one provider batch.
@@ -327,7 +344,12 @@ impl State {
                 self.durable_log_offset += record.len() as u64;
             }
         }
-        while self.catalogs.len() > 1 && self.catalogs[1].0 <= head.sequence {
+        self.forget_catalogs();
+    }
+
+    /// Forgets the catalogs that the newest durable one replaced.
+    pub(super) fn forget_catalogs(&mut self) {
+        while self.catalogs.len() > 1 && self.catalogs[1].0 <= self.durable.sequence {
             self.catalogs.pop_front();
         }
     }
@@ -336,7 +358,7 @@ impl State {
     /// Returns the members of that batch.
     pub(crate) fn reset(&mut self) -> Vec<Member> {
         self.head = self.durable;
-        self.epoch += 1;
+        self.end_epoch();
         self.overlay.clear();
         self.log_offset = self.durable_log_offset;
         let durable = self.durable.sequence;

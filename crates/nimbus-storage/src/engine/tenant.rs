@@ -24,7 +24,7 @@ use super::txn::{self, Transaction};
 use super::view::View;
 use super::{Document, EngineShared, Page, overlay::Overlay};
 use crate::error::{StoreError, StoreResult};
-use crate::provider::{Head, TenantStore};
+use crate::provider::{Head, ProviderError, Snapshot, TenantStore};
 
 /// Transactions that may wait for room in the batch before more are refused.
 const MAX_WAITING: usize = 4_096;
@@ -48,6 +48,10 @@ pub(crate) struct TenantInner {
     ticks: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) live: Live,
+    /// Asks the committer to look what other servers committed.
+    pub(crate) follow_wanted: AtomicBool,
+    /// How often it looked.
+    pub(crate) followed: watch::Sender<u64>,
     /// One schema change at a time.
     pub(crate) schema_lock: tokio::sync::Mutex<()>,
     /// Handles, subscriptions and background work that keep the tenant open.
@@ -109,6 +113,8 @@ impl TenantInner {
             ticks: AtomicU64::new(ticks_of(head.timestamp)),
             counters: Counters::default(),
             live: Live::new(CommitStamp::of(head)),
+            follow_wanted: AtomicBool::new(false),
+            followed: watch::Sender::new(0),
             schema_lock: tokio::sync::Mutex::new(()),
             leases: AtomicUsize::new(0),
             last_used: AtomicU64::new(0),
@@ -137,13 +143,70 @@ impl TenantInner {
         }
     }
 
+    /// A snapshot of the provider. Once another server deleted the tenant, it is closed here too.
+    pub(super) async fn snapshot(&self) -> StoreResult<Box<dyn Snapshot>> {
+        let taken = self.store.snapshot().await;
+        if let Err(ProviderError::NotFound { .. }) = taken {
+            super::commit::give_up(self);
+        }
+        Ok(taken?)
+    }
+
+    /// Asks the committer to look what other servers committed.
+    pub(crate) fn want_follow(&self) {
+        self.follow_wanted.store(true, Ordering::Release);
+        self.work.notify_one();
+    }
+
+    /// From now on somebody wants to be told what other servers commit.
+    pub(crate) fn begin_to_follow(&self) {
+        if self.store.is_shared() {
+            self.want_follow();
+        }
+    }
+
+    /// Waits until a commit that a snapshot shows is known here: it can be another server's.
+    async fn reach(&self, sequence: u64) -> StoreResult<()> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let mut durable = self.durable.subscribe();
+        let mut followed = self.followed.subscribe();
+        // A look that began before the commit need not show it: the second one does.
+        for _ in 0..2 {
+            if self.state().durable.sequence >= sequence {
+                return Ok(());
+            }
+            followed.mark_unchanged();
+            if self.state().closed {
+                return Err(StoreError::Closed);
+            }
+            self.want_follow();
+            tokio::select! {
+                reached = durable.wait_for(|(at, _)| *at >= sequence) => {
+                    return reached.map(drop).map_err(|_| StoreError::Closed);
+                }
+                _ = followed.changed() => {}
+            }
+        }
+        if self.state().closed {
+            return Err(StoreError::Closed);
+        }
+        if self.state().durable.sequence >= sequence {
+            return Ok(());
+        }
+        let what = format!("the commits of other servers up to {sequence} cannot be read");
+        Err(StoreError::Storage(ProviderError::Busy { what }))
+    }
+
     /// A view of the newest durable state, for reads that write nothing.
     pub(crate) async fn durable_view(&self, track: bool) -> StoreResult<View> {
         loop {
             let known = self.state().durable;
-            let mut snapshot = self.store.snapshot().await?;
-            let head = at_least(known, snapshot.head().await?)?;
+            let mut snapshot = self.snapshot().await?;
+            let head = self.at_least(known, snapshot.head().await?)?;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+            self.reach(head.sequence).await?;
             let (catalog, epoch) = {
                 let state = self.state();
                 (state.catalog_at(head.sequence), state.epoch)
@@ -174,9 +237,10 @@ impl TenantInner {
                 let start = state.head;
                 (state.overlay.clone(), state.durable, start, state.epoch)
             };
-            let mut snapshot = self.store.snapshot().await?;
-            let durable = at_least(known, snapshot.head().await?)?;
+            let mut snapshot = self.snapshot().await?;
+            let durable = self.at_least(known, snapshot.head().await?)?;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+            self.reach(durable.sequence).await?;
             // Everything in the overlay is in a snapshot that is at least as new.
             let (overlay, newest) = if durable.sequence >= start.sequence {
                 (Overlay::default(), durable)
@@ -204,6 +268,21 @@ impl TenantInner {
         }
     }
 
+    /// The head of a snapshot, which has what was durable before it was taken.
+    fn at_least(&self, known: Head, found: Head) -> StoreResult<Head> {
+        if found.sequence >= known.sequence {
+            return Ok(found);
+        }
+        if self.store.is_shared() {
+            // Another server deleted the tenant and made it again.
+            super::commit::give_up(self);
+            return Err(StoreError::Closed);
+        }
+        Err(StoreError::corrupt(format!(
+            "the stored head {found:?} went back behind {known:?}"
+        )))
+    }
+
     /// Waits until everything that `view` saw is durable. `false`: it never will be.
     pub(crate) async fn wait_durable(&self, sequence: u64, epoch: u64) -> bool {
         let mut durable = self.durable.subscribe();
@@ -212,16 +291,6 @@ impl TenantInner {
             .await;
         reached.is_ok_and(|at| at.1 == epoch)
     }
-}
-
-/// The head of a snapshot, which has what was durable before it was taken.
-fn at_least(known: Head, found: Head) -> StoreResult<Head> {
-    if found.sequence < known.sequence {
-        return Err(StoreError::corrupt(format!(
-            "the stored head {found:?} went back behind {known:?}"
-        )));
-    }
-    Ok(found)
 }
 
 /// Ticks are 1/4096 ms.
@@ -363,6 +432,21 @@ impl Tenant {
             })
         })
         .await
+    }
+
+    /// Takes in what other servers committed up to now, so that watches and [`Tenant::latest_timestamp`] know
+    /// of it. Returns at once where nobody else can commit.
+    ///
+    /// # Errors
+    /// `Closed`, or the provider's failure.
+    pub async fn catch_up(&self) -> StoreResult<()> {
+        if !self.inner.store.is_shared() {
+            return Ok(());
+        }
+        let mut snapshot = self.inner.snapshot().await?;
+        let head = snapshot.head().await?;
+        drop(snapshot);
+        self.inner.reach(head.sequence).await
     }
 
     /// All documents that match, from the newest durable state.

@@ -6,6 +6,7 @@ mod engine;
 mod local_fixture;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
+mod memory_conformance;
 mod redb_conformance;
 #[cfg(feature = "postgres")]
 mod servers;

@@ -196,7 +196,7 @@ impl Tenant {
     ) -> Result<DeployReport, DeployError> {
         // Dropped after the lock, so that who comes to clean up finds it free.
         let _pushing = Pushing::begin(self)?;
-        let _one_at_a_time = self.inner.schema_lock.lock().await;
+        let _one_at_a_time = self.schema_turn().await?;
         push::clean(self).await?;
         let previous = replaced(self).await?;
         let pushed = run(self, Arc::new(push.await?)).await;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::deployment::{Manifest, history};
 use super::{DeployError, DeploymentId, put_row};
 use crate::engine::catalog::{IndexState, TableDef};
+use crate::engine::schema_change::Left;
 use crate::engine::tenant::Tenant;
 use crate::engine::txn::Transaction;
 use crate::engine::view::{Scan, View};
@@ -322,15 +323,26 @@ async fn drop_code(
 }
 
 /// Cleans up after a crash or a push whose caller went away, unless a push is in progress.
-pub(crate) async fn recover(tenant: &Tenant) -> StoreResult<()> {
+pub(crate) async fn recover(tenant: &Tenant) -> StoreResult<Left> {
     let app = &tenant.inner.app;
-    if !app.leftover.load(Ordering::Acquire) || app.pushing.load(Ordering::Acquire) {
-        return Ok(());
+    if app.pushing.load(Ordering::Acquire) {
+        return Ok(Left::Nothing);
     }
-    let Ok(_free) = tenant.inner.schema_lock.try_lock() else {
-        return Ok(());
+    if tenant.inner.store.is_shared() {
+        // What another server left is known by its row alone.
+        let mut view = tenant.inner.durable_view(false).await?.unbounded();
+        if PushRow::read(&mut view).await?.is_none() {
+            app.leftover.store(false, Ordering::Release);
+            return Ok(Left::Nothing);
+        }
+    } else if !app.leftover.load(Ordering::Acquire) {
+        return Ok(Left::Nothing);
+    }
+    let Some(_free) = tenant.try_schema_turn().await? else {
+        return Ok(Left::ToAnother);
     };
-    clean(tenant).await
+    clean(tenant).await?;
+    Ok(Left::Nothing)
 }
 
 /// Says that a push is in progress while it lives, and then has somebody look what it left.

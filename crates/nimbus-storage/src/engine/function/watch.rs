@@ -82,7 +82,7 @@ impl Tenant {
             let durable = state.durable.sequence;
             let mut since = state.committed_between(at.sequence, durable).into_iter();
             // Not durable when read, and it may never be.
-            state.epoch == epoch
+            state.comparable(epoch, at.sequence)
                 && at.sequence <= durable
                 && state.covers(at.sequence)
                 && !since.any(|c| c.keys.iter().any(|key| reads.contains(key)))
@@ -90,6 +90,7 @@ impl Tenant {
         if !stands {
             watch.give_up();
         }
+        self.inner.begin_to_follow();
         watch
     }
 }

@@ -11,10 +11,10 @@ use nimbus_storage::{Direction, FilterOp, Query, StoreError, StoreResult, Tenant
 use super::history::{Observed, Read, Session, When, anomalies};
 use super::support::*;
 
-const TABLE: &str = "r";
-const CLIENTS: usize = 64;
+pub const TABLE: &str = "r";
+pub const CLIENTS: usize = 64;
 /// Transactions of each client.
-const EACH: usize = 8;
+pub const EACH: usize = 8;
 
 fn table() -> TableName {
     name(TABLE)
@@ -37,7 +37,7 @@ fn row(g: usize, n: f64) -> Object {
     ])
 }
 
-async fn prepared(tenant: &Tenant, rows: usize) -> Vec<DocumentId> {
+pub async fn prepared(tenant: &Tenant, rows: usize) -> Vec<DocumentId> {
     let fields = ["group", "n", "on", "log"];
     let indexes: &[(&str, &[&str])] = &[("by_group", &["group", "n"]), ("by_n", &["n"])];
     tenant
@@ -214,7 +214,7 @@ struct Client {
 
 /// What surrounds a random workload.
 #[derive(Clone, Copy, PartialEq)]
-enum Mode {
+pub enum Mode {
     Plain,
     /// Some batches meet a full disk, and some members are refused by the provider.
     Faults,
@@ -375,35 +375,24 @@ impl Client {
     }
 }
 
-async fn workload(seed: u64, mode: Mode) -> (World, Tenant, Vec<Observed>, u64) {
-    let settings = Settings {
-        readers: CLIENTS + 8,
-        ..Settings::default()
-    };
-    let world = World::with(settings).await;
-    let tenant = world.create("t").await;
-    let ids = Arc::new(prepared(&tenant, 24).await);
+/// Runs the clients, each on one of the handles in turn; what they saw, and how often they met a conflict.
+pub async fn clients(
+    tenants: &[Tenant],
+    ids: Vec<DocumentId>,
+    seed: u64,
+    mode: Mode,
+) -> (Vec<Observed>, u64) {
+    let ids = Arc::new(ids);
     if mode == Mode::WithoutValidation {
-        tenant.without_validation_for_tests();
-    }
-    if mode == Mode::Faults {
-        let random = Mutex::new(Random::new(seed));
-        world.hooks.on_commit(move |batch| {
-            let full = random.lock().unwrap().one_in(12);
-            async move {
-                if full {
-                    disk_full()
-                } else {
-                    refuse_marked(&batch)
-                }
-            }
-        });
+        for tenant in tenants {
+            tenant.without_validation_for_tests();
+        }
     }
     let acknowledged = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let client = Client {
-                tenant: tenant.clone(),
+                tenant: tenants[number % tenants.len()].clone(),
                 ids: ids.clone(),
                 acknowledged: acknowledged.clone(),
                 random: Random::new(seed * 1_000 + number as u64),
@@ -421,6 +410,31 @@ async fn workload(seed: u64, mode: Mode) -> (World, Tenant, Vec<Observed>, u64) 
         observed.extend(seen);
         conflicts += conflicted;
     }
+    (observed, conflicts)
+}
+
+async fn workload(seed: u64, mode: Mode) -> (World, Tenant, Vec<Observed>, u64) {
+    let settings = Settings {
+        readers: CLIENTS + 8,
+        ..Settings::default()
+    };
+    let world = World::with(settings).await;
+    let tenant = world.create("t").await;
+    let ids = prepared(&tenant, 24).await;
+    if mode == Mode::Faults {
+        let random = Mutex::new(Random::new(seed));
+        world.hooks.on_commit(move |batch| {
+            let full = random.lock().unwrap().one_in(12);
+            async move {
+                if full {
+                    disk_full()
+                } else {
+                    refuse_marked(&batch)
+                }
+            }
+        });
+    }
+    let (observed, conflicts) = clients(std::slice::from_ref(&tenant), ids, seed, mode).await;
     world.hooks.clear();
     (world, tenant, observed, conflicts)
 }

@@ -24,6 +24,7 @@ mod long_keys;
 mod outcomes;
 mod queries;
 mod schemas;
+pub mod servers;
 mod stage;
 mod support;
 mod tenants;

@@ -17,6 +17,7 @@ use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
 use nimbus_storage::encryption::Keyring;
+use nimbus_storage::provider::memory::MemoryProvider;
 use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
 use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
 use nimbus_storage::provider::{Keyspace, Provider};
@@ -186,6 +187,7 @@ pub struct World {
     engine: Option<Engine>,
     pub hooks: Arc<Hooks>,
     settings: Settings,
+    memory: MemoryProvider,
     pub dir: Arc<tempfile::TempDir>,
 }
 
@@ -223,6 +225,7 @@ impl World {
             engine: None,
             hooks: Arc::default(),
             settings,
+            memory: MemoryProvider::new(),
             dir,
         };
         world.start().await;
@@ -249,6 +252,7 @@ impl World {
         let encrypted = match std::env::var("NIMBUS_TEST_PROVIDER").as_deref() {
             Ok("redb") => false,
             Ok("redb-encrypted") => true,
+            Ok("memory") => return Arc::new(self.memory.clone()),
             Ok(other) if other != "sqlite" => panic!("NIMBUS_TEST_PROVIDER={other}"),
             _ => {
                 let mut sqlite = SqliteOptions::new(self.dir.path());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_storage::core::TenantId;
 use nimbus_storage::provider::{
-    Batch, Head, Keyspace, ProviderResult, Snapshot, StoreStats, TenantStore,
+    Batch, Head, Keyspace, ProviderResult, Snapshot, StoreStats, TenantStore, Turn,
 };
 use nimbus_storage::{CommitError, Provider};
 use tokio::sync::Semaphore;
@@ -264,6 +264,18 @@ impl TenantStore for WrappedStore {
             }
         }
         .boxed()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.inner.changed()
+    }
+
+    fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
+        self.inner.turn()
     }
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {

@@ -1,0 +1,151 @@
+//! What becomes of validated transactions when another server's commits come in front of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use bytes::Bytes;
+
+use super::*;
+use crate::engine::readset::ReadSet;
+use crate::engine::record::Write;
+use crate::engine::state::{Outcome, Proposal, Submitted, Writes};
+use crate::error::CommitId;
+use crate::provider::Keyspace;
+
+fn key(n: u8) -> SpaceKey {
+    (Keyspace::Docs, Bytes::copy_from_slice(&[n]))
+}
+
+/// A transaction that read these keys in the state's newest view and writes one.
+fn proposal(state: &State, reads: &[u8], writes: u8) -> Proposal {
+    let mut set = ReadSet::default();
+    for n in reads {
+        set.add_point(Keyspace::Docs, &[*n]);
+    }
+    Proposal {
+        read_sequence: state.head.sequence,
+        epoch: state.epoch,
+        reads: set,
+        writes: Writes::unit(key(writes), Write::to(Some(Bytes::from_static(b"{}")))),
+        rendered: "[]".into(),
+        commit: CommitId([writes; 16]),
+        execution: None,
+        maintenance: false,
+    }
+}
+
+type Answer = tokio::sync::oneshot::Receiver<Outcome>;
+
+fn submit(state: &mut State, reads: &[u8], writes: u8) -> Answer {
+    let proposal = proposal(state, reads, writes);
+    match state.submit(proposal, 1).unwrap() {
+        Submitted::Accepted(answer) => answer,
+        _ => panic!("not accepted"),
+    }
+}
+
+fn foreign(state: &State, writes: &[u8]) -> Foreign {
+    Foreign {
+        head: Head {
+            sequence: state.durable.sequence + 1,
+            timestamp: state.durable.timestamp + 10,
+            hash: [9; 32],
+        },
+        keys: writes.iter().map(|n| key(*n)).collect(),
+        catalog: None,
+        size: 100,
+    }
+}
+
+fn new() -> State {
+    State::new(Head::EMPTY, Catalog::default(), 0)
+}
+
+/// What the members of the batch being built write.
+fn building(state: &mut State) -> Vec<u8> {
+    let taken = state.take_batch();
+    let members = taken.map_or_else(Vec::new, |taken| taken.members);
+    members.iter().map(|m| m.proposal.commit.0[0]).collect()
+}
+
+#[test]
+fn who_read_nothing_of_it_stands_behind_it() {
+    let mut state = new();
+    let _a = submit(&mut state, &[1], 1);
+    let _b = submit(&mut state, &[1, 2], 2);
+    let theirs = foreign(&state, &[7]);
+    let rerun = state.adopt(std::slice::from_ref(&theirs), Vec::new(), 2);
+    assert!(rerun.is_empty());
+    assert_eq!(state.durable, theirs.head);
+    assert_eq!(state.head.sequence, 3, "theirs, then ours");
+    let taken = state.take_batch().unwrap();
+    assert_eq!(taken.expected, theirs.head);
+    let sequences: Vec<u64> = taken.members.iter().map(|m| m.head.sequence).collect();
+    assert_eq!(sequences, [2, 3]);
+    assert!(state.log_offset > 100, "their record is counted");
+}
+
+#[test]
+fn who_read_what_it_wrote_runs_again_and_so_does_who_read_that() {
+    let mut state = new();
+    let _a = submit(&mut state, &[7], 1);
+    let _b = submit(&mut state, &[1], 2);
+    let _c = submit(&mut state, &[2], 3);
+    let _d = submit(&mut state, &[5], 4);
+    let theirs = foreign(&state, &[7]);
+    let rerun = state.adopt(&[theirs], Vec::new(), 2);
+    let again: Vec<u8> = rerun.iter().map(|m| m.proposal.commit.0[0]).collect();
+    assert_eq!(again, [1, 2, 3]);
+    assert_eq!(building(&mut state), [4]);
+}
+
+#[test]
+fn a_batch_in_flight_comes_before_the_one_being_built() {
+    let mut state = new();
+    let _a = submit(&mut state, &[], 1);
+    let in_flight = state.take_batch().unwrap().members;
+    let _b = submit(&mut state, &[1], 2);
+    let theirs = foreign(&state, &[9]);
+    assert!(state.adopt(&[theirs], in_flight, 2).is_empty());
+    assert_eq!(building(&mut state), [1, 2]);
+}
+
+#[test]
+fn views_of_durable_states_stay_comparable_and_others_do_not() {
+    let mut state = new();
+    let durable = proposal(&state, &[5], 5);
+    let _a = submit(&mut state, &[], 1);
+    let pending = proposal(&state, &[5], 6);
+    let stale = proposal(&state, &[7], 8);
+    let theirs = foreign(&state, &[7]);
+    state.adopt(&[theirs], Vec::new(), 2);
+    assert!(matches!(
+        state.submit(pending, 3).unwrap(),
+        Submitted::Conflict(_)
+    ));
+    assert!(matches!(
+        state.submit(durable, 3).unwrap(),
+        Submitted::Accepted(_)
+    ));
+    let conflicting = Proposal {
+        read_sequence: 0,
+        epoch: 0,
+        ..stale
+    };
+    assert!(matches!(
+        state.submit(conflicting, 3).unwrap(),
+        Submitted::Conflict(Some(_))
+    ));
+}
+
+#[test]
+fn without_anything_pending_the_epoch_goes_on() {
+    let mut state = new();
+    let epoch = state.epoch;
+    let before = proposal(&state, &[5], 5);
+    let theirs = foreign(&state, &[7]);
+    state.adopt(&[theirs], Vec::new(), 2);
+    assert_eq!(state.epoch, epoch);
+    assert!(matches!(
+        state.submit(before, 3).unwrap(),
+        Submitted::Accepted(_)
+    ));
+}
