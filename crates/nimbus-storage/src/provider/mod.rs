@@ -11,12 +11,9 @@ pub mod external;
 pub(crate) mod files;
 mod local;
 pub mod lock;
-<<<<<<< HEAD
 #[cfg(feature = "postgres")]
 pub mod postgres;
-=======
 pub mod memory;
->>>>>>> main
 pub mod redb;
 pub mod sqlite;
 #[cfg(test)]
