@@ -75,6 +75,8 @@ const FENCES: [(&[&str], &[&str]); 6] = [
             "nimbus-http",
             "nimbus-libsql-primary",
             "nimbus-runtime",
+            // Hrana over HTTP is how a libSQL primary is spoken to.
+            "nimbus-storage",
         ],
     ),
     (

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::record::logged;
 use super::state::Writes;
 use super::tenant::TenantInner;
-use crate::provider::Keyspace;
+use crate::provider::{Keyspace, ReplicaFreshness};
 
 /// Counters since a tenant was opened.
 #[derive(Debug, Default)]
@@ -128,8 +128,8 @@ pub struct TenantMetrics {
     pub serving_snapshot_manager: SnapshotMetrics,
     /// Index maintenance.
     pub query_planning: PlanningMetrics,
-    /// Filled by the libSQL provider only.
-    pub libsql_replica_freshness: Option<()>,
+    /// How far the local replica follows; of the libSQL provider only.
+    pub libsql_replica_freshness: Option<ReplicaFreshness>,
 }
 
 /// See [`TenantMetrics::mutation_admission`].
@@ -266,7 +266,7 @@ impl TenantMetrics {
                 index_entries_written: get(&c.index_entries_written),
                 documents_backfilled: get(&c.backfilled),
             },
-            libsql_replica_freshness: None,
+            libsql_replica_freshness: tenant.store.freshness(),
         }
     }
 }

@@ -6,9 +6,12 @@
 //! an implementation before trusting it.
 
 mod error;
-#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod freshness;
+#[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
 pub mod external;
 pub(crate) mod files;
+#[cfg(feature = "libsql")]
+pub mod libsql;
 mod local;
 pub mod lock;
 #[cfg(feature = "postgres")]
@@ -32,6 +35,7 @@ use futures_util::future::BoxFuture;
 use nimbus_core::TenantId;
 
 pub use error::{CommitError, ProviderError};
+pub use freshness::ReplicaFreshness;
 
 /// What a commit of an embedded provider waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -367,6 +371,11 @@ pub trait TenantStore: Send + Sync + 'static {
 
     /// Counters since open.
     fn stats(&self) -> StoreStats;
+
+    /// How far a local replica follows its primary; `None` where there is no replica.
+    fn freshness(&self) -> Option<ReplicaFreshness> {
+        None
+    }
 }
 
 /// A consistent view; see [`TenantStore::snapshot`].

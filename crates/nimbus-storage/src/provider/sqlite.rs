@@ -6,6 +6,8 @@
 mod checkpoint;
 mod connection;
 pub(crate) mod convert;
+#[cfg(feature = "libsql")]
+pub(super) mod copy;
 mod error;
 mod file;
 mod readers;
@@ -29,6 +31,7 @@ use crate::survey::TenantFiles;
 use checkpoint::Wal;
 use file::TenantFile;
 use store::SqliteStore;
+use writer::Role;
 
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "sqlite";
@@ -165,6 +168,7 @@ impl Family for SqliteFiles {
     fn open(&self, tenant: &TenantId, path: &Path) -> ProviderResult<Arc<dyn TenantStore>> {
         let file = self.locate(tenant, path)?;
         let checkpoints = self.checkpoints.clone();
+        let file = (file, Role::Tenant);
         let store = SqliteStore::open(file, self.durability, self.readers, checkpoints)?;
         Ok(Arc::new(store))
     }

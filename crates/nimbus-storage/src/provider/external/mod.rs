@@ -4,11 +4,14 @@
 //! Must not know any particular database, nor open a connection: Postgres and MySQL build on it.
 
 mod format;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod hints;
 mod installation;
 mod names;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
 mod registry;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod settings;
 mod url;
 
@@ -16,6 +19,7 @@ pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row, tenan
 pub(crate) use installation::{Ownership, ownership};
 pub(crate) use names::{MAX_NAME, Names, check_name};
 pub(crate) use registry::{Known, state_name, state_of};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub use settings::PoolSize;
 pub use url::DatabaseUrl;
 pub(crate) use url::{check_protected, is_local};

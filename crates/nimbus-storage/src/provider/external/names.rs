@@ -6,6 +6,7 @@
 use nimbus_core::TenantId;
 use sha2::{Digest, Sha256};
 
+use crate::control::RandomId;
 use crate::provider::{ProviderError, ProviderResult};
 
 /// Bytes of a name that every database takes (Postgres 63, MySQL 64).
@@ -51,12 +52,23 @@ impl Names {
     /// The namespace of a tenant: at most [`MAX_NAME`] bytes of `a-z`, `0-9` and `_`, another one for
     /// every id.
     pub(crate) fn namespace(&self, tenant: &TenantId) -> String {
+        self.named(tenant, tenant.as_str().as_bytes())
+    }
+
+    /// The namespace of one life of a tenant: another one each time that the tenant is created, for
+    /// databases where a deletion that comes late could otherwise hit the next life.
+    pub(crate) fn namespace_of_life(&self, tenant: &TenantId, life: RandomId) -> String {
+        // No id has the line end, so none is the text of another with a life.
+        self.named(tenant, format!("{tenant}\n{life}").as_bytes())
+    }
+
+    fn named(&self, tenant: &TenantId, hashed: &[u8]) -> String {
         let room = MAX_PREFIX - self.prefix.len();
         let readable = tenant.as_str().chars().take(room).map(|c| match c {
             '-' => '_',
             c => c.to_ascii_lowercase(),
         });
-        let digest = Sha256::digest(tenant.as_str());
+        let digest = Sha256::digest(hashed);
         let hash = data_encoding::HEXLOWER.encode(&digest[..HASH_DIGITS / 2]);
         let readable: String = readable.collect();
         format!("{}{readable}_{hash}", self.prefix)
@@ -192,6 +204,19 @@ mod tests {
         );
         assert!(Names::new("--p", &long[1..]).is_ok());
     }
+
+    #[test]
+    fn every_life_has_a_name_of_its_own() {
+        let life = |digit: &str| RandomId::try_from(digit.repeat(32)).unwrap();
+        let names = names("tenant_");
+        let name = |tenant: &str, digit| names.namespace_of_life(&tenant.parse().unwrap(), life(digit));
+        // printf 'acme\n0000…' | sha256sum | cut -c1-32
+        assert_eq!(name("acme", "0"), format!("tenant_acme_{LIFE_HASH}"));
+        assert!(name("acme", "0") != name("acme", "1") && name("a-b", "0") != name("a_b", "0"));
+        assert!(names.looks_like_one(&name("acme", "f")) && name(&"x".repeat(128), "0").len() <= MAX_NAME);
+    }
+
+    const LIFE_HASH: &str = "23031086c377c13f8867a7e0291f8d36";
 
     #[test]
     fn the_metadata_cannot_be_taken_for_a_tenant() {

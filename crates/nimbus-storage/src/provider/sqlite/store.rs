@@ -11,7 +11,7 @@ use super::Durability;
 use super::checkpoint::Wal;
 use super::file::TenantFile;
 use super::readers::Readers;
-use super::writer::{self, Counters};
+use super::writer::{self, Counters, Role};
 use crate::provider::local::Jobs;
 use crate::provider::{
     Batch, CommitError, Head, ProviderResult, Snapshot, StoreStats, TenantStore,
@@ -28,14 +28,14 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, checks it and starts the writer. Blocks.
     pub(super) fn open(
-        path: TenantFile,
+        (path, role): (TenantFile, Role),
         durability: Durability,
         readers: usize,
         checkpoints: mpsc::Sender<Weak<Wal>>,
     ) -> ProviderResult<SqliteStore> {
         let counters = Arc::new(Counters::default());
         let wal = Wal::new(path.clone(), checkpoints);
-        let jobs = writer::start(path.clone(), durability, counters.clone(), wal.clone())?;
+        let jobs = writer::start((path.clone(), role), durability, counters.clone(), wal.clone())?;
         let readers = Readers::new(path.clone(), readers, wal.clone());
         wal.shared_with(&readers);
         Ok(SqliteStore {

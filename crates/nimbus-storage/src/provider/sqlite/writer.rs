@@ -30,7 +30,17 @@ pub(super) struct Counters {
     pub(super) failed: AtomicBool,
 }
 
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// All there is of a tenant.
+    Tenant,
+    /// A copy, whose format row says what it is a copy of and is written with every batch.
+    Copy,
+}
+
 struct Writer {
+    role: Role,
     conn: Connection,
     path: TenantFile,
     durability: Durability,
@@ -40,7 +50,7 @@ struct Writer {
 
 /// Opens the write connection, checks the file and starts the thread. Blocks.
 pub(super) fn start(
-    path: TenantFile,
+    (path, role): (TenantFile, Role),
     durability: Durability,
     counters: Arc<Counters>,
     wal: Arc<Wal>,
@@ -59,6 +69,7 @@ pub(super) fn start(
     .map_err(|e| error::classify("opening", &path, e))?;
     let (sender, jobs) = mpsc::channel();
     let writer = Writer {
+        role,
         conn,
         path,
         durability,
@@ -147,7 +158,7 @@ impl Writer {
     fn commit(&self, expected: Head, batch: &Batch) -> Result<(), CommitError> {
         #[cfg(test)]
         super::tests::panic_if_asked(batch);
-        refuse_own_keys(batch)?;
+        refuse_own_keys(self.role, batch)?;
         let begin = self.statement("BEGIN IMMEDIATE");
         begin.map_err(|e| error::commit(&self.path, Phase::Before, e))?;
         let applied = self.check_head(expected).and_then(|()| {
@@ -213,8 +224,11 @@ impl Writer {
 }
 
 /// The rows that only the provider writes.
-fn refuse_own_keys(batch: &Batch) -> Result<(), CommitError> {
+fn refuse_own_keys(role: Role, batch: &Batch) -> Result<(), CommitError> {
     for own in [HEAD_KEY, FORMAT_KEY] {
+        if role == Role::Copy && own == FORMAT_KEY {
+            continue;
+        }
         if batch.writes.contains_key(&(Keyspace::Meta, own.to_vec())) {
             let name = String::from_utf8_lossy(own);
             let reason = format!("the batch writes the provider's own row `{name}`");
