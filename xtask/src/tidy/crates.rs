@@ -349,7 +349,7 @@ mod tests {
     fn a_fenced_dependency_fails_elsewhere() {
         for (owner, dependency) in [
             ("nimbus-auth", "axum"),
-            ("nimbus-storage", "hyper-util"),
+            ("nimbus-auth", "hyper-util"),
             ("nimbus", "tower-http"),
             ("nimbus-http", "rusqlite"),
             ("nimbus-core", "redb"),

@@ -3,6 +3,10 @@
 
 mod backup_providers;
 mod engine;
+#[cfg(feature = "libsql")]
+mod libsql_conformance;
+#[cfg(feature = "libsql")]
+mod libsql_servers;
 mod local_fixture;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;

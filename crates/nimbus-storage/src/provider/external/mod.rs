@@ -15,11 +15,19 @@ mod registry;
 mod settings;
 mod url;
 
-pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row, tenant_of};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use format::tenant_of;
+pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row};
 pub(crate) use installation::{Ownership, ownership};
-pub(crate) use names::{MAX_NAME, Names, check_name};
-pub(crate) use registry::{Known, state_name, state_of};
+pub(crate) use names::Names;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use names::{MAX_NAME, check_name};
+pub(crate) use registry::state_of;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use registry::{Known, state_name};
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub use settings::PoolSize;
 pub use url::DatabaseUrl;
-pub(crate) use url::{check_protected, is_local};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use url::check_protected;
+pub(crate) use url::is_local;

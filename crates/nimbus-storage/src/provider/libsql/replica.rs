@@ -286,34 +286,32 @@ impl Replica {
 
     async fn follow(self: &Arc<Self>, inner: &mut Option<Mark>) -> ProviderResult<Path> {
         let mut path = Path::CaughtUp;
-        for _ in 0..=REBUILDS {
+        let mut rebuilds = 0;
+        loop {
             if std::mem::take(&mut self.view().doubt) {
                 *inner = None;
             }
-            let Some(mark) = *inner else {
-                path = Path::Rebuilt;
-                match self.rebuild(inner).await? {
-                    Ok(()) => {}
-                    Err(reason) => self.doubt(&reason),
+            let reason = match *inner {
+                None if rebuilds == REBUILDS => {
+                    return Err(self.busy("it does not come to agree with the primary"));
                 }
-                continue;
+                None => {
+                    rebuilds += 1;
+                    path = Path::Rebuilt;
+                    self.rebuild(inner).await?
+                }
+                Some(mark) => match self.catch_up(inner, mark).await? {
+                    Ok(()) => return Ok(path),
+                    Err(reason) => {
+                        *inner = None;
+                        self.view().cause = Some(view::MISMATCH);
+                        Err(reason)
+                    }
+                },
             };
-            match self.catch_up(inner, mark).await? {
-                Ok(()) => return Ok(path),
-                Err(reason) => {
-                    self.doubt(&reason);
-                    *inner = None;
-                    self.view().cause = Some(view::MISMATCH);
-                }
+            if let Err(reason) = reason {
+                self.doubt(&reason);
             }
-        }
-        match (*inner, self.view().doubt) {
-            (Some(mark), false) if path == Path::Rebuilt => {
-                // Made anew in the last round.
-                let caught_up = self.catch_up(inner, mark).await?;
-                caught_up.map(|()| path).map_err(|reason| self.busy(&reason))
-            }
-            _ => Err(self.busy("it does not come to agree with the primary")),
         }
     }
 
