@@ -142,17 +142,21 @@ struct Shared {
     stop_at: Mutex<Option<&'static str>>,
     #[cfg(test)]
     stopped: tokio::sync::Notify,
+    #[cfg(test)]
+    killed: tokio::sync::Notify,
 }
 
 impl Shared {
     /// A step at which tests stop as a crash would.
     #[cfg(test)]
-    #[allow(clippy::unwrap_used)]
+    #[allow(clippy::unwrap_used, clippy::panic)]
     async fn reached(&self, step: &'static str) {
         let stop_at = *self.stop_at.lock().unwrap();
         if stop_at == Some(step) {
             self.stopped.notify_one();
-            std::future::pending::<()>().await;
+            // A task of its own is not dropped with whoever waits for it.
+            self.killed.notified().await;
+            panic!("a crash at {step}, as a test asked for");
         }
     }
 
@@ -229,6 +233,8 @@ impl LibsqlProvider {
             stop_at: Mutex::default(),
             #[cfg(test)]
             stopped: tokio::sync::Notify::new(),
+            #[cfg(test)]
+            killed: tokio::sync::Notify::new(),
         };
         let ids = (installation, options.join_installation);
         shared.registry.enter(&shared.http, &timing, ids).await?;

@@ -60,7 +60,7 @@ async fn enter(
     (namespace, life): (&str, RandomId),
 ) -> ProviderResult<()> {
     let (http, timing) = (&shared.http, &shared.timing);
-    let until = Instant::now() + timing.stale_creation * 2;
+    let until = Instant::now() + timing.stale_creation + timing.barrier;
     loop {
         let entry = shared
             .registry

@@ -209,13 +209,13 @@ async fn rest(
         let mut answers = http.rows(namespace, &script).await?.into_iter();
         let row = answers.next().unwrap_or_default().into_iter().next();
         let more = match row {
-            Some(row) => Row::new(row).some_bytes()?,
-            None => return Ok(None),
+            Some(row) => Row::new(row).bytes()?,
+            None => None,
         };
-        if more.is_empty() {
-            return Ok(None);
+        match more {
+            Some(more) if !more.is_empty() => value.extend(more),
+            _ => return Ok(None),
         }
-        value.extend(more);
     }
     Ok(Some(value))
 }

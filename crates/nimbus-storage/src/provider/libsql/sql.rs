@@ -139,11 +139,11 @@ pub(super) const CHANGES: &str = "SELECT c.position, c.previous, c.tag, c.data F
      JOIN changes AS c ON c.position = s.position WHERE s.upto <= ?3 ORDER BY c.position";
 
 /// Rows from key `?1` in order, at most `?2` of them and `?3` bytes, with at most `?4` of each value: key, length of
-/// the value, beginning of the value.
+/// the value, beginning of the value, which `substr` makes null where the value is empty.
 pub(super) fn copy(keyspace: Keyspace) -> String {
     let table = table(keyspace);
     format!(
-        "SELECT t.key, length(t.value), substr(t.value, 1, ?4) FROM \
+        "SELECT t.key, length(t.value), coalesce(substr(t.value, 1, ?4), zeroblob(0)) FROM \
          (SELECT key, sum(size) OVER (ORDER BY key) AS upto FROM \
          (SELECT key, length(key) + min(length(value), ?4) AS size FROM {table} WHERE key >= ?1 ORDER BY key LIMIT ?2)) \
          AS s JOIN {table} AS t ON t.key = s.key WHERE s.upto <= ?3 ORDER BY t.key"

@@ -93,7 +93,9 @@ impl World {
         let dir = self.dir.path().join("primary");
         let entries = std::fs::read_dir(dir).unwrap();
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-        names.filter(|n| n.starts_with("tenant_")).collect()
+        names
+            .filter(|n| n.starts_with("tenant_") && n.ends_with(".sqlite3"))
+            .collect()
     }
 
     /// Files below a server's cache, without its lock.
@@ -219,6 +221,7 @@ async fn crash_at<T: std::fmt::Debug>(
         () = provider.shared.stopped.notified() => {}
     }
     *provider.shared.stop_at.lock().unwrap() = None;
+    provider.shared.killed.notify_one();
 }
 
 /// Waits for something that is bound to happen.

@@ -30,6 +30,7 @@ async fn a_creation_that_is_cut_short_left_nothing_or_all() {
         assert_eq!(mark[0].as_deref(), Some(&b"{}"[..]));
         drop(snapshot);
         store.close().await.unwrap();
+        drop(store);
         next.delete(&id).await.unwrap();
         assert_eq!(world.namespaces(), Vec::<String>::new(), "{step}");
         assert_eq!(world.cached("a"), Vec::<PathBuf>::new(), "{step}");

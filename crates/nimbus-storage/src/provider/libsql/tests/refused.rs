@@ -34,7 +34,7 @@ async fn a_wrong_token_and_a_wrong_header_are_named() {
     let store = fresh(&provider, "t").await;
     put(&store, Head::EMPTY, 1, "0").await;
     store.close().await.unwrap();
-    drop(provider);
+    drop((store, provider));
     // The header is needed to create and delete only.
     let wrong = with(&world, "t0ken", "Basic wr0ng");
     let provider = world.connect(wrong).await.unwrap();
