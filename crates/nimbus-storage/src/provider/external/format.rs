@@ -23,10 +23,12 @@ struct Format {
     life: RandomId,
 }
 
-/// The format row of a tenant's new namespace; `life` is another each time that the tenant is created.
+/// The format row of a tenant's new namespace. `life` is another each time that the tenant is created, so that
+/// a server notices when another one deleted the tenant and created it again.
 pub(crate) fn format_row(tenant: &TenantId, life: RandomId) -> String {
     format!(
-        "{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION},\"tenant\":\"{tenant}\",\"life\":\"{life}\"}}"
+        "{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION},\"tenant\":\"{tenant}\",\
+         \"life\":\"{life}\"}}"
     )
 }
 

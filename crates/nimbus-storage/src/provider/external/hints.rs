@@ -56,7 +56,8 @@ impl HintBus {
         });
     }
 
-    /// The namespaces that are open, for a poll.
+    /// The namespaces that are open, for a poll. Not every provider polls.
+    #[allow(dead_code)]
     pub(crate) fn open(&self) -> Vec<String> {
         let waiting = self.waiting();
         let open = waiting

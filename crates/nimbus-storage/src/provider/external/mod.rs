@@ -20,8 +20,6 @@ pub(crate) use format::tenant_of;
 pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row};
 pub(crate) use installation::{Ownership, ownership};
 pub(crate) use names::Names;
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-pub(crate) use names::{MAX_NAME, check_name};
 pub(crate) use registry::state_of;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use registry::{Known, state_name};

@@ -71,12 +71,12 @@ impl Space {
         AssertSqlSafe(text.clone())
     }
 
-    pub(super) fn commit(&self, touched: Touched) -> AssertSqlSafe<Text> {
+    pub(super) fn commit(&self, touched: Touched) -> Text {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         let text = commits
             .entry(touched)
             .or_insert_with(|| sql::commit(&self.name, touched).into());
-        AssertSqlSafe(text.clone())
+        text.clone()
     }
 
     /// The head in the rows of [`sql::state`].
@@ -99,10 +99,10 @@ impl Space {
 }
 
 /// The head row and the format row.
-pub(super) fn state_rows(
-    namespace: &str,
-    rows: &[PgRow],
-) -> ProviderResult<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+pub(super) type State = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// The state in the rows of [`sql::state`].
+pub(super) fn state_rows(namespace: &str, rows: &[PgRow]) -> ProviderResult<State> {
     let read = |e| super::error::provider(format!("reading the head of {namespace}"), e);
     let (mut head, mut format) = (None, None);
     for row in rows {
