@@ -254,7 +254,9 @@ impl LibsqlProvider {
     async fn open_store(&self, tenant: &TenantId) -> ProviderResult<Arc<dyn TenantStore>> {
         let shared = &self.shared;
         let (entry, state) = lifecycle::open(shared, tenant).await?;
-        shared.known().insert(tenant.clone(), entry.namespace.clone());
+        shared
+            .known()
+            .insert(tenant.clone(), entry.namespace.clone());
         let me = commit::random().map_err(|e| ProviderError::io("opening a tenant", e))?;
         let space = Arc::new(Space {
             tenant: tenant.clone(),
@@ -270,8 +272,13 @@ impl LibsqlProvider {
 
     async fn ready(&self) -> ProviderResult<Vec<TenantId>> {
         let shared = &self.shared;
-        let entries = shared.registry.entries(&shared.http, &shared.timing).await?;
-        let ready = entries.into_iter().filter(|e| e.state == TenantState::Ready);
+        let entries = shared
+            .registry
+            .entries(&shared.http, &shared.timing)
+            .await?;
+        let ready = entries
+            .into_iter()
+            .filter(|e| e.state == TenantState::Ready);
         let ready: BTreeMap<_, _> = ready.map(|e| (e.tenant, e.namespace)).collect();
         let tenants = ready.keys().cloned().collect();
         *shared.known() = ready;
@@ -280,7 +287,10 @@ impl LibsqlProvider {
 
     async fn is_ready(&self, tenant: &TenantId) -> ProviderResult<bool> {
         let shared = &self.shared;
-        let entry = shared.registry.get(&shared.http, &shared.timing, tenant).await?;
+        let entry = shared
+            .registry
+            .get(&shared.http, &shared.timing, tenant)
+            .await?;
         let ready = entry.filter(|e| e.state == TenantState::Ready);
         let is_ready = ready.is_some();
         match ready {
@@ -353,7 +363,11 @@ impl Provider for LibsqlProvider {
     fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
         async move {
             let shared = &self.shared;
-            match shared.registry.get(&shared.http, &shared.timing, tenant).await? {
+            match shared
+                .registry
+                .get(&shared.http, &shared.timing, tenant)
+                .await?
+            {
                 Some(_) => Err(ProviderError::AlreadyExists {
                     tenant: tenant.clone(),
                 }),

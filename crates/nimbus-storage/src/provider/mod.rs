@@ -6,17 +6,17 @@
 //! an implementation before trusting it.
 
 mod error;
-mod freshness;
 #[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
 pub mod external;
 pub(crate) mod files;
+mod freshness;
 #[cfg(feature = "libsql")]
 pub mod libsql;
 mod local;
 pub mod lock;
+pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
-pub mod memory;
 pub mod redb;
 pub mod sqlite;
 #[cfg(test)]

@@ -8,9 +8,9 @@ mod libsql_conformance;
 #[cfg(feature = "libsql")]
 mod libsql_servers;
 mod local_fixture;
+mod memory_conformance;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
-mod memory_conformance;
 mod redb_conformance;
 #[cfg(feature = "postgres")]
 mod servers;

@@ -209,11 +209,15 @@ mod tests {
     fn every_life_has_a_name_of_its_own() {
         let life = |digit: &str| RandomId::try_from(digit.repeat(32)).unwrap();
         let names = names("tenant_");
-        let name = |tenant: &str, digit| names.namespace_of_life(&tenant.parse().unwrap(), life(digit));
+        let name =
+            |tenant: &str, digit| names.namespace_of_life(&tenant.parse().unwrap(), life(digit));
         // printf 'acme\n0000…' | sha256sum | cut -c1-32
         assert_eq!(name("acme", "0"), format!("tenant_acme_{LIFE_HASH}"));
         assert!(name("acme", "0") != name("acme", "1") && name("a-b", "0") != name("a_b", "0"));
-        assert!(names.looks_like_one(&name("acme", "f")) && name(&"x".repeat(128), "0").len() <= MAX_NAME);
+        assert!(
+            names.looks_like_one(&name("acme", "f"))
+                && name(&"x".repeat(128), "0").len() <= MAX_NAME
+        );
     }
 
     const LIFE_HASH: &str = "23031086c377c13f8867a7e0291f8d36";

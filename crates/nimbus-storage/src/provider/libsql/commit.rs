@@ -104,7 +104,9 @@ impl Plan {
         for own in [HEAD_KEY, FORMAT_KEY] {
             if batch.writes.contains_key(&(Keyspace::Meta, own.to_vec())) {
                 let name = String::from_utf8_lossy(own);
-                return Err(refused(format!("the row {name} of meta belongs to the provider")));
+                return Err(refused(format!(
+                    "the row {name} of meta belongs to the provider"
+                )));
             }
         }
         let parts = record::encode(&batch.head, &batch.writes);
@@ -257,7 +259,9 @@ async fn attempt(http: &Http, timing: &Timing, plan: &Plan) -> Result<Try, Commi
         _ => None,
     });
     let Some((step, fault)) = failure else {
-        return settle(http, timing, plan, "steps were skipped").await.map(Try::Done);
+        return settle(http, timing, plan, "steps were skipped")
+            .await
+            .map(Try::Done);
     };
     if step == steps.guard && fault.is(&["SQLITE_CONSTRAINT"]) {
         let rows = match std::mem::replace(&mut outcomes[steps.state], Outcome::Skipped) {
@@ -301,7 +305,10 @@ fn judge(plan: &Plan, state: &State) -> Result<&'static str, CommitError> {
     if state.head != plan.expected {
         return Err(CommitError::HeadMoved { actual: state.head });
     }
-    if plan.position.is_some_and(|position| position != state.position) {
+    if plan
+        .position
+        .is_some_and(|position| position != state.position)
+    {
         let reason = format!("another commit to {} came first", space.name);
         return Err(CommitError::Transient { reason });
     }

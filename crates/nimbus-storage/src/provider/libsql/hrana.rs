@@ -297,7 +297,9 @@ pub(super) fn read_answer(
     let result = result.ok_or("a result without a response")?;
     if result.step_results.len() != steps || result.step_errors.len() != steps {
         let (found, errors) = (result.step_results.len(), result.step_errors.len());
-        return Err(format!("{found} results and {errors} errors of {steps} steps"));
+        return Err(format!(
+            "{found} results and {errors} errors of {steps} steps"
+        ));
     }
     let both = result.step_results.into_iter().zip(result.step_errors);
     let outcomes = both.map(|both| match both {
@@ -328,7 +330,10 @@ mod tests {
     fn a_transaction_is_conditional_from_step_to_step() {
         let mut script = Script::default();
         let begun = script.begin();
-        script.then("INSERT INTO t VALUES (?1, ?2)", vec![7.into(), (&b"\xff\x00"[..]).into()]);
+        script.then(
+            "INSERT INTO t VALUES (?1, ?2)",
+            vec![7.into(), (&b"\xff\x00"[..]).into()],
+        );
         let commit = script.commit(begun);
         assert_eq!((begun, commit, script.len()), (0, 2, 4));
         let body: serde_json::Value = serde_json::from_slice(&script.body().unwrap()).unwrap();
@@ -370,10 +375,26 @@ mod tests {
         };
         assert!(fault.is(&["SQLITE_FULL"]) && !fault.is(&["SQLITE_BUSY"]));
         assert_eq!(outcomes[2], Outcome::Skipped);
-        assert!(read_answer(text.as_bytes(), 2).unwrap_err().contains("of 2 steps"));
+        assert!(
+            read_answer(text.as_bytes(), 2)
+                .unwrap_err()
+                .contains("of 2 steps")
+        );
         let refused = r#"{"results":[{"type":"error","error":{"message":"no"}}]}"#;
-        assert_eq!(read_answer(refused.as_bytes(), 1).unwrap().unwrap_err().to_string(), "no (no code)");
-        for broken in ["", "{", "{}", r#"{"results":[]}"#, r#"{"results":[{"type":"ok"}]}"#] {
+        assert_eq!(
+            read_answer(refused.as_bytes(), 1)
+                .unwrap()
+                .unwrap_err()
+                .to_string(),
+            "no (no code)"
+        );
+        for broken in [
+            "",
+            "{",
+            "{}",
+            r#"{"results":[]}"#,
+            r#"{"results":[{"type":"ok"}]}"#,
+        ] {
             assert!(read_answer(broken.as_bytes(), 1).is_err(), "{broken}");
         }
         let wrong = text.replace("/wA=", "!");

@@ -64,7 +64,12 @@ impl Fault {
     /// Of a statement; the transaction that it was part of is over.
     pub(super) fn of(fault: &SqlFault) -> Fault {
         let text = fault.to_string();
-        if fault.is(&["SQLITE_BUSY", "SQLITE_LOCKED", "TRANSACTION_", "SQLITE_NOMEM"]) {
+        if fault.is(&[
+            "SQLITE_BUSY",
+            "SQLITE_LOCKED",
+            "TRANSACTION_",
+            "SQLITE_NOMEM",
+        ]) {
             Fault::Busy(text)
         } else if fault.is(&["SQLITE_FULL"]) {
             Fault::Full(text)
@@ -97,7 +102,9 @@ impl Fault {
             Fault::Denied { .. } => ProviderError::Settings {
                 reason: format!("{what}: {self}"),
             },
-            Fault::Gone | Fault::TooLarge | Fault::Refused(_) => ProviderError::io(what, self.to_string()),
+            Fault::Gone | Fault::TooLarge | Fault::Refused(_) => {
+                ProviderError::io(what, self.to_string())
+            }
         }
     }
 }

@@ -134,7 +134,9 @@ fn fill(tenant: &TenantId, life: RandomId, mark: Option<&[u8]>) -> (Script, usiz
     let head = Head::EMPTY.encode();
     let mut rows = vec![(FORMAT_KEY, format.as_bytes()), (HEAD_KEY, &head[..])];
     rows.extend(mark.map(|mark| (mark, &b"{}"[..])));
-    let args = rows.iter().flat_map(|(key, value)| [(*key).into(), (*value).into()]);
+    let args = rows
+        .iter()
+        .flat_map(|(key, value)| [(*key).into(), (*value).into()]);
     script.then(sql::put(Keyspace::Meta, rows.len()), args.collect());
     let life = life.to_string();
     script.then(sql::create_feed(), vec![life.as_str().into()]);
@@ -194,7 +196,10 @@ async fn forget_cache(shared: &Shared, tenant: &TenantId) -> ProviderResult<()> 
 /// Finishes what a crash interrupted, and removes replicas of tenants that are not there any more. What fails is left to
 /// a later start. The tenants that are ready, with their namespaces.
 pub(super) async fn recover(shared: &Shared) -> ProviderResult<Vec<(TenantId, String)>> {
-    let entries = shared.registry.entries(&shared.http, &shared.timing).await?;
+    let entries = shared
+        .registry
+        .entries(&shared.http, &shared.timing)
+        .await?;
     let mut ready = Vec::new();
     for entry in &entries {
         match entry.state {
@@ -254,7 +259,8 @@ pub(super) async fn open(shared: &Shared, tenant: &TenantId) -> ProviderResult<(
         None => None,
     };
     check_format(namespace, tenant, format.as_deref())?;
-    let state = primary::state_in(namespace, answers.next().unwrap_or_default()).map_err(corrupt)?;
+    let state =
+        primary::state_in(namespace, answers.next().unwrap_or_default()).map_err(corrupt)?;
     if state.life != entry.life {
         return Err(ProviderError::Corrupt {
             what: format!("namespace {namespace}"),
@@ -289,4 +295,3 @@ impl Shared {
         u128::try_from(entry.age_ms).is_ok_and(|age| age > self.timing.stale_creation.as_millis())
     }
 }
-

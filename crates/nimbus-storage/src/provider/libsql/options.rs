@@ -233,7 +233,10 @@ mod tests {
     fn a_token_in_the_clear_is_refused_unless_asked_for() {
         let mut remote = options("http://db.example:8080");
         let text = refused(&remote);
-        assert!(text.contains("db.example") && text.contains("https"), "{text}");
+        assert!(
+            text.contains("db.example") && text.contains("https"),
+            "{text}"
+        );
         remote.allow_plaintext_token = true;
         remote.check().unwrap();
         let mut admin = options("http://127.0.0.1:1");
@@ -256,7 +259,9 @@ mod tests {
             refused(&options)
         };
         assert!(with(|o| o.tenant_namespace_prefix = "Tenant".into()).contains("a-z"));
-        assert!(with(|o| o.metadata_namespace = "tenant_x".into()).contains("begins with the prefix"));
+        assert!(
+            with(|o| o.metadata_namespace = "tenant_x".into()).contains("begins with the prefix")
+        );
         assert!(with(|o| o.metadata_namespace = "x/y".into()).contains("a-z"));
     }
 }

@@ -110,7 +110,8 @@ pub(super) fn state_in(namespace: &str, rows: Vec<Vec<Value>>) -> Result<State, 
     let row = rows.into_iter().next().ok_or(Fault::Gone)?;
     let mut row = Row::new(row);
     let head = row.bytes()?;
-    let head = decode_head(namespace, head.as_deref()).map_err(|e| Fault::Refused(e.to_string()))?;
+    let head =
+        decode_head(namespace, head.as_deref()).map_err(|e| Fault::Refused(e.to_string()))?;
     let life = row.text()?;
     let life = RandomId::try_from(life).map_err(|e| Fault::Refused(format!("its life: {e}")))?;
     let state = State {

@@ -60,7 +60,9 @@ pub(super) fn encode(head: &Head, writes: &Writes) -> Option<Vec<Vec<u8>>> {
 }
 
 fn put(body: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
-    let len = u32::try_from(bytes.len()).ok().filter(|len| *len != REMOVED)?;
+    let len = u32::try_from(bytes.len())
+        .ok()
+        .filter(|len| *len != REMOVED)?;
     body.extend(len.to_be_bytes());
     body.extend(bytes);
     Some(())
@@ -90,7 +92,10 @@ impl Assembler {
         let number = u32::from_be_bytes([n0, n1, n2, n3]);
         let count = u32::from_be_bytes([c0, c1, c2, c3]);
         if number != self.next || number >= count || self.body.len() + piece.len() > MAX_BODY {
-            return Err(format!("part {number} of {count} where {} is due", self.next));
+            return Err(format!(
+                "part {number} of {count} where {} is due",
+                self.next
+            ));
         }
         self.body.extend(piece);
         self.next += 1;
@@ -109,9 +114,7 @@ impl Assembler {
 
 fn decode(body: &[u8]) -> Result<Change, String> {
     let short = || "it ends within a row".to_owned();
-    let (head, mut rest) = body
-        .split_at_checked(Head::ENCODED_LEN)
-        .ok_or_else(short)?;
+    let (head, mut rest) = body.split_at_checked(Head::ENCODED_LEN).ok_or_else(short)?;
     let head = Head::decode(head).ok_or_else(short)?;
     let mut writes = Writes::new();
     while let Some((keyspace, after)) = rest.split_first() {
@@ -171,18 +174,42 @@ mod tests {
     #[test]
     fn vector() {
         let writes = Writes::from([
-            ((Keyspace::Docs, b"k".to_vec()), Some(Bytes::from_static(b"{}"))),
+            (
+                (Keyspace::Docs, b"k".to_vec()),
+                Some(Bytes::from_static(b"{}")),
+            ),
             ((Keyspace::Index, b"".to_vec()), Some(Bytes::new())),
             ((Keyspace::Log, b"\x00".to_vec()), None),
         ]);
         let parts = encode(&head(3), &writes).unwrap();
         let expected = [
-            "01", "00000000", "00000001", "0000000000000007", "0000000000000009",
-            &"03".repeat(32), "01", "00000001", "6b", "00000002", "7b7d", "02", "00000000",
-            "00000000", "03", "00000001", "00", "ffffffff",
+            "01",
+            "00000000",
+            "00000001",
+            "0000000000000007",
+            "0000000000000009",
+            &"03".repeat(32),
+            "01",
+            "00000001",
+            "6b",
+            "00000002",
+            "7b7d",
+            "02",
+            "00000000",
+            "00000000",
+            "03",
+            "00000001",
+            "00",
+            "ffffffff",
         ];
         assert_eq!(data_encoding::HEXLOWER.encode(&parts[0]), expected.concat());
-        assert_eq!(read(&parts), Change { head: head(3), writes });
+        assert_eq!(
+            read(&parts),
+            Change {
+                head: head(3),
+                writes
+            }
+        );
     }
 
     #[test]

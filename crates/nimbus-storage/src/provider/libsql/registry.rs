@@ -125,11 +125,16 @@ impl Registry {
             script.then(table, Vec::new());
         }
         let id = id.to_string();
-        let row = vec![FORMAT.into(), id.as_str().into(), self.prefix.as_str().into()];
+        let row = vec![
+            FORMAT.into(),
+            id.as_str().into(),
+            self.prefix.as_str().into(),
+        ];
         script.then(sql::CLAIM, row);
         let commit = script.commit(begun);
         let done = self.write(http, timing, &script, commit).await;
-        done.map(drop).map_err(|e| self.error("making the metadata", e))
+        done.map(drop)
+            .map_err(|e| self.error("making the metadata", e))
     }
 
     /// Runs a transaction that may be repeated.
@@ -150,7 +155,9 @@ impl Registry {
     pub(super) async fn look(&self, http: &Http) -> ProviderResult<()> {
         let script = Script::query(sql::INSTALLATION, Vec::new());
         let looked = http.rows(&self.namespace, &script).await;
-        looked.map(drop).map_err(|e| self.error("looking at the metadata", e))
+        looked
+            .map(drop)
+            .map_err(|e| self.error("looking at the metadata", e))
     }
 
     /// The entry of a tenant, in whatever state.
@@ -216,14 +223,22 @@ impl Registry {
         let mut script = Script::default();
         let begun = script.begin();
         let life = life.to_string();
-        let entry = vec![tenant.as_str().into(), namespace.into(), life.as_str().into()];
+        let entry = vec![
+            tenant.as_str().into(),
+            namespace.into(),
+            life.as_str().into(),
+        ];
         script.then(sql::enter(), entry);
         let read = script.then(sql::entries(true), vec![tenant.as_str().into()]);
         let commit = script.commit(begun);
         let done = self.write(http, timing, &script, commit).await;
         let outcomes = done.map_err(|e| self.error("entering a tenant", e))?;
         match outcomes.into_iter().nth(read) {
-            Some(Outcome::Done(rows)) => rows.into_iter().next().map(|row| self.entry(row)).transpose(),
+            Some(Outcome::Done(rows)) => rows
+                .into_iter()
+                .next()
+                .map(|row| self.entry(row))
+                .transpose(),
             _ => Ok(None),
         }
     }
@@ -246,7 +261,11 @@ impl Registry {
         let done = self.write(http, timing, &script, commit).await;
         let outcomes = done.map_err(|e| self.error("writing the registry", e))?;
         match outcomes.into_iter().nth(read) {
-            Some(Outcome::Done(rows)) => rows.into_iter().next().map(|row| self.entry(row)).transpose(),
+            Some(Outcome::Done(rows)) => rows
+                .into_iter()
+                .next()
+                .map(|row| self.entry(row))
+                .transpose(),
             _ => Ok(None),
         }
     }

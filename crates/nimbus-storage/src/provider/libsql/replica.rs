@@ -100,10 +100,7 @@ impl Replica {
             if !file.path.exists() {
                 return Ok(None);
             }
-            shared
-                .copies
-                .open(&file.path, file.key.clone())
-                .map(Some)
+            shared.copies.open(&file.path, file.key.clone()).map(Some)
         });
         let store = match opened.await {
             Ok(Some(store)) => store,
@@ -197,7 +194,11 @@ impl Replica {
     fn unless_damaged<T>(&self, result: ProviderResult<T>) -> ProviderResult<T> {
         result.map_err(|e| match e {
             ProviderError::Corrupt { what, reason } => {
-                tracing::warn!(file = what, reason, "the replica is damaged and is made anew");
+                tracing::warn!(
+                    file = what,
+                    reason,
+                    "the replica is damaged and is made anew"
+                );
                 let mut view = self.view();
                 view.doubt = true;
                 view.cause = Some(view::MISMATCH);
@@ -233,7 +234,10 @@ impl Replica {
     }
 
     /// Runs work in a task of its own, and waits a bounded time for it.
-    async fn apart<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Replica>) -> F) -> ProviderResult<T>
+    async fn apart<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Replica>) -> F,
+    ) -> ProviderResult<T>
     where
         T: Send + 'static,
         F: Future<Output = ProviderResult<T>> + Send + 'static,
@@ -521,7 +525,11 @@ impl Replica {
             Some(store) => store.close().await,
             None => Ok(()),
         };
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let file = self
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(file);
         closed
     }

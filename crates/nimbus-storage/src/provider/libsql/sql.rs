@@ -132,11 +132,13 @@ pub(super) fn prune() -> String {
     )
 }
 
+// `CROSS JOIN` has SQLite look rows up in the order of the sums, instead of reading whole tables.
+
 /// Changes after position `?1` in order, at most `?2` of them and `?3` bytes: position, previous tag, tag, data.
 pub(super) const CHANGES: &str = "SELECT c.position, c.previous, c.tag, c.data FROM \
      (SELECT position, sum(size) OVER (ORDER BY position) AS upto FROM \
      (SELECT position, length(data) AS size FROM changes WHERE position > ?1 ORDER BY position LIMIT ?2)) AS s \
-     JOIN changes AS c ON c.position = s.position WHERE s.upto <= ?3 ORDER BY c.position";
+     CROSS JOIN changes AS c ON c.position = s.position WHERE s.upto <= ?3 ORDER BY c.position";
 
 /// Rows from key `?1` in order, at most `?2` of them and `?3` bytes, with at most `?4` of each value: key, length of
 /// the value, beginning of the value, which `substr` makes null where the value is empty.
@@ -146,7 +148,7 @@ pub(super) fn copy(keyspace: Keyspace) -> String {
         "SELECT t.key, length(t.value), coalesce(substr(t.value, 1, ?4), zeroblob(0)) FROM \
          (SELECT key, sum(size) OVER (ORDER BY key) AS upto FROM \
          (SELECT key, length(key) + min(length(value), ?4) AS size FROM {table} WHERE key >= ?1 ORDER BY key LIMIT ?2)) \
-         AS s JOIN {table} AS t ON t.key = s.key WHERE s.upto <= ?3 ORDER BY t.key"
+         AS s CROSS JOIN {table} AS t ON t.key = s.key WHERE s.upto <= ?3 ORDER BY t.key"
     )
 }
 
@@ -180,8 +182,7 @@ pub(super) const CREATE_REGISTRY: [&str; 2] = [
      state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')), life TEXT NOT NULL, since INTEGER NOT NULL)",
 ];
 /// `?1` format, `?2` id, `?3` prefix.
-pub(super) const CLAIM: &str =
-    "INSERT INTO installation (only_row, format, id, prefix) VALUES (1, ?1, ?2, ?3) ON CONFLICT DO NOTHING";
+pub(super) const CLAIM: &str = "INSERT INTO installation (only_row, format, id, prefix) VALUES (1, ?1, ?2, ?3) ON CONFLICT DO NOTHING";
 pub(super) const INSTALLATION: &str = "SELECT format, id, prefix FROM installation";
 
 /// Entries of the registry: tenant, namespace, state, life, age in milliseconds. `only`: that of tenant `?1`.

@@ -60,8 +60,7 @@ impl World {
     /// Settings of the server with this name.
     fn options(&self, server: &str) -> LibsqlOptions {
         let cache = self.dir.path().join(server);
-        let mut options =
-            LibsqlOptions::new(self.primary.url(), self.primary.admin_url(), cache);
+        let mut options = LibsqlOptions::new(self.primary.url(), self.primary.admin_url(), cache);
         options.max_staleness = self.staleness;
         options.keyring.clone_from(&self.keyring);
         options
@@ -205,7 +204,12 @@ fn refreshes(store: &Arc<dyn TenantStore>) -> (u64, u64) {
 async fn run(provider: &LibsqlProvider, id: &str, sql: &str) -> Vec<Vec<Value>> {
     let namespace = provider.shared.known().get(&tenant(id)).unwrap().clone();
     let script = Script::query(sql, Vec::new());
-    let mut answers = provider.shared.http.rows(&namespace, &script).await.unwrap();
+    let mut answers = provider
+        .shared
+        .http
+        .rows(&namespace, &script)
+        .await
+        .unwrap();
     answers.remove(0)
 }
 

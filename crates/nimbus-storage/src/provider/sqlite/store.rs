@@ -35,7 +35,12 @@ impl SqliteStore {
     ) -> ProviderResult<SqliteStore> {
         let counters = Arc::new(Counters::default());
         let wal = Wal::new(path.clone(), checkpoints);
-        let jobs = writer::start((path.clone(), role), durability, counters.clone(), wal.clone())?;
+        let jobs = writer::start(
+            (path.clone(), role),
+            durability,
+            counters.clone(),
+            wal.clone(),
+        )?;
         let readers = Readers::new(path.clone(), readers, wal.clone());
         wal.shared_with(&readers);
         Ok(SqliteStore {

@@ -112,7 +112,11 @@ async fn a_creation_that_comes_late_undoes_itself_alone() {
         put(&store, Head::EMPTY, 1, "new").await;
         assert_eq!(get(&store, b"k").await.as_deref(), Some("new"));
         store.close().await.unwrap();
-        assert_eq!(world.namespaces().len(), 1, "{step}: what the dead one made");
+        assert_eq!(
+            world.namespaces().len(),
+            1,
+            "{step}: what the dead one made"
+        );
         other.delete(&id).await.unwrap();
     }
 }
@@ -133,13 +137,26 @@ async fn a_replica_that_was_not_finished_is_made_anew() {
         for n in 0..5 {
             at = put(&store, at, n, &format!("value {n}")).await;
         }
-        for step in ["begun", "copied", "completed", "built", "old one closed", "replaced"] {
+        for step in [
+            "begun",
+            "copied",
+            "completed",
+            "built",
+            "old one closed",
+            "replaced",
+        ] {
             let dying = world.provider(server).await;
-            crash_at(&dying, step, async { dying.open(&tenant(id)).await.map(drop) }).await;
+            crash_at(&dying, step, async {
+                dying.open(&tenant(id)).await.map(drop)
+            })
+            .await;
             drop(dying);
             at = put(&store, at, 9, &format!("after {step}")).await;
             let replica = world.dir.path().join(server).join(id);
-            soon("the end of the dead server's threads", async || !is_open(&replica)).await;
+            soon("the end of the dead server's threads", async || {
+                !is_open(&replica)
+            })
+            .await;
             let next = world.provider(server).await;
             let reader = reopened(&next, id).await;
             assert_eq!(head(&reader).await, at, "{step}");
@@ -169,7 +186,10 @@ async fn a_replica_goes_on_from_where_it_was() {
         crash_at(&dying, step, async { reader.snapshot().await.map(drop) }).await;
         drop((reader, dying));
         let replica = world.replica("a", "t");
-        soon("the end of the dead server's threads", async || !is_open(&replica)).await;
+        soon("the end of the dead server's threads", async || {
+            !is_open(&replica)
+        })
+        .await;
         let next = world.provider("a").await;
         let reader = reopened(&next, "t").await;
         assert_eq!(get(&reader, b"k").await.as_deref(), Some(step));

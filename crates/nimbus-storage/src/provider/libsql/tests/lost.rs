@@ -37,7 +37,9 @@ async fn a_turn_whose_answer_was_cut_is_found() {
     for n in 0..3 {
         let turn = first.turn().await.unwrap();
         world.primary.faults().cut_after_commit(1);
-        turn.commit(batch(at, b"kept", &n.to_string())).await.unwrap();
+        turn.commit(batch(at, b"kept", &n.to_string()))
+            .await
+            .unwrap();
         for store in [&first, &second] {
             assert_eq!(get(store, b"kept").await, Some(n.to_string()));
             assert_eq!(head(store).await, at);
@@ -63,7 +65,10 @@ async fn a_late_answer_is_found_and_an_unsent_request_is_not() {
         tokio::spawn(async move { store.commit(at, batch(next(at, 2), b"k", "late")).await })
     };
     let before = world.primary.faults().commits();
-    soon("the commit", async || world.primary.faults().commits() > before).await;
+    soon("the commit", async || {
+        world.primary.faults().commits() > before
+    })
+    .await;
     world.primary.faults().delay_answers(Duration::ZERO);
     pending.await.unwrap().unwrap();
     assert_eq!(get(&store, b"k").await.as_deref(), Some("late"));
@@ -110,7 +115,10 @@ async fn an_outcome_that_cannot_be_looked_up_is_unknown() {
         let store = store.clone();
         tokio::spawn(async move { store.commit(at, batch(next(at, 2), b"k", "1")).await })
     };
-    soon("the commit", async || world.primary.faults().commits() > before).await;
+    soon("the commit", async || {
+        world.primary.faults().commits() > before
+    })
+    .await;
     world.primary.stop();
     let unknown = pending.await.unwrap();
     assert!(
@@ -148,7 +156,10 @@ async fn reads_fail_while_the_primary_is_away_and_work_again_after() {
     let freshness = store.freshness().unwrap();
     assert_eq!(freshness.last_refresh_error, None);
     assert_eq!(
-        (freshness.required_sequence, freshness.local_applied_sequence),
+        (
+            freshness.required_sequence,
+            freshness.local_applied_sequence
+        ),
         (1, 1)
     );
 }
@@ -183,11 +194,17 @@ async fn a_locked_primary_is_a_passing_failure() {
     let store = fresh(&provider, "t").await;
     let at = put(&store, Head::EMPTY, 1, "0").await;
     let namespace = provider.shared.known().get(&tenant("t")).unwrap().clone();
-    let path = world.dir.path().join(format!("primary/{namespace}.sqlite3"));
+    let path = world
+        .dir
+        .path()
+        .join(format!("primary/{namespace}.sqlite3"));
     let other = rusqlite::Connection::open(path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let busy = store.commit(at, batch(next(at, 2), b"k", "1")).await;
-    assert!(matches!(busy, Err(CommitError::Transient { .. })), "{busy:?}");
+    assert!(
+        matches!(busy, Err(CommitError::Transient { .. })),
+        "{busy:?}"
+    );
     other.execute_batch("ROLLBACK").unwrap();
     put(&store, at, 2, "1").await;
 }

@@ -22,13 +22,22 @@ async fn a_wrong_token_and_a_wrong_header_are_named() {
     let world = secured();
     let wrong = with(&world, "wr0ng", "Basic 4dmin");
     let refused = world.connect(wrong).await.err().unwrap();
-    assert!(matches!(refused, ProviderError::Settings { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, ProviderError::Settings { .. }),
+        "{refused:?}"
+    );
     let text = refused.to_string();
-    assert!(text.contains("auth token (401") && !text.contains("wr0ng"), "{text}");
+    assert!(
+        text.contains("auth token (401") && !text.contains("wr0ng"),
+        "{text}"
+    );
     let wrong = with(&world, "t0ken", "Basic wr0ng");
     let refused = world.connect(wrong).await.err().unwrap();
     let text = refused.to_string();
-    assert!(text.contains("admin auth header (401") && !text.contains("wr0ng"), "{text}");
+    assert!(
+        text.contains("admin auth header (401") && !text.contains("wr0ng"),
+        "{text}"
+    );
     let right = with(&world, "t0ken", "Basic 4dmin");
     let provider = world.connect(right).await.unwrap();
     let store = fresh(&provider, "t").await;
@@ -39,7 +48,10 @@ async fn a_wrong_token_and_a_wrong_header_are_named() {
     let wrong = with(&world, "t0ken", "Basic wr0ng");
     let provider = world.connect(wrong).await.unwrap();
     let refused = provider.create(&tenant("u")).await.unwrap_err();
-    assert!(refused.to_string().contains("admin auth header"), "{refused}");
+    assert!(
+        refused.to_string().contains("admin auth header"),
+        "{refused}"
+    );
     assert!(provider.delete(&tenant("t")).await.is_err());
 }
 
@@ -53,11 +65,18 @@ async fn another_installation_s_tenants_are_left_alone() {
         LibsqlProvider::connect_with(options.clone(), installation('b'), QUICK).await
     };
     let refused = connect(&options).await.err().unwrap();
-    let ProviderError::OtherInstallation { installation: found, .. } = &refused else {
+    let ProviderError::OtherInstallation {
+        installation: found,
+        ..
+    } = &refused
+    else {
         panic!("{refused:?}");
     };
     assert_eq!(*found, installation('a'));
-    assert!(refused.to_string().contains("--join-installation"), "{refused}");
+    assert!(
+        refused.to_string().contains("--join-installation"),
+        "{refused}"
+    );
     options.join_installation = Some(installation('c'));
     assert!(connect(&options).await.is_err());
     options.join_installation = Some(installation('a'));
@@ -73,7 +92,10 @@ async fn another_installation_s_tenants_are_left_alone() {
     options.metadata_namespace = "elsewhere".to_owned();
     options.join_installation = Some(installation('a'));
     let refused = connect(&options).await.err().unwrap();
-    assert!(refused.to_string().contains("no installation yet"), "{refused}");
+    assert!(
+        refused.to_string().contains("no installation yet"),
+        "{refused}"
+    );
     let made = world.dir.path().join("primary/elsewhere.sqlite3");
     assert!(!made.exists(), "a refused start made a namespace");
 }
@@ -86,7 +108,10 @@ async fn places_that_are_no_primary_are_named() {
     let mut options = world.options("a");
     std::mem::swap(&mut options.url, &mut options.admin_url);
     let refused = world.connect(options).await.err().unwrap();
-    assert!(refused.to_string().contains("neither in version 3 nor 2"), "{refused}");
+    assert!(
+        refused.to_string().contains("neither in version 3 nor 2"),
+        "{refused}"
+    );
     let mut options = world.options("a");
     options.admin_url.clone_from(&options.url);
     let refused = world.connect(options).await.err().unwrap();
@@ -96,7 +121,10 @@ async fn places_that_are_no_primary_are_named() {
     world.primary.stop();
     let refused = world.connect(options).await.err().unwrap();
     assert!(matches!(refused, ProviderError::Busy { .. }), "{refused:?}");
-    assert!(refused.to_string().contains("cannot be reached"), "{refused}");
+    assert!(
+        refused.to_string().contains("cannot be reached"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,8 +145,14 @@ async fn what_is_there_already_is_not_taken() {
     let world = World::new();
     let provider = world.provider("a").await;
     let (http, life) = (&provider.shared.http, installation('1'));
-    assert_eq!(http.create_namespace("tenant_x").await.unwrap(), http::Made::New);
-    assert_eq!(http.create_namespace("tenant_x").await.unwrap(), http::Made::Exists);
+    assert_eq!(
+        http.create_namespace("tenant_x").await.unwrap(),
+        http::Made::New
+    );
+    assert_eq!(
+        http.create_namespace("tenant_x").await.unwrap(),
+        http::Made::Exists
+    );
     http.delete_namespace("tenant_x").await.unwrap();
     http.delete_namespace("tenant_x").await.unwrap();
     // Damage of a namespace that is registered.
@@ -135,7 +169,10 @@ async fn what_is_there_already_is_not_taken() {
     assert!(refused.to_string().contains("another life"), "{refused}");
     http.delete_namespace(&namespace).await.unwrap();
     let missing = provider.open(&tenant("t")).await.err().unwrap();
-    assert!(matches!(missing, ProviderError::Corrupt { .. }), "{missing:?}");
+    assert!(
+        matches!(missing, ProviderError::Corrupt { .. }),
+        "{missing:?}"
+    );
     provider.delete(&tenant("t")).await.unwrap();
     assert_eq!(provider.list().await.unwrap(), []);
 }
@@ -152,7 +189,10 @@ async fn a_batch_that_is_too_large_is_refused() {
     let refused = store
         .commit(Head::EMPTY, batch(next(Head::EMPTY, 1), b"k", &large))
         .await;
-    assert!(matches!(refused, Err(CommitError::Refused { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CommitError::Refused { .. })),
+        "{refused:?}"
+    );
     put(&store, Head::EMPTY, 1, "small").await;
     let own = store
         .commit(

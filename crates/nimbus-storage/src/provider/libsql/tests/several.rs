@@ -32,14 +32,23 @@ async fn a_stale_read_is_no_older_than_allowed() {
     let at = put(&first, Head::EMPTY, 1, "first").await;
     assert_eq!(get(&first, b"k").await.as_deref(), Some("first"), "its own");
     assert_eq!(get(&second, b"k").await, None, "no need to ask yet");
-    assert_eq!(second.freshness().unwrap().last_barrier_path, "already_current_cache");
+    assert_eq!(
+        second.freshness().unwrap().last_barrier_path,
+        "already_current_cache"
+    );
     second.look_again();
     assert_eq!(get(&second, b"k").await.as_deref(), Some("first"));
-    assert_eq!(second.freshness().unwrap().last_barrier_path, "incremental_catch_up");
+    assert_eq!(
+        second.freshness().unwrap().last_barrier_path,
+        "incremental_catch_up"
+    );
     // A refused commit tells that there is something.
     let new = put(&first, at, 2, "second").await;
     let moved = second.commit(at, batch(next(at, 3), b"k", "x")).await;
-    assert!(matches!(moved, Err(CommitError::HeadMoved { .. })), "{moved:?}");
+    assert!(
+        matches!(moved, Err(CommitError::HeadMoved { .. })),
+        "{moved:?}"
+    );
     assert_eq!(get(&second, b"k").await.as_deref(), Some("second"));
     // So does a commit that succeeds, and a turn.
     let at = put(&first, new, 4, "third").await;
@@ -63,7 +72,10 @@ async fn a_turn_is_lost_to_whoever_commits_first_and_had_the_next_time() {
     let seen = turn.get_many(Keyspace::Docs, &[b"m"]).await.unwrap();
     assert_eq!(seen, [None], "a turn shows one state");
     let lost = turn.commit(batch(next(at, 2), b"k", "lost")).await;
-    assert!(matches!(lost, Err(CommitError::Transient { .. })), "{lost:?}");
+    assert!(
+        matches!(lost, Err(CommitError::Transient { .. })),
+        "{lost:?}"
+    );
     assert_eq!(get(&second, b"k").await.as_deref(), Some("0"));
 
     // It has the next one for itself.
@@ -75,7 +87,10 @@ async fn a_turn_is_lost_to_whoever_commits_first_and_had_the_next_time() {
     let seen = turn.get_many(Keyspace::Docs, &[b"m"]).await.unwrap();
     assert_eq!(seen[0].as_deref(), Some(&b"kept"[..]));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(!blocked.is_finished(), "another commits during a reserved turn");
+    assert!(
+        !blocked.is_finished(),
+        "another commits during a reserved turn"
+    );
     let new = next(at, 2);
     turn.commit(batch(new, b"k", "mine")).await.unwrap();
     let moved = blocked.await.unwrap();
@@ -85,7 +100,10 @@ async fn a_turn_is_lost_to_whoever_commits_first_and_had_the_next_time() {
     assert_eq!(actual, new);
 
     // A reserved turn that is given up holds nobody up.
-    second.commit(at, batch(next(at, 7), b"k", "x")).await.unwrap_err();
+    second
+        .commit(at, batch(next(at, 7), b"k", "x"))
+        .await
+        .unwrap_err();
     let lost = second.turn().await.unwrap();
     put(&first, new, 5, "5").await;
     drop(lost);
@@ -101,12 +119,17 @@ async fn a_reservation_ends_by_itself() {
     let at = put(&first, Head::EMPTY, 1, "0").await;
     let turn = second.turn().await.unwrap();
     let at = put(&first, at, 2, "1").await;
-    turn.commit(batch(next(at, 9), b"k", "lost")).await.unwrap_err();
+    turn.commit(batch(next(at, 9), b"k", "lost"))
+        .await
+        .unwrap_err();
     let reserved = second.turn().await.unwrap();
     // The other's turn comes all the same, and the stopped one is refused.
     let at = put(&first, at, 3, "2").await;
     let refused = reserved.commit(batch(next(at, 9), b"k", "late")).await;
-    assert!(matches!(refused, Err(CommitError::Transient { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CommitError::Transient { .. })),
+        "{refused:?}"
+    );
     assert_eq!(get(&second, b"k").await.as_deref(), Some("2"));
 }
 
