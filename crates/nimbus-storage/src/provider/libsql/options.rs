@@ -75,7 +75,8 @@ pub struct LibsqlOptions {
     pub allow_plaintext_token: bool,
     /// Keys of the replicas' files; `None` keeps plain text.
     pub keyring: Option<Arc<Keyring>>,
-    /// Snapshots that one tenant can have open at once; 1 to 1,024.
+    /// Snapshots that one tenant can have open at once; 1 to 1,024. More than the transactions that run at once on a
+    /// tenant: each may hold one while it waits for commits of other servers to be read, which takes two more.
     pub readers: usize,
     /// How old the newest look at the primary may be for a read that asks for nothing newer. Zero: every read
     /// asks. The default is 250 ms.
@@ -102,7 +103,7 @@ impl LibsqlOptions {
             join_installation: None,
             allow_plaintext_token: false,
             keyring: None,
-            readers: 4,
+            readers: 64,
             max_staleness: Duration::from_millis(250),
             heap_limit: 512 << 20,
         }
