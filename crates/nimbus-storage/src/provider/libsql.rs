@@ -257,12 +257,10 @@ impl LibsqlProvider {
         shared
             .known()
             .insert(tenant.clone(), entry.namespace.clone());
-        let me = commit::random().map_err(|e| ProviderError::io("opening a tenant", e))?;
         let space = Arc::new(Space {
             tenant: tenant.clone(),
             name: entry.namespace,
             life: entry.life,
-            me,
             fence: AtomicI64::new(state.fence),
             pruning: commit::Pruning::default(),
         });

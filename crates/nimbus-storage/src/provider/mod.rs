@@ -7,6 +7,10 @@
 
 mod error;
 #[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
+#[cfg_attr(
+    not(any(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "libSQL uses a part of it")
+)]
 pub mod external;
 pub(crate) mod files;
 mod freshness;

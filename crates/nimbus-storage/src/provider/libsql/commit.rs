@@ -30,8 +30,6 @@ pub(super) struct Space {
     pub(super) tenant: TenantId,
     pub(super) name: String,
     pub(super) life: RandomId,
-    /// Names this store to the others, for turns.
-    pub(super) me: Tag,
     /// The fence as it was last seen.
     pub(super) fence: AtomicI64,
     pub(super) pruning: Pruning,
@@ -61,8 +59,8 @@ impl Pruning {
 pub(super) struct Plan {
     space: Arc<Space>,
     expected: Head,
-    /// What a turn saw; nothing may have come after it.
-    position: Option<i64>,
+    /// What a turn saw, after which nothing may have come, and its name.
+    turn: Option<(i64, Tag)>,
     pub(super) tag: Tag,
     parts: Vec<Vec<u8>>,
     pub(super) batch: Batch,
@@ -90,14 +88,14 @@ pub(super) enum Committed {
 }
 
 impl Plan {
-    /// `position`: of a turn; `after`: a position that the primary has reached.
+    /// `turn`: the position that it saw and its name; `after`: a position that the primary has reached.
     ///
     /// # Errors
     /// `Refused` for a batch that writes rows of the provider or is too large.
     pub(super) fn new(
         space: &Arc<Space>,
         (expected, batch): (Head, Batch),
-        position: Option<i64>,
+        turn: Option<(i64, Tag)>,
         after: i64,
     ) -> Result<Plan, CommitError> {
         let refused = |reason: String| CommitError::Refused { reason };
@@ -115,12 +113,21 @@ impl Plan {
         Ok(Plan {
             space: space.clone(),
             expected,
-            position,
+            turn,
             tag,
             parts,
             batch,
             after,
         })
+    }
+
+    fn position(&self) -> Option<i64> {
+        self.turn.map(|(position, _)| position)
+    }
+
+    /// Who has the turn, if this is its commit.
+    fn holder(&self) -> &[u8] {
+        self.turn.as_ref().map_or(&[], |(_, id)| id)
     }
 
     fn bytes(&self) -> u64 {
@@ -142,7 +149,7 @@ fn script(plan: &Plan, prune: bool, timing: &Timing) -> (Script, Steps) {
     let mut script = Script::default();
     let begun = script.begin();
     script.then(sql::swap_head(), vec![new[..].into(), expected[..].into()]);
-    let position = plan.position.map_or(Value::Null, Value::from);
+    let position = plan.position().map_or(Value::Null, Value::from);
     let bytes = i64::try_from(plan.bytes()).unwrap_or(i64::MAX);
     let guard = script.then(
         sql::guard(),
@@ -150,7 +157,7 @@ fn script(plan: &Plan, prune: bool, timing: &Timing) -> (Script, Steps) {
             plan.space.life.to_string().as_str().into(),
             plan.space.fence.load(Ordering::Acquire).into(),
             position,
-            plan.space.me[..].into(),
+            plan.holder().into(),
             number(plan.parts.len()),
             bytes.into(),
         ],
@@ -306,13 +313,13 @@ fn judge(plan: &Plan, state: &State) -> Result<&'static str, CommitError> {
         return Err(CommitError::HeadMoved { actual: state.head });
     }
     if plan
-        .position
+        .position()
         .is_some_and(|position| position != state.position)
     {
         let reason = format!("another commit to {} came first", space.name);
         return Err(CommitError::Transient { reason });
     }
-    let other = state.holder.as_deref().is_some_and(|h| h != space.me);
+    let other = state.holder.as_deref().is_some_and(|h| h != plan.holder());
     Ok(match (other, fence != state.fence) {
         (true, _) => "another server has the turn",
         (false, true) => "another server looked for a lost answer",

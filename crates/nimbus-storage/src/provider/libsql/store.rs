@@ -2,7 +2,7 @@
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::commit::{self, Plan, Space};
+use super::primary::Tag;
 use super::replica::Replica;
 use super::turn;
 use crate::provider::{
@@ -24,18 +25,18 @@ pub(super) struct Desk {
     pub(super) space: Arc<Space>,
     pub(super) replica: Arc<Replica>,
     commits: AtomicU64,
-    /// Whether the last turn was lost to another server.
-    pub(super) lost: AtomicBool,
+    /// Held by the turn of this server.
+    pub(super) turns: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Desk {
-    /// Commits a batch on the primary and applies it here.
+    /// Commits a batch on the primary and applies it here; `turn`: the position that it saw and its name.
     pub(super) async fn commit(
         &self,
         batch: (Head, Batch),
-        position: Option<i64>,
+        turn: Option<(i64, Tag)>,
     ) -> Result<(), CommitError> {
-        let plan = Plan::new(&self.space, batch, position, self.replica.required())?;
+        let plan = Plan::new(&self.space, batch, turn, self.replica.required())?;
         self.replica.begins(&plan);
         let (http, timing) = (&self.shared.http, &self.shared.timing);
         match commit::commit(http, timing, &plan).await {
@@ -83,7 +84,7 @@ impl LibsqlStore {
             space,
             replica,
             commits: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
+            turns: Arc::default(),
         });
         let (jobs, waiting) = mpsc::unbounded_channel();
         let worker = tokio::spawn(work(desk.clone(), waiting));

@@ -1,18 +1,18 @@
 //! A turn without a lock: it remembers the newest state, and its commit succeeds only if nothing came after.
 //!
-//! A server that lost a turn to another reserves the next one on the primary for a short time, so that the other
-//! cannot come first for ever. A reservation is a courtesy: it ends by itself, and nothing relies on it.
+//! So that turns are seldom lost, one is reserved on the primary for a short time, in which commits of others wait. A
+//! reservation is a courtesy: it ends by itself, and nothing relies on it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::OwnedMutexGuard;
 
 use super::hrana::Script;
 use super::http::Fault;
-use super::primary::state_in;
+use super::primary::{Tag, state_in};
 use super::store::Desk;
 use super::{PAUSE, commit, sql};
 use crate::provider::{
@@ -27,38 +27,52 @@ struct LibsqlTurn {
     position: i64,
     /// `None` once its commit began.
     snapshot: Option<Box<dyn Snapshot>>,
+    /// Names it to others.
+    id: Tag,
+    /// Whether the reservation has to be given back.
     reserved: bool,
+    /// Turns of this server queue here.
+    _first: OwnedMutexGuard<()>,
 }
 
 /// Looks at the newest state.
 pub(super) async fn turn(desk: &Arc<Desk>) -> Result<Box<dyn Turn>, CommitError> {
-    let reserved = desk.lost.load(Ordering::Acquire);
-    if reserved {
-        reserve(desk).await?;
-    }
-    let newest = desk.replica.newest().await;
-    let (mark, snapshot) = newest.map_err(|e| match e {
-        ProviderError::NotFound { .. } | ProviderError::Closed => CommitError::Closed,
-        other => CommitError::Transient {
-            reason: other.to_string(),
-        },
+    let transient = |reason: String| CommitError::Transient { reason };
+    let queue = desk.turns.clone().lock_owned();
+    let first = tokio::time::timeout(desk.shared.timing.turn_wait, queue).await;
+    let first = first.map_err(|_| {
+        let name = &desk.space.name;
+        transient(format!(
+            "this server has had the turn on {name} all the time"
+        ))
     })?;
+    let id = commit::random().map_err(transient)?;
+    reserve(desk, &id).await?;
+    let newest = desk.replica.newest().await;
+    let newest = newest.map_err(|e| match e {
+        ProviderError::NotFound { .. } | ProviderError::Closed => CommitError::Closed,
+        other => transient(other.to_string()),
+    });
+    let newest = newest.inspect_err(|_| release(desk, id));
+    let (mark, snapshot) = newest?;
     Ok(Box::new(LibsqlTurn {
         desk: desk.clone(),
         head: mark.head,
         position: mark.position,
         snapshot: Some(snapshot),
-        reserved,
+        id,
+        reserved: true,
+        _first: first,
     }))
 }
 
 /// Waits until nobody else has a turn, and has others wait.
-async fn reserve(desk: &Desk) -> Result<(), CommitError> {
+async fn reserve(desk: &Desk, id: &Tag) -> Result<(), CommitError> {
     let (timing, space) = (&desk.shared.timing, &desk.space);
     let until = Instant::now() + timing.turn_wait;
     let lease = i64::try_from(timing.lease.as_millis()).unwrap_or(i64::MAX);
     loop {
-        let mut script = Script::query(sql::reserve(), vec![space.me[..].into(), lease.into()]);
+        let mut script = Script::query(sql::reserve(), vec![id[..].into(), lease.into()]);
         script.then(sql::state(), Vec::new());
         let tried = desk.shared.http.rows(&space.name, &script).await;
         let state = tried.and_then(|mut answers| {
@@ -67,7 +81,7 @@ async fn reserve(desk: &Desk) -> Result<(), CommitError> {
         });
         match state {
             Ok(state) if state.life != space.life => return Err(CommitError::Closed),
-            Ok(state) if state.holder.as_deref() == Some(&space.me) => return Ok(()),
+            Ok(state) if state.holder.as_deref() == Some(id) => return Ok(()),
             Ok(_) => {}
             Err(Fault::Busy(_) | Fault::Lost(_)) => {}
             Err(fault) => return Err(commit::failed(&space.name, &fault)),
@@ -88,27 +102,21 @@ impl LibsqlTurn {
     async fn finish(mut self: Box<Self>, batch: Batch) -> Result<(), CommitError> {
         self.snapshot = None;
         let (head, position) = (self.head, self.position);
-        let result = self.desk.commit((head, batch), Some(position)).await;
+        let result = self
+            .desk
+            .commit((head, batch), Some((position, self.id)))
+            .await;
         // Ended by the commit, if it was done.
-        self.reserved &= result.is_err();
-        match result {
-            Ok(()) => {
-                self.desk.lost.store(false, Ordering::Release);
-                Ok(())
-            }
+        self.reserved = result.is_err();
+        result.map_err(|e| match e {
             // Nothing of it was written, and the turn is over.
-            Err(CommitError::HeadMoved { .. }) => {
-                self.desk.lost.store(true, Ordering::Release);
+            CommitError::HeadMoved { .. } => {
                 let name = &self.desk.space.name;
                 let reason = format!("the turn on {name} was lost to another server");
-                Err(CommitError::Transient { reason })
+                CommitError::Transient { reason }
             }
-            Err(e) => {
-                let passing = matches!(e, CommitError::Transient { .. });
-                self.desk.lost.fetch_or(passing, Ordering::AcqRel);
-                Err(e)
-            }
-        }
+            e => e,
+        })
     }
 }
 
@@ -155,19 +163,23 @@ impl Turn for LibsqlTurn {
 }
 
 impl Drop for LibsqlTurn {
-    /// Gives the reservation back, so that others need not wait for its end.
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        if !self.reserved {
-            return;
+        if self.reserved {
+            release(&self.desk, self.id);
         }
-        let desk = self.desk.clone();
-        runtime.spawn(async move {
-            let script = Script::query(sql::RELEASE, vec![desk.space.me[..].into()]);
-            // It ends by itself otherwise.
-            let _ = desk.shared.http.run(&desk.space.name, &script).await;
-        });
     }
+}
+
+/// Gives a reservation back, so that others need not wait for its end. It ends by itself otherwise.
+fn release(desk: &Arc<Desk>, id: Tag) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    let desk = desk.clone();
+    runtime.spawn(async move {
+        let script = Script::query(sql::RELEASE, vec![id[..].into()]);
+        if let Err(error) = desk.shared.http.run(&desk.space.name, &script).await {
+            tracing::debug!(namespace = %desk.space.name, %error, "giving a turn back");
+        }
+    });
 }

@@ -59,54 +59,42 @@ async fn a_stale_read_is_no_older_than_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_turn_is_lost_to_whoever_commits_first_and_had_the_next_time() {
-    let world = World::new();
+async fn a_turn_shows_one_state_and_has_others_wait() {
+    let mut world = World::new();
+    world.timing.lease = Duration::from_secs(60);
     let (a, b) = (world.provider("a").await, world.provider("b").await);
     let (first, second) = (fresh(&a, "t").await, b.open(&tenant("t")).await.unwrap());
     let at = put(&first, Head::EMPTY, 1, "0").await;
     let mut turn = second.turn().await.unwrap();
     assert_eq!(turn.head().await.unwrap(), at);
-    // Maintenance, which leaves the head as it is, counts as well.
-    let other = first.turn().await.unwrap();
-    other.commit(batch(at, b"m", "kept")).await.unwrap();
-    let seen = turn.get_many(Keyspace::Docs, &[b"m"]).await.unwrap();
-    assert_eq!(seen, [None], "a turn shows one state");
-    let lost = turn.commit(batch(next(at, 2), b"k", "lost")).await;
-    assert!(
-        matches!(lost, Err(CommitError::Transient { .. })),
-        "{lost:?}"
-    );
-    assert_eq!(get(&second, b"k").await.as_deref(), Some("0"));
-
-    // It has the next one for itself.
-    let mut turn = second.turn().await.unwrap();
-    let blocked = {
+    // Commits of both servers wait, and turns too.
+    let waiting: Vec<_> = [&first, &second]
+        .map(|store| {
+            let store = store.clone();
+            tokio::spawn(async move { store.commit(at, batch(next(at, 3), b"k", "x")).await })
+        })
+        .into();
+    let other = {
         let first = first.clone();
-        tokio::spawn(async move { first.commit(at, batch(next(at, 3), b"k", "moved")).await })
+        tokio::spawn(async move { first.turn().await.unwrap().head().await.unwrap() })
     };
-    let seen = turn.get_many(Keyspace::Docs, &[b"m"]).await.unwrap();
-    assert_eq!(seen[0].as_deref(), Some(&b"kept"[..]));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(
-        !blocked.is_finished(),
-        "another commits during a reserved turn"
-    );
+    let seen = turn.get_many(Keyspace::Docs, &[b"k"]).await.unwrap();
+    assert_eq!(seen[0].as_deref(), Some(&b"0"[..]));
+    assert!(!other.is_finished() && waiting.iter().all(|task| !task.is_finished()));
     let new = next(at, 2);
     turn.commit(batch(new, b"k", "mine")).await.unwrap();
-    let moved = blocked.await.unwrap();
-    let Err(CommitError::HeadMoved { actual }) = moved else {
-        panic!("{moved:?}");
-    };
-    assert_eq!(actual, new);
-
-    // A reserved turn that is given up holds nobody up.
-    second
-        .commit(at, batch(next(at, 7), b"k", "x"))
-        .await
-        .unwrap_err();
-    let lost = second.turn().await.unwrap();
+    for task in waiting {
+        let moved = task.await.unwrap();
+        assert!(
+            matches!(moved, Err(CommitError::HeadMoved { actual }) if actual == new),
+            "{moved:?}"
+        );
+    }
+    assert_eq!(other.await.unwrap(), new);
+    // A turn that is given up holds nobody up.
+    drop(second.turn().await.unwrap());
     put(&first, new, 5, "5").await;
-    drop(lost);
 }
 
 /// A server that stops with a reserved turn holds others up for the time of the reservation.
@@ -117,11 +105,6 @@ async fn a_reservation_ends_by_itself() {
     let (a, b) = (world.provider("a").await, world.provider("b").await);
     let (first, second) = (fresh(&a, "t").await, b.open(&tenant("t")).await.unwrap());
     let at = put(&first, Head::EMPTY, 1, "0").await;
-    let turn = second.turn().await.unwrap();
-    let at = put(&first, at, 2, "1").await;
-    turn.commit(batch(next(at, 9), b"k", "lost"))
-        .await
-        .unwrap_err();
     let reserved = second.turn().await.unwrap();
     // The other's turn comes all the same, and the stopped one is refused.
     let at = put(&first, at, 3, "2").await;
@@ -131,6 +114,16 @@ async fn a_reservation_ends_by_itself() {
         "{refused:?}"
     );
     assert_eq!(get(&second, b"k").await.as_deref(), Some("2"));
+    // The same where the other's commit leaves the head as it is, as maintenance does.
+    let reserved = second.turn().await.unwrap();
+    let other = first.turn().await.unwrap();
+    other.commit(batch(at, b"m", "kept")).await.unwrap();
+    let refused = reserved.commit(batch(at, b"m", "late")).await;
+    assert!(
+        matches!(refused, Err(CommitError::Transient { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(get(&second, b"m").await.as_deref(), Some("kept"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
