@@ -4,7 +4,7 @@
 //! Rows that were read late may be newer than others; every change since the beginning is applied again in order, and
 //! only then does the copy say how far it is. What a crash leaves says nothing and is thrown away.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,9 +59,9 @@ impl Replica {
     async fn blank(
         &self,
         file: &Arc<CacheFile>,
-        staging: &PathBuf,
+        staging: &Path,
     ) -> ProviderResult<Arc<dyn TenantStore>> {
-        let (shared, file, staging) = (self.shared.clone(), file.clone(), staging.clone());
+        let (shared, file, staging) = (self.shared.clone(), file.clone(), staging.to_owned());
         blocking(move || {
             remove_replica(&staging)?;
             shared.copies.create(&staging, file.key.clone())?;

@@ -12,7 +12,7 @@ async fn a_creation_that_is_cut_short_left_nothing_or_all() {
         drop(dying);
         let next = world.provider("a").await;
         if step == "created" {
-            assert_eq!(next.list().await.unwrap(), [id.clone()]);
+            assert_eq!(next.list().await.unwrap(), std::slice::from_ref(&id));
             let again = next.create(&id).await;
             assert!(
                 matches!(again, Err(ProviderError::AlreadyExists { .. })),

@@ -112,7 +112,7 @@ async fn a_copy_that_is_made_under_writes_is_exact() {
     while !opening.is_finished() || n < 50 {
         let head = next(at, 5);
         let key = [b"t/", &(n % 350).to_be_bytes()[..], &[0xff, 0]].concat();
-        let value = (n % 3 > 0).then(|| Bytes::from(format!("again {n}")));
+        let value = (!n.is_multiple_of(3)).then(|| Bytes::from(format!("again {n}")));
         let writes = Keyspace::ALL
             .map(|k| ((k, key.clone()), value.clone()))
             .into();
