@@ -47,7 +47,7 @@ const LAZY_COMMITS: u32 = 64;
 pub struct RandomId([u8; 16]);
 
 impl RandomId {
-    fn generate() -> ProviderResult<RandomId> {
+    pub(crate) fn generate() -> ProviderResult<RandomId> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)
             .map_err(|e| ProviderError::io("reading random bytes", e.to_string()))?;

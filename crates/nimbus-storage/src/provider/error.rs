@@ -6,6 +6,7 @@ use nimbus_core::TenantId;
 use thiserror::Error;
 
 use super::Head;
+use crate::control::RandomId;
 
 /// Failure of any provider call but `commit`.
 #[derive(Debug, Error)]
@@ -85,11 +86,28 @@ pub enum ProviderError {
         /// The registered one.
         existing: TenantId,
     },
+    /// The metadata in the database belongs to another installation, which does not share it.
+    #[error(
+        "{place} belongs to installation {installation}, which is not this one; give --join-installation \
+         {installation} to share its tenants on purpose, or choose other names"
+    )]
+    OtherInstallation {
+        /// The database and where its metadata is.
+        place: String,
+        /// Whose it is.
+        installation: RandomId,
+    },
     /// The tenant is not registered.
     #[error("tenant {tenant} does not exist")]
     NotFound {
         /// The tenant asked for.
         tenant: TenantId,
+    },
+    /// Settings of the provider that cannot work, or a database that is not fit; nothing was changed.
+    #[error("{reason}")]
+    Settings {
+        /// Which, and what was expected. Holds no password.
+        reason: String,
     },
     /// Data of that name exists without a registry entry; it is left alone.
     #[error("{path} exists but is not registered; `nimbus tenants adopt {tenant}` takes it in")]

@@ -6,10 +6,17 @@
 //! an implementation before trusting it.
 
 mod error;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod external;
 pub(crate) mod files;
 mod local;
 pub mod lock;
+<<<<<<< HEAD
 pub mod memory;
+=======
+#[cfg(feature = "postgres")]
+pub mod postgres;
+>>>>>>> pg
 pub mod redb;
 pub mod sqlite;
 #[cfg(test)]

@@ -5,5 +5,9 @@ mod backup_providers;
 mod engine;
 mod local_fixture;
 mod memory_conformance;
+#[cfg(feature = "postgres")]
+mod postgres_conformance;
 mod redb_conformance;
+#[cfg(feature = "postgres")]
+mod servers;
 mod sqlite_conformance;

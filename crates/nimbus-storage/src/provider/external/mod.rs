@@ -1,0 +1,21 @@
+//! What the providers of databases that run elsewhere share: names of namespaces, settings that hold a
+//! password, the installation that a database belongs to, and hints that another server committed.
+//!
+//! Must not know any particular database, nor open a connection: Postgres and MySQL build on it.
+
+mod format;
+pub(crate) mod hints;
+mod installation;
+mod names;
+pub(crate) mod pool;
+mod registry;
+mod settings;
+mod url;
+
+pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row, tenant_of};
+pub(crate) use installation::{Ownership, ownership};
+pub(crate) use names::{MAX_NAME, Names, check_name};
+pub(crate) use registry::{Known, state_name, state_of};
+pub use settings::PoolSize;
+pub use url::DatabaseUrl;
+pub(crate) use url::{check_protected, is_local};

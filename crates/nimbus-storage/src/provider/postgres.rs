@@ -1,0 +1,312 @@
+//! The Postgres provider: one schema per tenant, a registry in a metadata schema, several servers at once.
+//!
+//! It knows Postgres. It must not know documents. What it has in common with other shared databases is in
+//! `external`.
+
+mod commit;
+mod connect;
+mod error;
+mod hints;
+mod lifecycle;
+mod options;
+mod read;
+mod registry;
+mod space;
+mod sql;
+mod store;
+mod turn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use nimbus_core::TenantId;
+use sqlx::Row as _;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+pub use self::options::PostgresOptions;
+pub use super::external::{DatabaseUrl, PoolSize};
+
+use self::connect::{PgDial, Pool};
+use self::hints::Outbox;
+use self::registry::Registry;
+use self::store::PgStore;
+use super::external::hints::HintBus;
+use super::external::pool::Use;
+use super::external::{Known, Names};
+use super::{Provider, ProviderError, ProviderResult, TenantStore};
+use crate::control::{RandomId, TenantState};
+
+/// The provider's name, on the command line and in the registry.
+const NAME: &str = "postgres";
+
+/// How long things may take. Shorter in tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    /// A wait for a connection.
+    pub(crate) wait: Duration,
+    /// A wait for the head's lock.
+    pub(crate) lock: Duration,
+    /// How long a turn may do nothing before the server ends it.
+    pub(crate) turn_idle: Duration,
+    /// An answer to a statement; longer counts as a lost connection. More than `lock`.
+    pub(crate) statement: Duration,
+    /// Finding out what became of a commit.
+    pub(crate) settle: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            wait: Duration::from_secs(5),
+            lock: Duration::from_secs(10),
+            turn_idle: Duration::from_secs(5),
+            statement: Duration::from_secs(30),
+            settle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the provider and its stores share.
+struct Shared {
+    pool: Arc<Pool>,
+    names: Names,
+    registry: Registry,
+    known: Known,
+    bus: Arc<HintBus>,
+    outbox: Arc<Outbox>,
+    /// Turns at once: each holds a connection while it waits for other servers.
+    turns: Arc<Semaphore>,
+    timing: Timing,
+    /// For ends of transactions whose owners are gone.
+    runtime: Handle,
+    tasks: Tasks,
+    #[cfg(test)]
+    stop_at: std::sync::Mutex<Option<&'static str>>,
+    #[cfg(test)]
+    stopped: tokio::sync::Notify,
+}
+
+/// Tasks that end with the provider.
+struct Tasks(Vec<AbortHandle>);
+
+impl Tasks {
+    fn end(&self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    /// A step of creating or deleting, at which tests stop as a crash would.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    async fn reached(&self, step: &'static str) {
+        let stop_at = *self.stop_at.lock().unwrap();
+        if stop_at == Some(step) {
+            self.stopped.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_async)]
+    async fn reached(&self, _step: &'static str) {}
+}
+
+/// Tenants in schemas of a Postgres database. See the module.
+///
+/// Two calls for the same tenant that change it (create, delete, adopt, open) must not run at once on one server;
+/// the engine runs them in turn. Servers need not know of each other.
+pub struct PostgresProvider {
+    shared: Arc<Shared>,
+}
+
+impl PostgresProvider {
+    /// Connects, makes the metadata if it is missing, and finishes deletions that a crash interrupted.
+    /// `installation` is this server's ([`crate::control::ControlDb::installation`]).
+    ///
+    /// # Errors
+    /// `Settings` for settings that cannot work and servers that are not fit, `OtherInstallation`, `Io` if the server
+    /// cannot be reached or refuses the role, `Busy`, `Corrupt`.
+    pub async fn connect(
+        options: PostgresOptions,
+        installation: RandomId,
+    ) -> ProviderResult<PostgresProvider> {
+        PostgresProvider::connect_with(options, installation, Timing::default()).await
+    }
+
+    pub(crate) async fn connect_with(
+        options: PostgresOptions,
+        installation: RandomId,
+        timing: Timing,
+    ) -> ProviderResult<PostgresProvider> {
+        let (names, client) = options.check()?;
+        let lock_ms = commit::millis(timing.lock);
+        let dial = PgDial::new(client, options.url.clone(), options.durability, lock_ms);
+        let pool = Pool::new(dial, options.pool, timing.wait);
+        let registry = Registry::new(&options.metadata_schema);
+
+        let mut lease = pool.get(Use::Commit).await?;
+        pool.dial().check_server(lease.conn()?).await?;
+        let ids = (installation, options.join_installation);
+        let installation = registry.enter(lease.conn()?, ids, names.prefix()).await?;
+        lease.give_back();
+
+        let (bus, outbox) = (Arc::<HintBus>::default(), Arc::<Outbox>::default());
+        let (client, channel) = (pool.dial().options(), hints::channel(installation));
+        let send = hints::send(client.clone(), channel.clone(), outbox.clone());
+        let listen = hints::listen(client, channel, outbox.clone(), bus.clone());
+        let tasks = [
+            tokio::spawn(send).abort_handle(),
+            tokio::spawn(listen).abort_handle(),
+            tokio::spawn(hints::tend(pool.clone())).abort_handle(),
+        ];
+        let turns = (options.pool.pooled() / 2).max(1) as usize;
+        let shared = Shared {
+            pool,
+            names,
+            registry,
+            known: Known::default(),
+            bus,
+            outbox,
+            turns: Arc::new(Semaphore::new(turns)),
+            timing,
+            runtime: Handle::current(),
+            tasks: Tasks(tasks.into()),
+            #[cfg(test)]
+            stop_at: std::sync::Mutex::default(),
+            #[cfg(test)]
+            stopped: tokio::sync::Notify::new(),
+        };
+        lifecycle::recover(&shared).await?;
+        Ok(PostgresProvider {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Ends its tasks and connections. Stores that are open fail from then on.
+    pub async fn close(&self) {
+        self.shared.tasks.end();
+        self.shared.pool.close().await;
+    }
+
+    async fn ready(&self) -> ProviderResult<Vec<TenantId>> {
+        let shared = &self.shared;
+        let entries =
+            lifecycle::with_lease(shared, async |conn| shared.registry.entries(conn).await);
+        let ready = entries.await?.into_iter();
+        let ready = ready.filter(|(_, entry)| entry.state == TenantState::Ready);
+        let ready: Vec<TenantId> = ready.map(|(tenant, _)| tenant).collect();
+        shared.known.replace(&ready);
+        Ok(ready)
+    }
+
+    async fn is_ready(&self, tenant: &TenantId) -> ProviderResult<bool> {
+        let entry = lifecycle::entry(&self.shared, tenant).await?;
+        let is_ready = entry.is_some_and(|e| e.state == TenantState::Ready);
+        self.shared.known.note(tenant, is_ready);
+        Ok(is_ready)
+    }
+
+    async fn look(&self) -> ProviderResult<()> {
+        let shared = &self.shared;
+        lifecycle::with_lease(shared, async |conn| {
+            let what = || format!("looking at {}", shared.pool.dial().shown());
+            let row = sqlx::query("SELECT pg_is_in_recovery()")
+                .fetch_one(conn)
+                .await
+                .map_err(|e| error::provider(what(), e))?;
+            match row.try_get(0).map_err(|e| error::provider(what(), e))? {
+                true => Err(ProviderError::io(
+                    what(),
+                    "it is a standby now, which takes no writes",
+                )),
+                false => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Remembers whether a tenant is there, after a change that succeeded.
+    fn noted(&self, tenant: &TenantId, is_ready: bool) {
+        self.shared.known.note(tenant, is_ready);
+    }
+}
+
+impl Provider for PostgresProvider {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        let made = lifecycle::create(&self.shared, tenant, None);
+        async move { made.await.map(|()| self.noted(tenant, true)) }.boxed()
+    }
+
+    fn create_marked<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        let made = lifecycle::create(&self.shared, tenant, Some(mark));
+        async move { made.await.map(|()| self.noted(tenant, true)) }.boxed()
+    }
+
+    fn open<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+    ) -> BoxFuture<'a, ProviderResult<Arc<dyn TenantStore>>> {
+        async move {
+            let space = lifecycle::open(&self.shared, tenant).await?;
+            self.noted(tenant, true);
+            let store: Arc<dyn TenantStore> = Arc::new(PgStore::new(self.shared.clone(), space));
+            Ok(store)
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        let deleted = lifecycle::delete(&self.shared, tenant);
+        async move { deleted.await.map(|()| self.noted(tenant, false)) }.boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
+        self.ready().boxed()
+    }
+
+    fn contains<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<bool>> {
+        self.is_ready(tenant).boxed()
+    }
+
+    fn owned(&self, tenant: &TenantId) -> Vec<String> {
+        match self.shared.known.contains(tenant) {
+            true => vec![format!("schema {}", self.shared.names.namespace(tenant))],
+            false => Vec::new(),
+        }
+    }
+
+    fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
+        lifecycle::unregistered(&self.shared).boxed()
+    }
+
+    fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        let adopted = lifecycle::adopt(&self.shared, tenant);
+        async move { adopted.await.map(|()| self.noted(tenant, true)) }.boxed()
+    }
+
+    fn health(&self) -> BoxFuture<'_, ProviderResult<()>> {
+        self.look().boxed()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

@@ -1,0 +1,131 @@
+//! The Postgres provider against a real server: several servers on one database, lost connections, crashes,
+//! and servers that are not fit. What every provider must do is in the conformance suite.
+
+mod crashes;
+mod lost;
+mod proxy;
+mod refused;
+mod several;
+mod shown;
+
+#[path = "../../../tests/integration/servers.rs"]
+mod servers;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use self::servers::Place;
+use super::*;
+use crate::provider::{Batch, CommitError, Head, Keyspace, Snapshot as _};
+
+/// Waits that a test can afford, and none that a busy machine runs into.
+const QUICK: Timing = Timing {
+    wait: Duration::from_secs(5),
+    lock: Duration::from_secs(8),
+    turn_idle: Duration::from_secs(5),
+    statement: Duration::from_secs(20),
+    settle: Duration::from_secs(10),
+};
+
+/// A place in the database, and how to get there.
+struct World {
+    place: Place,
+    timing: Timing,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            place: Place::postgres(),
+            timing: QUICK,
+        }
+    }
+
+    fn options(&self) -> PostgresOptions {
+        self.options_at(&self.place.url)
+    }
+
+    fn options_at(&self, url: &str) -> PostgresOptions {
+        let mut options = PostgresOptions::new(url).unwrap();
+        options.metadata_schema.clone_from(&self.place.metadata);
+        options.tenant_schema_prefix.clone_from(&self.place.prefix);
+        options.pool.max = 7;
+        options
+    }
+
+    async fn provider(&self) -> PostgresProvider {
+        self.provider_at(&self.place.url).await
+    }
+
+    async fn provider_at(&self, url: &str) -> PostgresProvider {
+        let options = self.options_at(url);
+        PostgresProvider::connect_with(options, installation('a'), self.timing)
+            .await
+            .unwrap()
+    }
+}
+
+fn installation(digit: char) -> RandomId {
+    RandomId::try_from(digit.to_string().repeat(32)).unwrap()
+}
+
+fn tenant(id: &str) -> TenantId {
+    id.parse().unwrap()
+}
+
+async fn fresh(provider: &PostgresProvider, id: &str) -> Arc<dyn TenantStore> {
+    provider.create(&tenant(id)).await.unwrap();
+    provider.open(&tenant(id)).await.unwrap()
+}
+
+fn next(head: Head, mark: u8) -> Head {
+    Head {
+        sequence: head.sequence + 1,
+        timestamp: head.timestamp + 1,
+        hash: [mark; 32],
+    }
+}
+
+/// A batch of one document, with the record that the engine would write.
+fn batch(head: Head, key: &[u8], value: &str) -> Batch {
+    let log = (Keyspace::Log, head.sequence.to_be_bytes().to_vec());
+    let writes = [
+        (
+            (Keyspace::Docs, key.to_vec()),
+            Some(Bytes::from(value.to_owned())),
+        ),
+        (log, Some(Bytes::from(format!("record {:?}", head.hash)))),
+    ];
+    Batch {
+        head,
+        writes: BTreeMap::from(writes),
+    }
+}
+
+async fn put(store: &Arc<dyn TenantStore>, at: Head, mark: u8, value: &str) -> Head {
+    let head = next(at, mark);
+    store.commit(at, batch(head, b"k", value)).await.unwrap();
+    head
+}
+
+async fn head(store: &Arc<dyn TenantStore>) -> Head {
+    store.snapshot().await.unwrap().head().await.unwrap()
+}
+
+async fn get(store: &Arc<dyn TenantStore>, key: &[u8]) -> Option<String> {
+    let mut snapshot = store.snapshot().await.unwrap();
+    let found = snapshot.get_many(Keyspace::Docs, &[key]).await.unwrap();
+    found[0]
+        .as_ref()
+        .map(|v| String::from_utf8_lossy(v).into_owned())
+}
+
+/// Waits for something that is bound to happen.
+async fn soon(what: &str, happened: impl AsyncFn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while !happened().await {
+        assert!(std::time::Instant::now() < until, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
