@@ -11,12 +11,9 @@ pub mod external;
 pub(crate) mod files;
 mod local;
 pub mod lock;
-<<<<<<< HEAD
 pub mod memory;
-=======
 #[cfg(feature = "postgres")]
 pub mod postgres;
->>>>>>> pg
 pub mod redb;
 pub mod sqlite;
 #[cfg(test)]
