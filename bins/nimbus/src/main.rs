@@ -13,6 +13,7 @@ mod config;
 mod deploy;
 mod doctor;
 mod encryption;
+mod external;
 mod functions;
 mod local;
 mod memory;

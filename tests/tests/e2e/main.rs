@@ -35,6 +35,7 @@ mod hostile_ids;
 mod network;
 mod power_loss;
 mod proxies;
+mod servers;
 mod shutdown;
 mod slow_clients;
 mod tenants;

@@ -14,28 +14,19 @@ use nimbus_storage::survey::{Directory, TenantFiles, nearest};
 
 use super::listen::Answer;
 use super::report::Check;
+use crate::external::External;
 use crate::settings::ProviderName;
 
 /// Most names in a message.
 const SHOWN: usize = 5;
 
-/// `provider`: whether this build has it.
-pub(crate) fn provider(provider: ProviderName) -> Check {
-    let name = "provider";
-    match provider {
-        ProviderName::Sqlite | ProviderName::Redb => Check::ok(
-            name,
-            format!("{}, files in the data directory", provider.name()),
-        ),
-        other => Check::fail(
-            name,
-            format!(
-                "the provider {} is not available in this build",
-                other.name()
-            ),
-            "use sqlite or redb",
-        ),
-    }
+/// `provider`: where tenants are.
+pub(crate) fn provider(provider: ProviderName, external: Option<&External>) -> Check {
+    let place = match external {
+        Some(external) => format!("{}, tenants in {}", provider.name(), external.shown()),
+        None => format!("{}, files in the data directory", provider.name()),
+    };
+    Check::ok("provider", place)
 }
 
 /// `data_dir` and `control_dir`: there, ours, private and writable.
