@@ -32,6 +32,7 @@ mod full_disk;
 mod functions;
 mod group_commit;
 mod hostile_ids;
+mod libsql;
 mod network;
 mod power_loss;
 mod proxies;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Every crate of the workspace with the crates of the workspace that its code may use.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     (
         "nimbus",
         &[
@@ -24,10 +24,14 @@ const EDGES: [(&str, &[&str]); 12] = [
     ),
     ("nimbus-auth", &["nimbus-core"]),
     // Rows about the storage engine alone link it; everything else is driven from outside.
-    ("nimbus-bench", &["nimbus-crypto", "nimbus-storage"]),
+    (
+        "nimbus-bench",
+        &["nimbus-crypto", "nimbus-libsql-primary", "nimbus-storage"],
+    ),
     ("nimbus-core", &[]),
     ("nimbus-crypto", &[]),
-    ("nimbus-e2e", &[]),
+    // A server for its tests, as npm and Debian have others; it is no part of Nimbus.
+    ("nimbus-e2e", &["nimbus-libsql-primary"]),
     // Calls the decoders of every room through the doors that the feature `fuzzing` opens.
     (
         "nimbus-fuzz",
@@ -49,6 +53,7 @@ const EDGES: [(&str, &[&str]); 12] = [
             "nimbus-storage",
         ],
     ),
+    ("nimbus-libsql-primary", &[]),
     ("nimbus-policy", &["nimbus-core"]),
     ("nimbus-runtime", &["nimbus-core"]),
     ("nimbus-storage", &["nimbus-core", "nimbus-crypto"]),
@@ -56,7 +61,7 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates that drive the product from outside, so that even their tests may not link it.
-const OUTSIDERS: [&str; 2] = ["nimbus-e2e", "xtask"];
+const OUTSIDERS: [&str; 3] = ["nimbus-e2e", "nimbus-libsql-primary", "xtask"];
 
 /// Third-party crates that only some rooms may know; `*` at the end stands for any ending.
 const FENCES: [(&[&str], &[&str]); 6] = [
@@ -65,11 +70,16 @@ const FENCES: [(&[&str], &[&str]); 6] = [
     // The guard of `fetch` resolves names for the client of deno_fetch, in the client's types.
     (
         &["hyper*"],
-        &["nimbus-bench", "nimbus-http", "nimbus-runtime"],
+        &[
+            "nimbus-bench",
+            "nimbus-http",
+            "nimbus-libsql-primary",
+            "nimbus-runtime",
+        ],
     ),
     (
         &["libsql*", "redb", "rusqlite*", "sqlx*"],
-        &["nimbus-bench", "nimbus-storage"],
+        &["nimbus-bench", "nimbus-libsql-primary", "nimbus-storage"],
     ),
     (
         &["anyhow"],
@@ -305,6 +315,8 @@ mod tests {
             ("nimbus-runtime", "normal", "nimbus-storage"),
             ("nimbus-e2e", "normal", "nimbus-core"),
             ("nimbus-e2e", "dev", "nimbus-core"),
+            ("nimbus-libsql-primary", "dev", "nimbus-storage"),
+            ("nimbus-http", "normal", "nimbus-libsql-primary"),
             ("xtask", "normal", "nimbus"),
             ("nimbus-http", "normal", "nimbus-crypto"),
         ] {
