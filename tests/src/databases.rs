@@ -22,7 +22,10 @@ impl Database {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let name = format!("nimbus_e2e_{}_{}", std::process::id(), time.as_nanos());
         let database = Database { server, name };
-        psql(&database.server, &format!("CREATE DATABASE {}", database.name));
+        psql(
+            &database.server,
+            &format!("CREATE DATABASE {}", database.name),
+        );
         database
     }
 

@@ -7,6 +7,8 @@ mod local_fixture;
 mod memory_conformance;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
+#[cfg(feature = "postgres")]
+mod postgres_servers;
 mod redb_conformance;
 #[cfg(feature = "postgres")]
 mod servers;
