@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nimbus_e2e::{Client, Database, Home, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
@@ -141,4 +142,83 @@ fn a_server_that_stands_still_holds_nobody_up_and_loses_nothing() {
     );
     a.client().check_consistency("acme");
     b.client().check_consistency("acme");
+}
+
+/// Restarts of the database in a run of CI; the soak has a hundred.
+const RESTARTS: usize = 5;
+
+#[test]
+fn a_database_that_crashes_under_load_loses_and_doubles_nothing() {
+    let database = Database::private();
+    let (a, b) = pair(&database);
+    a.client().create_tenant("acme");
+    let restarts = std::env::var("NIMBUS_SOAK_RESTARTS").map_or(RESTARTS, |n| n.parse().unwrap());
+    let stop = AtomicBool::new(false);
+    let acknowledged: Vec<u64> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..16_u64)
+            .map(|number| {
+                let client = if number % 2 == 0 {
+                    a.client()
+                } else {
+                    b.client()
+                };
+                let stop = &stop;
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for n in number * 1_000_000.. {
+                        if stop.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        if insert(&client, n) {
+                            done.push(n);
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        for _ in 0..restarts {
+            // Some commits between two crashes, on both servers.
+            for client in [a.client(), b.client()] {
+                let before = commits(&client);
+                while commits(&client) < before + 20 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            database.crash_and_restart();
+        }
+        for (client, first) in [(a.client(), 98_000_000), (b.client(), 99_000_000)] {
+            // Never the same number twice: what was not acknowledged may be there.
+            let mut n = first;
+            while !insert(&client, n) {
+                n += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        writers
+            .into_iter()
+            .flat_map(|w| w.join().unwrap())
+            .collect()
+    });
+    let found = numbers(&a.client());
+    assert_eq!(found, numbers(&b.client()));
+    let lost: Vec<_> = acknowledged.iter().filter(|n| !found.contains(n)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost",
+        lost.len(),
+        acknowledged.len()
+    );
+    println!(
+        "{restarts} crashes of the database, {} acknowledged inserts, none lost, none doubled",
+        acknowledged.len()
+    );
+    a.client().check_consistency("acme");
+    b.client().check_consistency("acme");
+}
+
+/// Commits of a server so far; the number stands still while the database is away.
+fn commits(client: &Client) -> u64 {
+    client.metric("nimbus_commits_total")
 }
