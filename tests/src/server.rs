@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::databases::Database;
 use crate::home::{Finished, Home, binary};
 use crate::http::Client;
 
@@ -71,6 +72,12 @@ impl Options {
     pub fn args(mut self, args: &[&str]) -> Options {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
+    }
+
+    /// Tenants in this database.
+    pub fn postgres(self, database: &Database) -> Options {
+        let url = database.url();
+        self.args(&["--tenant-provider", "postgres", "--postgres-url", &url])
     }
 
     /// An environment variable.

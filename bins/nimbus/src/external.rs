@@ -3,6 +3,7 @@
 //! It must not connect to anything. A password or token is never in a message or in `Debug`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nimbus_storage::Provider;
@@ -13,6 +14,9 @@ use nimbus_storage::provider::{Durability, ProviderError};
 use crate::cli::ExternalArgs;
 use crate::config::Persistence;
 use crate::settings::{Lookup, ProviderName, UsageError, usage};
+
+/// Longest wait for a database that is only asked for its version.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// The selected provider of a database elsewhere, ready to connect.
 #[derive(Clone, Debug)]
@@ -33,6 +37,27 @@ impl External {
                 Ok(Arc::new(provider))
             }
         }
+    }
+
+    /// Asks the database which version it is, changing nothing there. Blocks.
+    pub(crate) fn probe(&self) -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let probe = async {
+            match self {
+                External::Postgres(options) => {
+                    let version = PostgresProvider::probe(options).await?;
+                    Ok(format!("PostgreSQL {version}"))
+                }
+            }
+        };
+        runtime.block_on(async {
+            match tokio::time::timeout(PROBE, probe).await {
+                Ok(answer) => answer,
+                Err(_) => Err(anyhow::anyhow!("no answer within {} s", PROBE.as_secs())),
+            }
+        })
     }
 
     /// The address of the database, without its password.

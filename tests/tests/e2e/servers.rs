@@ -11,8 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 fn on(database: &Database) -> Options {
-    let url = database.url();
-    Options::new().args(&["--tenant-provider", "postgres", "--postgres-url", &url])
+    Options::new().postgres(database)
 }
 
 /// The first server of a database, and a second one that joins it.

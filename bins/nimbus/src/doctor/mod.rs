@@ -68,6 +68,7 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
         settings.provider,
         settings.external.as_ref(),
     ));
+    checks.extend(settings.external.as_ref().map(storage::database));
     checks.push(encryption::check(settings));
     checks.extend(store.checks(settings));
     checks.push(audit_log(&audit_path));

@@ -29,6 +29,19 @@ pub(crate) fn provider(provider: ProviderName, external: Option<&External>) -> C
     Check::ok("provider", place)
 }
 
+/// `database`: whether the database of an external provider answers and is fit.
+pub(crate) fn database(external: &External) -> Check {
+    let name = "database";
+    match external.probe() {
+        Ok(version) => Check::ok(name, format!("{}, {version}", external.shown())),
+        Err(error) => Check::fail(
+            name,
+            format!("{} cannot be used: {error:#}", external.shown()),
+            "check the URL, the network and the role; docs/storage.md lists the privileges that are needed",
+        ),
+    }
+}
+
 /// `data_dir` and `control_dir`: there, ours, private and writable.
 pub(crate) fn directory(
     name: &'static str,
@@ -297,15 +310,10 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_of_another_build_is_named() {
-        assert_eq!(provider(ProviderName::Sqlite).status, Status::Ok);
-        let check = provider(ProviderName::Postgres);
-        assert_eq!(check.status, Status::Fail);
-        assert!(
-            check
-                .message
-                .contains("postgres is not available in this build")
-        );
+    fn the_provider_is_named_with_its_place() {
+        let check = provider(ProviderName::Redb, None);
+        assert_eq!(check.status, Status::Ok);
+        assert!(check.message.contains("redb, files"), "{}", check.message);
     }
 
     #[test]
