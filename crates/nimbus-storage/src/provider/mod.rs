@@ -11,6 +11,8 @@ pub mod external;
 pub(crate) mod files;
 mod local;
 pub mod lock;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod redb;

@@ -4,9 +4,13 @@
 mod backup_providers;
 mod engine;
 mod local_fixture;
+#[cfg(feature = "mysql")]
+mod mysql_conformance;
+#[cfg(feature = "mysql")]
+mod mysql_servers;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
 mod redb_conformance;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod servers;
 mod sqlite_conformance;

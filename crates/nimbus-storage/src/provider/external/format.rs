@@ -23,9 +23,13 @@ struct Format {
     life: RandomId,
 }
 
-/// The format row of a tenant's new namespace.
-pub(crate) fn format_row(tenant: &TenantId) -> String {
-    format!("{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION},\"tenant\":\"{tenant}\"}}")
+/// The format row of a tenant's new namespace. `life` is another each time that the tenant is created, so that
+/// a server notices when another one deleted the tenant and created it again.
+pub(crate) fn format_row(tenant: &TenantId, life: RandomId) -> String {
+    format!(
+        "{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION},\"tenant\":\"{tenant}\",\
+         \"life\":\"{life}\"}}"
+    )
 }
 
 /// The tenant that the format row names, or why it is not one.

@@ -10,6 +10,8 @@ mod names;
 pub(crate) mod pool;
 mod registry;
 mod settings;
+#[cfg(feature = "mysql")]
+pub(crate) mod snapshots;
 mod url;
 
 pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row, tenant_of};

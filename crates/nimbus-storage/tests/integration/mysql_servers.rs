@@ -1,0 +1,171 @@
+//! The MySQL or MariaDB server that tests run against: one that is named or runs already, else a private MariaDB.
+//!
+//! Must not know the providers. See `servers`, whose rules for private servers it follows.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, Row as _, raw_sql};
+
+use super::servers::{answers, block_on, free_port, is_root, locked, sh, target_dir};
+
+/// The URL of a server whose user may do everything.
+pub(crate) fn mysql() -> &'static str {
+    static URL: OnceLock<String> = OnceLock::new();
+    URL.get_or_init(|| {
+        if let Ok(url) = std::env::var("NIMBUS_TEST_MYSQL_URL") {
+            return url;
+        }
+        let running = url_at(3306);
+        if answers(3306) && takes(&running) {
+            return running;
+        }
+        url_at(private_mariadb())
+    })
+}
+
+fn url_at(port: u16) -> String {
+    format!("mysql://root@127.0.0.1:{port}/")
+}
+
+/// Whether a server lets this user in.
+fn takes(url: &str) -> bool {
+    std::thread::scope(|scope| {
+        let connected = scope.spawn(|| block_on(MySqlConnection::connect(url)).is_ok());
+        connected.join().expect("a thread")
+    })
+}
+
+/// Databases of its own for one test, which are dropped with it.
+pub(crate) struct MyPlace {
+    pub(crate) url: String,
+    pub(crate) metadata: String,
+    pub(crate) prefix: String,
+}
+
+impl MyPlace {
+    pub(crate) fn new() -> MyPlace {
+        let mark = format!("{:016x}", fastrand::u64(..));
+        MyPlace {
+            url: mysql().to_owned(),
+            metadata: format!("m{mark}"),
+            prefix: format!("t{mark}_"),
+        }
+    }
+
+    /// Runs statements with every right, as an operator would.
+    pub(crate) async fn run(&self, sql: &str) {
+        let mut conn = self.connect().await;
+        let done = raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await;
+        done.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let _ = conn.close().await;
+    }
+
+    /// The first column of what a statement returns, as text.
+    pub(crate) async fn ask(&self, sql: &str) -> Vec<String> {
+        let mut conn = self.connect().await;
+        let rows = raw_sql(AssertSqlSafe(sql)).fetch_all(&mut conn).await;
+        let rows = rows.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let _ = conn.close().await;
+        let text = |row: &sqlx::mysql::MySqlRow| {
+            let bytes: Vec<u8> = row.try_get_unchecked(0).expect("a column");
+            String::from_utf8(bytes).expect("text")
+        };
+        rows.iter().map(text).collect()
+    }
+
+    /// A session of its own, with every right.
+    pub(crate) async fn connect(&self) -> MySqlConnection {
+        let connected = MySqlConnection::connect(mysql()).await;
+        connected.expect("a MySQL or MariaDB server")
+    }
+
+    /// The databases of its tenants.
+    pub(crate) async fn databases(&self) -> Vec<String> {
+        let (prefix, length) = (&self.prefix, self.prefix.len());
+        self.ask(&format!(
+            "SELECT schema_name FROM information_schema.schemata WHERE LEFT(schema_name,{length})='{prefix}' \
+             ORDER BY schema_name"
+        ))
+        .await
+    }
+
+    async fn clear(&self) {
+        let mut all = self.databases().await;
+        all.push(self.metadata.clone());
+        for database in all {
+            self.run(&format!("DROP DATABASE IF EXISTS `{database}`"))
+                .await;
+        }
+    }
+}
+
+impl Drop for MyPlace {
+    fn drop(&mut self) {
+        // On a runtime of its own: this may be in the middle of a test's.
+        std::thread::scope(|scope| {
+            scope.spawn(|| block_on(self.clear()));
+        });
+    }
+}
+
+/// The port of the private MariaDB, started if it is not running.
+fn private_mariadb() -> u16 {
+    let dir = target_dir().join("test-mariadb");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    locked(&dir.join("lock"), || {
+        let port_file = dir.join("port");
+        std::fs::write(dir.join("used"), "").expect("a file");
+        let known = std::fs::read_to_string(&port_file).ok();
+        if let Some(port) = known.and_then(|text| text.trim().parse().ok())
+            && answers(port)
+        {
+            return port;
+        }
+        let port = start_mariadb(&dir);
+        std::fs::write(port_file, port.to_string()).expect("a file");
+        port
+    })
+}
+
+fn start_mariadb(dir: &Path) -> u16 {
+    let has_server = || {
+        let found = Command::new("sh").args(["-c", "command -v mariadbd"]).output();
+        found.expect("a shell").status.success()
+    };
+    if !has_server() {
+        sh("apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy mariadb-server");
+        assert!(has_server(), "MariaDB after installing it");
+    }
+    let (data, port) = (dir.join("data"), free_port());
+    let _ = std::fs::remove_dir_all(&data);
+    std::fs::create_dir(&data).expect("a directory");
+    let user = match is_root() {
+        true => "--user=mysql",
+        false => "",
+    };
+    if is_root() {
+        sh(&format!("chown mysql {}", data.display()));
+    }
+    let (data, dir) = (data.display(), dir.display());
+    sh(&format!(
+        "mariadb-install-db --no-defaults {user} --datadir={data} --auth-root-authentication-method=normal \
+         --skip-test-db >/dev/null"
+    ));
+    // Ends it, and itself, when the tests are over.
+    sh(&format!(
+        "(mariadbd --no-defaults {user} --datadir={data} --bind-address=127.0.0.1 --port={port} \
+         --socket={data}/socket --pid-file={data}/pid --skip-name-resolve & server=$!; \
+         while sleep 60; do [ -n \"$(find {dir}/used -mmin +10)\" ] && kill $server && exit; done) \
+         >/dev/null 2>{dir}/log </dev/null &"
+    ));
+    for _ in 0..600 {
+        if answers(port) {
+            return port;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("MariaDB did not start: see {dir}/log");
+}
