@@ -222,7 +222,10 @@ impl MysqlProvider {
         loop {
             let mut lease = pool.get(Use::Commit).await?;
             let dial = pool.dial();
-            match dial.check_server(lease.conn()?, self.shared.durability).await {
+            match dial
+                .check_server(lease.conn()?, self.shared.durability)
+                .await
+            {
                 Ok(_) => {
                     lease.give_back();
                     return Ok(());

@@ -3,9 +3,11 @@
 //! Must not know the providers. See `servers`, whose rules for private servers it follows.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::fs::File;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, Row as _, raw_sql};
 
@@ -46,10 +48,15 @@ pub(crate) struct MyPlace {
 }
 
 impl MyPlace {
+    /// On the server that tests share.
     pub(crate) fn new() -> MyPlace {
+        MyPlace::at(mysql())
+    }
+
+    pub(crate) fn at(url: &str) -> MyPlace {
         let mark = format!("{:016x}", fastrand::u64(..));
         MyPlace {
-            url: mysql().to_owned(),
+            url: url.to_owned(),
             metadata: format!("m{mark}"),
             prefix: format!("t{mark}_"),
         }
@@ -78,7 +85,7 @@ impl MyPlace {
 
     /// A session of its own, with every right.
     pub(crate) async fn connect(&self) -> MySqlConnection {
-        let connected = MySqlConnection::connect(mysql()).await;
+        let connected = MySqlConnection::connect(&self.url).await;
         connected.expect("a MySQL or MariaDB server")
     }
 
@@ -130,42 +137,113 @@ fn private_mariadb() -> u16 {
     })
 }
 
+/// Starts the server that the processes of a test run share. It ends by itself when the tests are over.
 fn start_mariadb(dir: &Path) -> u16 {
+    let (data, port) = (dir.join("data"), free_port());
+    install_mariadb(&data);
+    let (command, dir) = (mariadbd(&data, port), dir.display());
+    sh(&format!(
+        "({command} & server=$!; \
+         while sleep 60; do [ -n \"$(find {dir}/used -mmin +10)\" ] && kill $server && exit; done) \
+         >/dev/null 2>{dir}/log </dev/null &"
+    ));
+    wait_for(port);
+    port
+}
+
+/// Makes an empty data directory, and installs the server if it is missing.
+fn install_mariadb(data: &Path) {
     let has_server = || {
-        let found = Command::new("sh").args(["-c", "command -v mariadbd"]).output();
+        let found = Command::new("sh")
+            .args(["-c", "command -v mariadbd"])
+            .output();
         found.expect("a shell").status.success()
     };
     if !has_server() {
-        sh("apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy mariadb-server");
+        sh(
+            "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy mariadb-server",
+        );
         assert!(has_server(), "MariaDB after installing it");
     }
-    let (data, port) = (dir.join("data"), free_port());
-    let _ = std::fs::remove_dir_all(&data);
-    std::fs::create_dir(&data).expect("a directory");
-    let user = match is_root() {
-        true => "--user=mysql",
-        false => "",
-    };
-    if is_root() {
-        sh(&format!("chown mysql {}", data.display()));
-    }
-    let (data, dir) = (data.display(), dir.display());
+    let _ = std::fs::remove_dir_all(data);
+    let (user, data) = (user(), data.display());
     sh(&format!(
         "mariadb-install-db --no-defaults {user} --datadir={data} --auth-root-authentication-method=normal \
          --skip-test-db >/dev/null"
     ));
-    // Ends it, and itself, when the tests are over.
-    sh(&format!(
-        "(mariadbd --no-defaults {user} --datadir={data} --bind-address=127.0.0.1 --port={port} \
-         --socket={data}/socket --pid-file={data}/pid --skip-name-resolve & server=$!; \
-         while sleep 60; do [ -n \"$(find {dir}/used -mmin +10)\" ] && kill $server && exit; done) \
-         >/dev/null 2>{dir}/log </dev/null &"
-    ));
-    for _ in 0..600 {
-        if answers(port) {
-            return port;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
+/// The server's own user could not read a directory of root's.
+fn user() -> &'static str {
+    if is_root() { "--user=root" } else { "" }
+}
+
+fn mariadbd(data: &Path, port: u16) -> String {
+    let (user, data) = (user(), data.display());
+    format!(
+        "mariadbd --no-defaults {user} --datadir={data} --bind-address=127.0.0.1 --port={port} \
+         --socket={data}/socket --pid-file={data}/pid --skip-name-resolve"
+    )
+}
+
+fn wait_for(port: u16) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !answers(port) {
+        assert!(Instant::now() < until, "MariaDB does not answer");
+        std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("MariaDB did not start: see {dir}/log");
+}
+
+/// A server of one test, which may end it. It ends with the test.
+pub(crate) struct OwnServer {
+    dir: tempfile::TempDir,
+    port: u16,
+    running: Option<Child>,
+}
+
+impl OwnServer {
+    pub(crate) fn start() -> OwnServer {
+        let dir = tempfile::tempdir_in(target_dir()).expect("a directory");
+        install_mariadb(&dir.path().join("data"));
+        let mut server = OwnServer {
+            dir,
+            port: free_port(),
+            running: None,
+        };
+        server.start_again();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        url_at(self.port)
+    }
+
+    /// Starts it after [`OwnServer::kill`].
+    pub(crate) fn start_again(&mut self) {
+        let command = mariadbd(&self.dir.path().join("data"), self.port);
+        let log = File::create(self.dir.path().join("log")).expect("a log");
+        // The shell becomes the server, so that the server is what is killed.
+        let started = Command::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.running = Some(started.expect("MariaDB"));
+        wait_for(self.port);
+    }
+
+    /// Ends it without a word.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.kill();
+            let _ = running.wait();
+        }
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }

@@ -311,7 +311,10 @@ mod tests {
             assert_eq!(full(&[("version", version)]), Ok(fit), "{version}");
         }
         for (version, told) in [
-            ("5.7.44", "it is MySQL \"5.7.44\", and at least 8.0 is needed"),
+            (
+                "5.7.44",
+                "it is MySQL \"5.7.44\", and at least 8.0 is needed",
+            ),
             ("10.5.9-MariaDB", "at least 10.6 is needed"),
             ("5.5.5-10.3.1-MariaDB", "at least 10.6"),
             ("", "at least 8.0"),
@@ -326,14 +329,22 @@ mod tests {
             ("innodb_read_only", "ON", "takes no writes"),
             ("binlog_format", "STATEMENT", "binlog_format is STATEMENT"),
             ("innodb_page_size", "8192", "at least 16384 is needed"),
-            ("max_allowed_packet", "4194304", "max_allowed_packet is 4194304"),
+            (
+                "max_allowed_packet",
+                "4194304",
+                "max_allowed_packet is 4194304",
+            ),
         ] {
             for durability in [Durability::Full, Durability::Relaxed] {
                 let error = check(&[(name, value)], durability).unwrap_err();
                 assert!(error.contains(told), "{error}");
             }
         }
-        let unused = [("log_bin", "OFF"), ("binlog_format", "STATEMENT"), ("sync_binlog", "0")];
+        let unused = [
+            ("log_bin", "OFF"),
+            ("binlog_format", "STATEMENT"),
+            ("sync_binlog", "0"),
+        ];
         assert_eq!(full(&unused), Ok(fit));
     }
 

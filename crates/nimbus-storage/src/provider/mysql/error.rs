@@ -54,21 +54,35 @@ fn kind_of(number: u16, message: &str) -> Kind {
         1048 => Kind::Moved,
         // Deadlock, lock timeouts, a row or table that changed since the view was taken, an interrupted
         // statement, memory, a server that became a replica.
-        1213 | LOCK_TIMEOUT | 3572 | 1020 | 1412 | 1317 | 1037 | 1038 | 1041 | 1290 | 1792 | 1836 => {
-            Kind::Passing
-        }
+        1213 | LOCK_TIMEOUT | 3572 | 1020 | 1412 | 1317 | 1037 | 1038 | 1041 | 1290 | 1792
+        | 1836 => Kind::Passing,
         1021 | 1114 => Kind::Full,
-        // A storage engine or a file says so with the number of the operating system.
-        3 | 14 | 20 | 1026 | 1030 if message.contains("28") => Kind::Full,
+        // A file or a storage engine says so with the number of the operating system.
+        3 | 14 | 20 | 1005 | 1006 | 1026 | 1030 if says_no_space(message) => Kind::Full,
         1008 | 1049 | 1051 | 1146 | 1932 => Kind::Gone,
         1040 | 1129 | 1203 | 1226 => Kind::NoConnection,
         1044 | 1045 | 1142 | 1143 | 1227 | 1698 => Kind::Denied,
         // The session or the server ends, or COMMIT itself failed: perhaps after it was done.
-        1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158..=1161 | 1180 | 1184 | 1927 | 3169 | 4031 => {
-            Kind::Lost
-        }
+        1053
+        | 1077
+        | 1078
+        | 1079
+        | 1080
+        | 1152
+        | 1158..=1161
+        | 1180
+        | 1184
+        | 1927
+        | 3169
+        | 4031 => Kind::Lost,
         _ => Kind::Refused,
     }
+}
+
+/// In the words of MariaDB 10.11 and MySQL 8.
+fn says_no_space(message: &str) -> bool {
+    let number = ["errno: 28 ", "Errcode: 28 ", "error 28 "];
+    number.iter().any(|n| message.contains(n))
 }
 
 /// Whether the server reported this number.
@@ -148,11 +162,34 @@ mod tests {
             (1205, "Lock wait timeout", Kind::Passing),
             (1114, "The table 'docs' is full", Kind::Full),
             (1021, "Disk full", Kind::Full),
-            (1030, "Got error 28 \"No space left on device\" from storage engine", Kind::Full),
+            (
+                1030,
+                "Got error 28 \"No space left on device\" from storage engine InnoDB",
+                Kind::Full,
+            ),
+            (
+                1006,
+                "Can't create database 'e' (errno: 28 \"No space left on device\")",
+                Kind::Full,
+            ),
+            (
+                3,
+                "Error writing file './d/u.frm' (Errcode: 28 \"No space left on device\")",
+                Kind::Full,
+            ),
+            (
+                1006,
+                "Can't create database 'e28 ' (errno: 13 \"Permission denied\")",
+                Kind::Refused,
+            ),
             (1030, "Got error 168 from storage engine", Kind::Refused),
             (1049, "Unknown database", Kind::Gone),
             (1146, "Table 't.docs' doesn't exist", Kind::Gone),
-            (1153, "Got a packet bigger than 'max_allowed_packet' bytes", Kind::Refused),
+            (
+                1153,
+                "Got a packet bigger than 'max_allowed_packet' bytes",
+                Kind::Refused,
+            ),
             (1040, "Too many connections", Kind::NoConnection),
             (1044, "Access denied", Kind::Denied),
             (1180, "Got error during COMMIT", Kind::Lost),

@@ -91,11 +91,7 @@ fn lock_name(shared: &Shared, tenant: &TenantId) -> String {
 
 /// Waits for the lock of a tenant; `None` if it was not had. It ends with the connection, also when this process
 /// stops for some seconds.
-async fn lock(
-    shared: &Shared,
-    tenant: &TenantId,
-    wait_s: u64,
-) -> ProviderResult<Option<Lease>> {
+async fn lock(shared: &Shared, tenant: &TenantId, wait_s: u64) -> ProviderResult<Option<Lease>> {
     let timing = &shared.timing;
     let name = lock_name(shared, tenant);
     let idle_s = seconds(timing.turn_idle);
@@ -308,7 +304,11 @@ async fn unmake(
     again: bool,
 ) -> Step<Outcome> {
     let Some(mut entry) = shared.registry.get(conn, tenant).await? else {
-        return Ok(if again { Outcome::Done } else { Outcome::Missing });
+        return Ok(if again {
+            Outcome::Done
+        } else {
+            Outcome::Missing
+        });
     };
     let was = entry.state;
     if was == TenantState::Ready {
@@ -357,11 +357,7 @@ async fn finish(
 }
 
 /// Whether a database is what a creation left that was cut short: of this life, or without any row.
-async fn is_unfinished(
-    shared: &Shared,
-    entry: &Entry,
-    conn: &mut MySqlConnection,
-) -> Step<bool> {
+async fn is_unfinished(shared: &Shared, entry: &Entry, conn: &mut MySqlConnection) -> Step<bool> {
     let (name, limit) = (&entry.namespace, shared.timing.statement);
     let doing = || Trouble::sql(format!("looking at database {name}"));
     if let Some(State { format, .. }) = state(shared, conn, name).await?
@@ -535,7 +531,11 @@ async fn take_in(
 ) -> Step<Outcome> {
     if let Some(entry) = shared.registry.get(conn, tenant).await? {
         if entry.state == TenantState::Ready {
-            return Ok(if again { Outcome::Done } else { Outcome::Exists });
+            return Ok(if again {
+                Outcome::Done
+            } else {
+                Outcome::Exists
+            });
         }
         finish(shared, tenant, &entry, conn).await?;
     }
@@ -555,17 +555,15 @@ async fn take_in(
 }
 
 /// Reads a row of every table as rows are read.
-async fn check_tables(
-    shared: &Shared,
-    conn: &mut MySqlConnection,
-    namespace: &str,
-) -> Step<()> {
+async fn check_tables(shared: &Shared, conn: &mut MySqlConnection, namespace: &str) -> Step<()> {
     for keyspace in Keyspace::ALL {
         let table = sql::table(namespace, keyspace);
         let sql = format!("SELECT `key`,`value` FROM {table} LIMIT 1");
         let read = rows(conn, shared.timing.statement, sql).await;
         let read = read.and_then(|rows| match rows.first() {
-            Some(row) => column::<&[u8]>(row, 0).and(column::<&[u8]>(row, 1)).map(drop),
+            Some(row) => column::<&[u8]>(row, 0)
+                .and(column::<&[u8]>(row, 1))
+                .map(drop),
             None => Ok(()),
         });
         match read {

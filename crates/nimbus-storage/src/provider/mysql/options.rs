@@ -170,7 +170,9 @@ mod tests {
             error.to_string()
         };
         assert!(with(|o| o.tenant_database_prefix = "Tenant".into()).contains("a-z"));
-        assert!(with(|o| o.metadata_database = "tenant_x".into()).contains("begins with the prefix"));
+        assert!(
+            with(|o| o.metadata_database = "tenant_x".into()).contains("begins with the prefix")
+        );
         assert!(with(|o| o.metadata_database = "x`y".into()).contains("a-z"));
         assert!(with(|o| o.metadata_database = "mysql".into()).contains("for itself"));
         assert!(with(|o| o.pool.min = 30).contains("minimum"));
@@ -178,8 +180,14 @@ mod tests {
         assert!(!text.contains("s3cret"), "{text}");
         for (url, told) in [
             ("mysql://u:s3cret@localhost/?ssl-mode=sure", "sure"),
-            ("mysql://u:s3cret@localhost/?ssl-mod=required", "no parameter ssl-mod,"),
-            ("mysql://u:s3cret@localhost/?charset=latin1", "no parameter charset,"),
+            (
+                "mysql://u:s3cret@localhost/?ssl-mod=required",
+                "no parameter ssl-mod,",
+            ),
+            (
+                "mysql://u:s3cret@localhost/?charset=latin1",
+                "no parameter charset,",
+            ),
         ] {
             let error = options(url).check().unwrap_err().to_string();
             assert!(error.contains(told) && !error.contains("s3cret"), "{error}");

@@ -144,10 +144,7 @@ impl Registry {
     }
 
     /// Every entry, sorted by tenant.
-    pub(super) async fn entries(
-        &self,
-        conn: &mut MySqlConnection,
-    ) -> Step<Vec<(TenantId, Entry)>> {
+    pub(super) async fn entries(&self, conn: &mut MySqlConnection) -> Step<Vec<(TenantId, Entry)>> {
         self.select(conn, "ORDER BY `tenant_id`").await
     }
 

@@ -114,7 +114,8 @@ pub(super) fn delete(namespace: &str, keyspace: Keyspace) -> String {
 /// Rows with some keys, in no order.
 pub(super) fn get_many(namespace: &str, keyspace: Keyspace, keys: &[&[u8]]) -> String {
     let table = table(namespace, keyspace);
-    let mut sql = format!("SELECT `key`,`value` FROM {table} FORCE INDEX (PRIMARY) WHERE `key` IN (");
+    let mut sql =
+        format!("SELECT `key`,`value` FROM {table} FORCE INDEX (PRIMARY) WHERE `key` IN (");
     for (n, key) in keys.iter().enumerate() {
         if n > 0 {
             sql.push(',');
@@ -198,9 +199,6 @@ mod tests {
             "SELECT 0,`value` FROM `a`.`meta` WHERE `key`=x'68656164' UNION ALL \
              SELECT 1,`value` FROM `b`.`meta` WHERE `key`=x'68656164'"
         );
-        assert_eq!(
-            end("COMMIT", 9),
-            "COMMIT;SET SESSION wait_timeout=9"
-        );
+        assert_eq!(end("COMMIT", 9), "COMMIT;SET SESSION wait_timeout=9");
     }
 }

@@ -6,6 +6,7 @@ mod locks;
 mod lost;
 mod proxy;
 mod refused;
+mod restarts;
 mod rows;
 mod several;
 mod shown;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 
 use self::mysql_servers::MyPlace;
 use super::*;
-use crate::provider::{Batch, CommitError, Head, Keyspace, Snapshot as _};
+use crate::provider::{Batch, CommitError, Head, Keyspace};
 
 /// Waits that a test can afford, and none that a busy machine runs into.
 const QUICK: Timing = Timing {
@@ -42,6 +43,13 @@ impl World {
     fn new() -> World {
         World {
             place: MyPlace::new(),
+            timing: QUICK,
+        }
+    }
+
+    fn at(url: &str) -> World {
+        World {
+            place: MyPlace::at(url),
             timing: QUICK,
         }
     }

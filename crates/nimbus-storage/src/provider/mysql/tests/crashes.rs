@@ -17,7 +17,13 @@ async fn crash_at(
 }
 
 const CREATING: [&str; 7] = [
-    "registered", "database", "meta", "docs", "files", "filled", "created",
+    "registered",
+    "database",
+    "meta",
+    "docs",
+    "files",
+    "filled",
+    "created",
 ];
 const DELETING: [&str; 4] = ["marked", "dropped", "forgotten", "deleted"];
 
@@ -45,7 +51,11 @@ async fn a_creation_that_is_cut_short_is_undone_by_the_next_start() {
             assert_eq!(next.list().await.unwrap(), [id.clone()]);
         } else {
             assert_eq!(next.list().await.unwrap(), [], "{step}");
-            assert_eq!(world.place.databases().await, Vec::<String>::new(), "{step}");
+            assert_eq!(
+                world.place.databases().await,
+                Vec::<String>::new(),
+                "{step}"
+            );
             assert!(matches!(
                 next.open(&id).await,
                 Err(ProviderError::NotFound { .. })
@@ -81,7 +91,11 @@ async fn a_creation_that_is_cut_short_is_undone_by_whoever_comes_next() {
             matches!(deleted, Err(ProviderError::NotFound { .. })),
             "{step}: {deleted:?}"
         );
-        assert_eq!(world.place.databases().await, Vec::<String>::new(), "{step}");
+        assert_eq!(
+            world.place.databases().await,
+            Vec::<String>::new(),
+            "{step}"
+        );
     }
 }
 
@@ -119,7 +133,11 @@ async fn a_deletion_that_is_cut_short_is_finished_by_the_next_start() {
         let next = world.provider().await;
         assert_eq!(next.list().await.unwrap(), [], "{step}");
         assert!(!next.contains(&id).await.unwrap());
-        assert_eq!(world.place.databases().await, Vec::<String>::new(), "{step}");
+        assert_eq!(
+            world.place.databases().await,
+            Vec::<String>::new(),
+            "{step}"
+        );
         assert!(matches!(
             next.open(&id).await,
             Err(ProviderError::NotFound { .. })

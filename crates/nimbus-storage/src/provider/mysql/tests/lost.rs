@@ -157,9 +157,7 @@ async fn a_batch_that_keeps_the_head_is_done_once_or_again() {
         assert_eq!(get(&other, b"kept").await, None);
     }
     // And one on a head that is not there any more is told.
-    let refused = store
-        .commit(Head::EMPTY, keeping(Head::EMPTY, None))
-        .await;
+    let refused = store.commit(Head::EMPTY, keeping(Head::EMPTY, None)).await;
     assert!(
         matches!(refused, Err(CommitError::HeadMoved { actual }) if actual == at),
         "{refused:?}"

@@ -43,9 +43,7 @@ impl Proxy {
         parsed.set_host(Some("127.0.0.1")).unwrap();
         parsed.set_port(Some(port)).unwrap();
         // What is encrypted cannot be looked into.
-        parsed
-            .query_pairs_mut()
-            .append_pair("ssl-mode", "disabled");
+        parsed.query_pairs_mut().append_pair("ssl-mode", "disabled");
         (Proxy { state }, parsed.into())
     }
 

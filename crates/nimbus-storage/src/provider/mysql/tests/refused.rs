@@ -152,7 +152,10 @@ async fn a_user_without_a_right_is_told_which() {
     let told = "the user needs SELECT, INSERT, UPDATE, DELETE, CREATE and DROP on it";
     let error = refused(&world, world.options_at(&url), 'a').await;
     let text = error.to_string();
-    assert!(text.contains(told) && text.contains(&world.place.metadata), "{text}");
+    assert!(
+        text.contains(told) && text.contains(&world.place.metadata),
+        "{text}"
+    );
     assert!(!text.contains("s3cret"), "{text}");
     forget(&world, &user).await;
 

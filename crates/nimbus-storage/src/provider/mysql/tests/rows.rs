@@ -6,7 +6,9 @@ use crate::provider::{Direction, KeyRange, SCAN_BYTES};
 /// Bytes that are not alike.
 fn bytes(seed: u64, length: usize) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(length).collect()
+    std::iter::repeat_with(|| random.u8(..))
+        .take(length)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +102,9 @@ async fn a_scan_stops_at_the_bytes_and_never_earlier() {
         }
         for limit in [1, 3, 5, 100, usize::MAX] {
             let range = KeyRange::all();
-            let rows = snapshot.scan(Keyspace::Docs, &range, direction, limit).await;
+            let rows = snapshot
+                .scan(Keyspace::Docs, &range, direction, limit)
+                .await;
             let rows = rows.unwrap();
             let mut size = 0;
             let expected = all.iter().take(limit).take_while(|(key, value)| {
@@ -145,7 +149,9 @@ async fn rows_that_do_not_fit_are_refused_and_nothing_is_written() {
     let found = snapshot.get_many(Keyspace::Code, &[&key]).await.unwrap();
     assert!(found == [Some(module.clone())]);
     let range = KeyRange::prefix(&[7]);
-    let found = snapshot.scan(Keyspace::Code, &range, Direction::Forward, 9).await;
+    let found = snapshot
+        .scan(Keyspace::Code, &range, Direction::Forward, 9)
+        .await;
     assert!(found.unwrap() == [(key, module)]);
 }
 

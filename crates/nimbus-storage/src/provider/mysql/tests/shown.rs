@@ -12,7 +12,10 @@ async fn documents_are_read_with_the_client_of_the_server() {
     let batch = batch(new, b"key", text);
     store.commit(Head::EMPTY, batch).await.unwrap();
     let name = database(&provider, "seen");
-    assert_eq!(provider.owned(&tenant("seen")), [format!("database {name}")]);
+    assert_eq!(
+        provider.owned(&tenant("seen")),
+        [format!("database {name}")]
+    );
     let sql = format!("SELECT value FROM `{name}`.docs");
     assert_eq!(world.place.ask(&sql).await, [text]);
     let sql = format!("SELECT JSON_VALUE(CONVERT(value USING utf8mb4), '$.n') FROM `{name}`.docs");
@@ -37,7 +40,10 @@ async fn a_database_that_was_left_behind_is_reported_and_never_overwritten() {
         .run(&format!("DELETE FROM `{metadata}`.tenants"))
         .await;
     let strange = format!("{}strange_{}", world.place.prefix, "0".repeat(32));
-    world.place.run(&format!("CREATE DATABASE `{strange}`")).await;
+    world
+        .place
+        .run(&format!("CREATE DATABASE `{strange}`"))
+        .await;
 
     assert_eq!(provider.unregistered().await.unwrap(), [id.clone()]);
     let error = provider.create(&id).await.unwrap_err();
@@ -132,7 +138,10 @@ async fn nobody_is_asked_while_nobody_waits() {
         format!("SELECT CONCAT(id) FROM information_schema.processlist WHERE user = '{user}'");
     let before = world.place.ask(&open).await.len();
     let waits = tokio::spawn(async move { store.changed().await });
-    soon("a poll", async || world.place.ask(&open).await.len() > before).await;
+    soon("a poll", async || {
+        world.place.ask(&open).await.len() > before
+    })
+    .await;
     waits.abort();
     drop(provider);
     refused::forget(&world, &user).await;
