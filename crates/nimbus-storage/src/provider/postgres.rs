@@ -200,9 +200,8 @@ impl PostgresProvider {
 
     async fn ready(&self) -> ProviderResult<Vec<TenantId>> {
         let shared = &self.shared;
-        let entries =
-            lifecycle::with_lease(shared, async |conn| shared.registry.entries(conn).await);
-        let ready = entries.await?.into_iter();
+        let entries = lifecycle::with_lease!(shared, |conn| shared.registry.entries(conn));
+        let ready = entries?.into_iter();
         let ready = ready.filter(|(_, entry)| entry.state == TenantState::Ready);
         let ready: Vec<TenantId> = ready.map(|(tenant, _)| tenant).collect();
         shared.known.replace(&ready);
@@ -218,21 +217,19 @@ impl PostgresProvider {
 
     async fn look(&self) -> ProviderResult<()> {
         let shared = &self.shared;
-        lifecycle::with_lease(shared, async |conn| {
-            let what = || format!("looking at {}", shared.pool.dial().shown());
-            let row = sqlx::query("SELECT pg_is_in_recovery()")
-                .fetch_one(conn)
-                .await
-                .map_err(|e| error::provider(what(), e))?;
-            match row.try_get(0).map_err(|e| error::provider(what(), e))? {
-                true => Err(ProviderError::io(
-                    what(),
-                    "it is a standby now, which takes no writes",
-                )),
-                false => Ok(()),
+        let what = || format!("looking at {}", shared.pool.dial().shown());
+        let standby = lifecycle::with_lease!(shared, |conn| async {
+            let row = sqlx::query("SELECT pg_is_in_recovery()").fetch_one(conn);
+            let row = row.await.and_then(|row| row.try_get(0));
+            row.map_err(|e| error::provider(what(), e))
+        });
+        match standby? {
+            true => {
+                let why = "it is a standby now, which takes no writes";
+                Err(ProviderError::io(what(), why))
             }
-        })
-        .await
+            false => Ok(()),
+        }
     }
 
     /// Remembers whether a tenant is there, after a change that succeeded.

@@ -16,7 +16,7 @@ mod url;
 
 pub(crate) use format::{FORMAT_KEY, check_format, decode_head, format_row, tenant_of};
 pub(crate) use installation::{Ownership, ownership};
-pub(crate) use names::{MAX_NAME, Names, check_name};
+pub(crate) use names::Names;
 pub(crate) use registry::{Known, state_name, state_of};
 pub use settings::PoolSize;
 pub use url::DatabaseUrl;

@@ -31,7 +31,7 @@ pub(super) struct Plan {
     space: Arc<Space>,
     expected: Head,
     new: Head,
-    sql: AssertSqlSafe<Text>,
+    sql: Text,
     puts: Vec<(Vec<Vec<u8>>, Vec<Bytes>)>,
     deletes: Vec<Vec<Vec<u8>>>,
     /// A row of the log that this batch alone writes.
@@ -90,7 +90,7 @@ impl Plan {
     /// Runs the statement; whether the head was the expected one.
     async fn apply(&self, conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
         let (new, expected) = (self.new.encode(), self.expected.encode());
-        let mut query = sqlx::query(self.sql.clone())
+        let mut query = sqlx::query(AssertSqlSafe(self.sql.clone()))
             .bind(new.to_vec())
             .bind(expected.to_vec())
             .bind(self.space.format.as_slice());

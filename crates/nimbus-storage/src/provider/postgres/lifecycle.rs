@@ -27,6 +27,31 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a deletion waits for readers of the tenant, which live 30 s at most.
 const DROP_WAIT_MS: u64 = 40_000;
 
+/// Does something on a connection, once more if the connection had died while nobody used it. Not a function,
+/// since the compiler cannot tell that what such a closure makes may change threads.
+macro_rules! with_lease {
+    ($shared:expr, |$conn:ident| $work:expr) => {
+        loop {
+            let mut lease = $shared
+                .pool
+                .get($crate::provider::external::pool::Use::Commit)
+                .await?;
+            let $conn = lease.conn()?;
+            match $work.await {
+                Ok(value) => {
+                    lease.give_back();
+                    break Ok(value);
+                }
+                Err($crate::provider::ProviderError::Io { .. }) if !lease.fresh => {
+                    $shared.pool.forget_idle();
+                }
+                Err(e) => break Err(e),
+            }
+        }
+    };
+}
+pub(super) use with_lease;
+
 /// A new tenant.
 struct Birth<'a> {
     tenant: &'a TenantId,
@@ -110,25 +135,7 @@ pub(super) async fn entry(
     shared: &Shared,
     tenant: &TenantId,
 ) -> ProviderResult<Option<super::registry::Entry>> {
-    with_lease(shared, async |conn| shared.registry.get(conn, tenant).await).await
-}
-
-/// Reads something, once more if the connection had died while nobody used it.
-pub(super) async fn with_lease<T>(
-    shared: &Shared,
-    read: impl AsyncFn(&mut PgConnection) -> ProviderResult<T>,
-) -> ProviderResult<T> {
-    loop {
-        let mut lease = shared.pool.get(Use::Commit).await?;
-        match read(lease.conn()?).await {
-            Ok(value) => {
-                lease.give_back();
-                return Ok(value);
-            }
-            Err(ProviderError::Io { .. }) if !lease.fresh => shared.pool.forget_idle(),
-            Err(e) => return Err(e),
-        }
-    }
+    with_lease!(shared, |conn| shared.registry.get(conn, tenant))
 }
 
 /// False if the registry has the tenant; then nothing was done, and the transaction is over.
@@ -170,10 +177,7 @@ async fn make(
 
 /// Deletes a tenant and everything it owns.
 pub(super) async fn delete(shared: &Shared, tenant: &TenantId) -> ProviderResult<()> {
-    let marked = with_lease(shared, async |conn| {
-        shared.registry.mark_deleting(conn, tenant).await
-    })
-    .await?;
+    let marked = with_lease!(shared, |conn| shared.registry.mark_deleting(conn, tenant))?;
     if !marked {
         return Err(ProviderError::NotFound {
             tenant: tenant.clone(),
@@ -241,7 +245,7 @@ async fn drop_all(
 
 /// Finishes what a crash interrupted. What fails is left to a later start.
 pub(super) async fn recover(shared: &Shared) -> ProviderResult<()> {
-    let entries = with_lease(shared, async |conn| shared.registry.entries(conn).await).await?;
+    let entries = with_lease!(shared, |conn| shared.registry.entries(conn))?;
     for (tenant, entry) in entries {
         if entry.state == TenantState::Ready {
             shared.known.note(&tenant, true);
@@ -266,7 +270,7 @@ pub(super) async fn open(shared: &Shared, tenant: &TenantId) -> ProviderResult<S
     let Some(entry) = entry.filter(|e| e.state == TenantState::Ready) else {
         return Err(not_found());
     };
-    let state = with_lease(shared, async |conn| state(conn, &entry.namespace).await).await?;
+    let state = with_lease!(shared, |conn| state(conn, &entry.namespace))?;
     let Some((head, format)) = state else {
         // The registry is the truth, so something took the schema away.
         return Err(ProviderError::Corrupt {
@@ -296,10 +300,10 @@ async fn state(conn: &mut PgConnection, namespace: &str) -> ProviderResult<Optio
 
 /// Tenants whose schema is there and that the registry does not know.
 pub(super) async fn unregistered(shared: &Shared) -> ProviderResult<Vec<TenantId>> {
-    let schemas = with_lease(shared, async |conn| schemas(shared, conn).await).await?;
+    let schemas = with_lease!(shared, |conn| schemas(shared, conn))?;
     let mut found = Vec::new();
     for schema in schemas {
-        let row = with_lease(shared, async |conn| state(conn, &schema).await).await;
+        let row = with_lease!(shared, |conn| state(conn, &schema));
         let format = match row {
             Ok(state) => state.and_then(|(_, format)| format),
             Err(error) => {
@@ -347,7 +351,7 @@ pub(super) async fn adopt(shared: &Shared, tenant: &TenantId) -> ProviderResult<
         return Err(exists());
     }
     let namespace = shared.names.namespace(tenant);
-    let state = with_lease(shared, async |conn| state(conn, &namespace).await).await?;
+    let state = with_lease!(shared, |conn| state(conn, &namespace))?;
     let Some((head, format)) = state else {
         return Err(ProviderError::NotFound {
             tenant: tenant.clone(),

@@ -95,8 +95,9 @@ impl Reader {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = self.space.get_many(keyspace);
-        self.run(async move |conn| {
+        let (sql, limit) = (self.space.get_many(keyspace), self.shared.timing.statement);
+        let conn = self.begin()?;
+        let read = within(limit, async {
             let mut rows = sqlx::query(sql).bind(keys).fetch(conn);
             let mut values = Vec::with_capacity(keys.len());
             while let Some(row) = rows.try_next().await? {
@@ -104,8 +105,9 @@ impl Reader {
                 values.push(value.map(Bytes::copy_from_slice));
             }
             Ok(values)
-        })
-        .await
+        });
+        let read = read.await;
+        self.finish(read)
     }
 
     pub(super) async fn scan(
@@ -149,16 +151,18 @@ impl Reader {
     ) -> ProviderResult<Vec<Row>> {
         let backward = direction == Direction::Backward;
         let sql = self.space.scan(keyspace, backward, range.end.is_some());
-        self.run(async move |conn| {
-            let as_number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-            let query = sqlx::query(sql)
-                .bind(range.start.as_slice())
-                .bind(as_number(rows))
-                .bind(as_number(bytes));
-            let query = match &range.end {
-                Some(end) => query.bind(end.as_slice()),
-                None => query,
-            };
+        let limit = self.shared.timing.statement;
+        let conn = self.begin()?;
+        let as_number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let query = sqlx::query(sql)
+            .bind(range.start.as_slice())
+            .bind(as_number(rows))
+            .bind(as_number(bytes));
+        let query = match &range.end {
+            Some(end) => query.bind(end.as_slice()),
+            None => query,
+        };
+        let read = within(limit, async {
             let mut found = query.fetch(conn);
             let mut rows = Vec::new();
             while let Some(row) = found.try_next().await? {
@@ -166,15 +170,13 @@ impl Reader {
                 rows.push((key.to_vec(), Bytes::copy_from_slice(value)));
             }
             Ok(rows)
-        })
-        .await
+        });
+        let read = read.await;
+        self.finish(read)
     }
 
-    /// Runs statements, bounded in time; after a failure the transaction is of no use.
-    async fn run<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> ProviderResult<T> {
+    /// The connection for a read, which ends with [`Reader::finish`]; else it is of no use any more.
+    fn begin(&mut self) -> ProviderResult<&mut PgConnection> {
         let name = &self.space.name;
         if self.busy {
             let why = "an earlier read on this snapshot failed or was given up";
@@ -188,16 +190,18 @@ impl Reader {
             return Err(ProviderError::Closed);
         };
         self.busy = true;
-        let limit = self.shared.timing.statement;
-        let done = within(limit, work(lease.conn()?)).await;
-        match done {
+        lease.conn()
+    }
+
+    fn finish<T>(&mut self, read: Result<T, sqlx::Error>) -> ProviderResult<T> {
+        match read {
             Ok(value) => {
                 self.busy = false;
                 Ok(value)
             }
             Err(e) => Err(match error::kind(&e) {
                 Kind::Gone => self.space.not_found(),
-                _ => error::provider(format!("reading {name}"), e),
+                _ => error::provider(format!("reading {}", self.space.name), e),
             }),
         }
     }

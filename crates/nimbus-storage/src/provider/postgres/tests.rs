@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use self::servers::Place;
 use super::*;
-use crate::provider::{Batch, CommitError, Head, Keyspace, Snapshot as _};
+use crate::provider::{Batch, CommitError, Head, Keyspace};
 
 /// Waits that a test can afford, and none that a busy machine runs into.
 const QUICK: Timing = Timing {
