@@ -34,10 +34,7 @@ fn url_at(port: u16) -> String {
 
 /// Whether a server lets this user in.
 fn takes(url: &str) -> bool {
-    std::thread::scope(|scope| {
-        let connected = scope.spawn(|| block_on(MySqlConnection::connect(url)).is_ok());
-        connected.join().expect("a thread")
-    })
+    apart(MySqlConnection::connect(url)).is_ok()
 }
 
 /// Databases of its own for one test, which are dropped with it.
@@ -111,10 +108,7 @@ impl MyPlace {
 
 impl Drop for MyPlace {
     fn drop(&mut self) {
-        // On a runtime of its own: this may be in the middle of a test's.
-        std::thread::scope(|scope| {
-            scope.spawn(|| block_on(self.clear()));
-        });
+        apart(self.clear());
     }
 }
 
@@ -187,11 +181,21 @@ fn mariadbd(data: &Path, port: u16) -> String {
 }
 
 fn wait_for(port: u16) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !answers(port) {
-        assert!(Instant::now() < until, "MariaDB does not answer");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    apart(async {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !answers(port) {
+            assert!(Instant::now() < until, "MariaDB does not answer");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+/// Runs something on a runtime of its own: this may be in the middle of a test's.
+fn apart<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| block_on(work)).join();
+        done.expect("a thread")
+    })
 }
 
 /// A server of one test, which may end it. It ends with the test.

@@ -21,3 +21,11 @@ pub(crate) use registry::{Known, state_name, state_of};
 pub use settings::PoolSize;
 pub use url::DatabaseUrl;
 pub(crate) use url::{check_protected, is_local};
+
+#[cfg(all(test, feature = "mysql"))]
+#[path = "../../../tests/integration/mysql_servers.rs"]
+pub(crate) mod mysql_servers;
+/// Servers for the tests of providers; the integration tests have the same files.
+#[cfg(test)]
+#[path = "../../../tests/integration/servers.rs"]
+pub(crate) mod servers;

@@ -75,7 +75,7 @@ impl Seen {
 
 /// Wakes the stores that others committed to, for ever.
 pub(super) async fn poll(pool: Arc<Pool>, bus: Arc<HintBus>, seen: Arc<Seen>) {
-    let mut conn = None;
+    let (mut conn, mut failing) = (None, false);
     loop {
         let waited_for = bus.waited_for();
         if waited_for.is_empty() {
@@ -83,10 +83,16 @@ pub(super) async fn poll(pool: Arc<Pool>, bus: Arc<HintBus>, seen: Arc<Seen>) {
             continue;
         }
         let pause = match poll_once(&mut conn, &pool, &bus, &seen, &waited_for).await {
-            Ok(()) => EVERY,
+            Ok(()) => {
+                failing = false;
+                EVERY
+            }
             Err(error) => {
-                tracing::warn!(error, "reading the heads of tenants");
-                conn = None;
+                // Once, and not every second that the server is away.
+                if !failing {
+                    tracing::warn!(error, "reading the heads of tenants");
+                }
+                (conn, failing) = (None, true);
                 RECONNECT
             }
         };

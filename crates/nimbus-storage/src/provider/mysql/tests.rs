@@ -11,17 +11,12 @@ mod rows;
 mod several;
 mod shown;
 
-#[path = "../../../tests/integration/mysql_servers.rs"]
-mod mysql_servers;
-#[path = "../../../tests/integration/servers.rs"]
-mod servers;
-
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use self::mysql_servers::MyPlace;
 use super::*;
+use crate::provider::external::mysql_servers::MyPlace;
 use crate::provider::{Batch, CommitError, Head, Keyspace};
 
 /// Waits that a test can afford, and none that a busy machine runs into.

@@ -48,7 +48,7 @@ async fn a_creation_that_is_cut_short_is_undone_by_the_next_start() {
                 matches!(again, Err(ProviderError::AlreadyExists { .. })),
                 "{again:?}"
             );
-            assert_eq!(next.list().await.unwrap(), [id.clone()]);
+            assert_eq!(next.list().await.unwrap(), std::slice::from_ref(&id));
         } else {
             assert_eq!(next.list().await.unwrap(), [], "{step}");
             assert_eq!(

@@ -96,7 +96,7 @@ async fn metadata_of_another_format_is_refused() {
 async fn a_wrong_password_and_a_server_that_is_not_there_are_told_without_the_password() {
     let world = World::new();
     let (user, url) = user(&world, LEAST).await;
-    let closed = servers::free_port();
+    let closed = crate::provider::external::servers::free_port();
     for (url, told) in [
         (url.replace("s3cret", "s3cretly"), "Access denied for user"),
         (format!("mysql://u:s3cret@127.0.0.1:{closed}/"), "refused"),

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::mysql_servers::OwnServer;
 use super::*;
+use crate::provider::external::mysql_servers::OwnServer;
 use crate::provider::{Direction, KeyRange};
 
 const WRITERS: u8 = 4;
