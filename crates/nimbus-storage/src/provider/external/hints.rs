@@ -89,6 +89,7 @@ impl HintBus {
     }
 
     /// The namespaces that are open, for a poll.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) fn open(&self) -> Vec<String> {
         let waiting = self.waiting();
         let open = waiting

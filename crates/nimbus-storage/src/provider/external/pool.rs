@@ -178,6 +178,7 @@ impl<D: Dial> Pool<D> {
     }
 
     /// Connections made since the start.
+    #[cfg(test)]
     pub(crate) fn made(&self) -> u32 {
         self.made.load(Ordering::Relaxed)
     }

@@ -85,7 +85,16 @@ pub(super) async fn create(
                 return Ok(());
             }
             // Another server was first: the next look says so.
-            Ok(false) => continue,
+            Ok(false) if attempt < TRIES => {
+                lease.give_back();
+                continue;
+            }
+            Ok(false) => {
+                return Err(ProviderError::Corrupt {
+                    what: "the registry of tenants".to_owned(),
+                    reason: format!("another tenant has schema {}", birth.namespace),
+                });
+            }
             Err(e) => e,
         };
         drop(lease);

@@ -222,7 +222,7 @@ impl Registry {
         Ok(entries)
     }
 
-    /// Enters a tenant as ready; false if it has an entry already. In the caller's transaction.
+    /// Enters a tenant as ready; false if it or its schema has an entry already. In the caller's transaction.
     pub(super) async fn insert(
         &self,
         conn: &mut PgConnection,
@@ -232,7 +232,7 @@ impl Registry {
         let (tenants, ready) = (&self.tenants, state_name(TenantState::Ready));
         let sql = format!(
             "INSERT INTO {tenants} (tenant_id, schema_name, state, life) VALUES ($1, $2, '{ready}', $3) \
-             ON CONFLICT (tenant_id) DO NOTHING"
+             ON CONFLICT DO NOTHING"
         );
         let done = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.as_str())

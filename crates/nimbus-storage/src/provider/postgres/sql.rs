@@ -107,7 +107,7 @@ pub(super) fn scan(namespace: &str, keyspace: Keyspace, backward: bool, bounded:
         "SELECT key, value FROM (SELECT key, value, \
          sum(octet_length(key) + octet_length(value)) OVER (ORDER BY key {order} \
          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before \
-         FROM (SELECT key, value FROM {table} WHERE key >= $1{end} ORDER BY key {order} LIMIT $2) AS some) \
+         FROM (SELECT key, value FROM {table} WHERE key >= $1{end} ORDER BY key {order} LIMIT $2) AS picked) \
          AS sized WHERE coalesce(before, 0) < $3 ORDER BY key {order}"
     )
 }

@@ -17,12 +17,13 @@ pub(super) enum Cut {
 
 #[derive(Default)]
 struct State {
+    /// Answers that hold this do not come back.
+    dropped: Option<Vec<u8>>,
     armed: Option<(Cut, Vec<u8>)>,
 }
 
 /// A proxy on a port of its own.
 pub(super) struct Proxy {
-    pub(super) port: u16,
     state: Arc<Mutex<State>>,
     /// Whether new connections have to wait.
     held: watch::Sender<bool>,
@@ -39,7 +40,6 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (held, waits) = watch::channel(false);
         let proxy = Proxy {
-            port,
             state: Arc::default(),
             held,
             hold_after: Arc::default(),
@@ -75,6 +75,11 @@ impl Proxy {
         *self.hold_after.lock().unwrap() = hold;
     }
 
+    /// Drops every answer that holds the marker from now on.
+    pub(super) fn drop_answers_with(&self, marker: &[u8]) {
+        self.state.lock().unwrap().dropped = Some(marker.to_vec());
+    }
+
     /// Whether it was not cut yet.
     pub(super) fn is_armed(&self) -> bool {
         self.state.lock().unwrap().armed.is_some()
@@ -84,6 +89,10 @@ impl Proxy {
     pub(super) fn release(&self) {
         self.held.send_replace(false);
     }
+}
+
+fn holds(bytes: &[u8], marker: &[u8]) -> bool {
+    bytes.windows(marker.len()).any(|w| w == marker)
 }
 
 async fn forward(
@@ -99,9 +108,7 @@ async fn forward(
                 let Ok(n @ 1..) = read else { return };
                 let cut = {
                     let mut state = state.lock().unwrap();
-                    let here = |(_, marker): &(Cut, Vec<u8>)| {
-                        up[..n].windows(marker.len()).any(|w| w == &marker[..])
-                    };
+                    let here = |(_, marker): &(Cut, Vec<u8>)| holds(&up[..n], marker);
                     match state.armed.as_ref().is_some_and(here) {
                         true => state.armed.take(),
                         false => None,
@@ -121,6 +128,13 @@ async fn forward(
             }
             read = server.read(&mut down) => {
                 let Ok(n @ 1..) = read else { return };
+                let dropped = {
+                    let state = state.lock().unwrap();
+                    state.dropped.as_ref().is_some_and(|marker| holds(&down[..n], marker))
+                };
+                if dropped {
+                    continue;
+                }
                 if client.write_all(&down[..n]).await.is_err() { return }
             }
         }

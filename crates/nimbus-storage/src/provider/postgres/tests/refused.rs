@@ -278,3 +278,64 @@ async fn a_lock_that_is_not_had_is_a_passing_failure() {
     sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.unwrap();
     put(&store, Head::EMPTY, 1, "x").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_reports_is_told_apart_and_writes_nothing() {
+    let world = World::new();
+    let provider = world.provider().await;
+    let store = fresh(&provider, "told").await;
+    let schema = provider.owned(&tenant("told"))[0].replace("schema ", "");
+    let report = async |code: &str| {
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION {schema}.fail() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = '{code}'; END $$"
+        );
+        world.place.run(&sql).await;
+        let head = next(Head::EMPTY, 1);
+        store.commit(Head::EMPTY, batch(head, b"k", "x")).await
+    };
+    world.place.run(&format!("CREATE FUNCTION {schema}.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN END $$; \
+        CREATE TRIGGER fail BEFORE INSERT ON {schema}.docs FOR EACH ROW EXECUTE FUNCTION {schema}.fail()")).await;
+    for code in ["40001", "40P01", "55P03", "57014"] {
+        let told = report(code).await;
+        assert!(
+            matches!(&told, Err(CommitError::Transient { reason }) if reason.contains(code)),
+            "{told:?}"
+        );
+    }
+    let told = report("53100").await;
+    assert!(matches!(told, Err(CommitError::Full { .. })), "{told:?}");
+    let told = report("23514").await;
+    assert!(matches!(told, Err(CommitError::Refused { .. })), "{told:?}");
+    let told = report("42P01").await;
+    assert!(matches!(told, Err(CommitError::Closed)), "{told:?}");
+    assert_eq!(head(&store).await, Head::EMPTY);
+    world
+        .place
+        .run(&format!("DROP TRIGGER fail ON {schema}.docs"))
+        .await;
+    put(&store, Head::EMPTY, 2, "x").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_are_synchronous_unless_that_was_given_up() {
+    let (world, url, name) = small_role("CONNECT, CREATE").await;
+    world
+        .place
+        .run(&format!("ALTER ROLE {name} SET synchronous_commit = off"))
+        .await;
+    for (durability, expected) in [(Durability::Full, "on"), (Durability::Relaxed, "off")] {
+        let mut options = world.options_at(&url);
+        options.durability = durability;
+        let provider = PostgresProvider::connect_with(options, installation('a'), world.timing)
+            .await
+            .unwrap();
+        let mut lease = provider.shared.pool.get(Use::Commit).await.unwrap();
+        let row = sqlx::query("SHOW synchronous_commit")
+            .fetch_one(lease.conn().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(row.get::<String, _>(0), expected);
+    }
+    forget(&world.place, &name).await;
+}

@@ -1,5 +1,6 @@
 //! Several servers on one database.
 
+use super::proxy::Proxy;
 use super::*;
 
 /// Two servers with a tenant open in both.
@@ -225,4 +226,28 @@ async fn two_servers_that_start_at_once_make_one_registry() {
         );
     }
     assert_eq!(b.list().await.unwrap(), [y]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_notification_arrives_it_is_polled() {
+    let world = World::new();
+    let direct = world.provider().await;
+    let (proxy, url) = Proxy::start(&world.place.url).await;
+    proxy.drop_answers_with(hints::channel(installation('a')).as_bytes());
+    let deaf = world.provider_at(&url).await;
+    let plain = fresh(&direct, "polled").await;
+    let store = deaf.open(&tenant("polled")).await.unwrap();
+    let mut at = Head::EMPTY;
+    for n in 0..5 {
+        at = put(&plain, at, n, "x").await;
+        let woken = async {
+            // The first one may be that of the start.
+            store.changed().await;
+            store.changed().await;
+        };
+        tokio::time::timeout(Duration::from_secs(20), woken)
+            .await
+            .unwrap();
+        assert_eq!(head(&store).await, at);
+    }
 }
