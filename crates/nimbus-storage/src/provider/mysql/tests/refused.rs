@@ -1,6 +1,8 @@
 //! Servers, users and settings that are not fit: one clear error each, and nothing is changed.
 
 use super::*;
+use crate::provider::Durability;
+use crate::provider::external::mysql_servers::OwnServer;
 
 /// The least rights, as the documentation lists them. `_` stands for any character in the name of a database, so
 /// it is escaped.
@@ -171,4 +173,44 @@ async fn a_user_without_a_right_is_told_which() {
     let left = format!("SELECT tenant_id FROM `{}`.tenants", world.place.metadata);
     assert_eq!(world.place.ask(&left).await, Vec::<String>::new());
     forget(&world, &user).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_set_up_badly_is_refused_and_noticed_later() {
+    let server = OwnServer::start();
+    let world = World::at(&server.url());
+    let provider = world.provider().await;
+    provider.health().await.unwrap();
+    for (variable, bad, good) in [
+        ("innodb_flush_log_at_trx_commit", "2", "1"),
+        ("max_allowed_packet", "1048576", "16777216"),
+        ("read_only", "ON", "OFF"),
+    ] {
+        let set = async |value| {
+            let sql = format!("SET GLOBAL {variable}={value}");
+            world.place.run(&sql).await;
+        };
+        set(bad).await;
+        let error = refused(&world, world.options(), 'a').await;
+        let told = format!("{variable} is {bad}");
+        assert!(
+            matches!(&error, ProviderError::Settings { reason } if reason.contains(&told)),
+            "{error:?}"
+        );
+        if variable != "max_allowed_packet" {
+            // Of that one a session keeps what it began with.
+            let error = provider.health().await.unwrap_err();
+            assert!(error.to_string().contains(&told), "{error:?}");
+        }
+        set(good).await;
+        provider.health().await.unwrap();
+    }
+    // A server that may lose the newest commits is taken on purpose.
+    let lax = "SET GLOBAL innodb_flush_log_at_trx_commit=0";
+    world.place.run(lax).await;
+    let mut options = world.options();
+    options.durability = Durability::Relaxed;
+    let relaxed = MysqlProvider::connect_with(options, installation('a'), world.timing);
+    relaxed.await.unwrap().health().await.unwrap();
+    drop(world);
 }
