@@ -12,6 +12,8 @@ pub(crate) mod files;
 mod local;
 pub mod lock;
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod redb;

@@ -5,11 +5,15 @@ mod backup_providers;
 mod engine;
 mod local_fixture;
 mod memory_conformance;
+#[cfg(feature = "mysql")]
+mod mysql_conformance;
+#[cfg(feature = "mysql")]
+mod mysql_servers;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
 #[cfg(feature = "postgres")]
 mod postgres_servers;
 mod redb_conformance;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod servers;
 mod sqlite_conformance;

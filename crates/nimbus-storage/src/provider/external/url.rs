@@ -70,6 +70,12 @@ impl DatabaseUrl {
         self.parameters.iter().any(|p| names.contains(&p.as_str()))
     }
 
+    /// A parameter with none of these names: a slip of the pen, which clients pass over in silence.
+    pub(crate) fn unknown_parameter(&self, names: &[&str]) -> Option<&str> {
+        let mut parameters = self.parameters.iter().map(String::as_str);
+        parameters.find(|p| !names.contains(p))
+    }
+
     /// A text of someone else, without the password.
     pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.replace(self.text.as_str(), &self.shown);
