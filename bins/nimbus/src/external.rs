@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nimbus_storage::Provider;
 use nimbus_storage::control::{ControlDb, RandomId};
+use nimbus_storage::provider::mysql::{MysqlOptions, MysqlProvider};
 use nimbus_storage::provider::postgres::{PoolSize, PostgresOptions, PostgresProvider};
 use nimbus_storage::provider::{Durability, ProviderError};
 
@@ -21,22 +22,23 @@ const PROBE: Duration = Duration::from_secs(5);
 /// The selected provider of a database elsewhere, ready to connect.
 #[derive(Clone, Debug)]
 pub(crate) enum External {
+    Mysql(MysqlOptions),
     Postgres(PostgresOptions),
 }
 
 impl External {
     /// Connects to the database.
     pub(crate) async fn connect(&self, control: &ControlDb) -> anyhow::Result<Arc<dyn Provider>> {
-        match self {
-            External::Postgres(options) => {
-                let shown = options.url.to_string();
-                let opened = PostgresProvider::connect(options.clone(), control.installation());
-                let provider = opened
-                    .await
-                    .with_context(|| format!("connecting to {shown}"))?;
-                Ok(Arc::new(provider))
-            }
-        }
+        let installation = control.installation();
+        let opened: Result<Arc<dyn Provider>, ProviderError> = match self {
+            External::Mysql(options) => MysqlProvider::connect(options.clone(), installation)
+                .await
+                .map(|provider| Arc::new(provider) as Arc<dyn Provider>),
+            External::Postgres(options) => PostgresProvider::connect(options.clone(), installation)
+                .await
+                .map(|provider| Arc::new(provider) as Arc<dyn Provider>),
+        };
+        opened.with_context(|| format!("connecting to {}", self.shown()))
     }
 
     /// Asks the database which version it is, changing nothing there. Blocks.
@@ -46,6 +48,10 @@ impl External {
             .build()?;
         let probe = async {
             match self {
+                External::Mysql(options) => {
+                    let version = MysqlProvider::probe(options).await?;
+                    Ok(format!("MySQL or MariaDB {version}"))
+                }
                 External::Postgres(options) => {
                     let version = PostgresProvider::probe(options).await?;
                     Ok(format!("PostgreSQL {version}"))
@@ -63,6 +69,7 @@ impl External {
     /// The address of the database, without its password.
     pub(crate) fn shown(&self) -> String {
         match self {
+            External::Mysql(options) => options.url.to_string(),
             External::Postgres(options) => options.url.to_string(),
         }
     }
@@ -176,8 +183,9 @@ pub(crate) fn resolve(
             ))),
         },
         ProviderName::Postgres => postgres(&given, durability).map(Some),
+        ProviderName::Mysql => mysql(&given, durability).map(Some),
         other => Err(usage(format!(
-            "the provider {} is not available in this build; use sqlite, redb or postgres",
+            "the provider {} is not available in this build; use sqlite, redb, postgres or mysql",
             other.name()
         ))),
     }
@@ -197,6 +205,22 @@ fn postgres(given: &Given<'_>, durability: Durability) -> anyhow::Result<Externa
     options.allow_plaintext_password = given.switch("allow_plaintext_password")?;
     options.durability = durability;
     Ok(External::Postgres(options))
+}
+
+fn mysql(given: &Given<'_>, durability: Durability) -> anyhow::Result<External> {
+    let url = given.required("mysql_url", ProviderName::Mysql)?;
+    let mut options = MysqlOptions::new(&url).map_err(settings_error)?;
+    if let Some((name, _)) = given.text("mysql_metadata_database") {
+        options.metadata_database = name;
+    }
+    if let Some((prefix, _)) = given.text("mysql_tenant_database_prefix") {
+        options.tenant_database_prefix = prefix;
+    }
+    options.pool = given.pool("mysql")?;
+    options.join_installation = given.installation()?;
+    options.allow_plaintext_password = given.switch("allow_plaintext_password")?;
+    options.durability = durability;
+    Ok(External::Mysql(options))
 }
 
 fn settings_error(error: ProviderError) -> anyhow::Error {

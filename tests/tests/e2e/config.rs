@@ -203,6 +203,7 @@ fn a_provider_takes_its_own_settings_only() {
         if !own.is_empty() {
             let url = match provider {
                 "postgres" => "postgres://127.0.0.1:1/d",
+                "mysql" => "mysql://127.0.0.1:1/",
                 _ => "http://localhost:1",
             };
             args.extend([own, url]);
@@ -213,7 +214,7 @@ fn a_provider_takes_its_own_settings_only() {
             let apart = Arc::new(Home::new());
             let finished = Server::refused(Options::new().home(&apart).args(&args));
             let expected = match provider {
-                "postgres" => (1, "127.0.0.1:1"),
+                "postgres" | "mysql" => (1, "127.0.0.1:1"),
                 _ => (2, "not available"),
             };
             assert_eq!(finished.code, Some(expected.0), "{}", finished.stderr);

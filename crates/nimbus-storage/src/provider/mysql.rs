@@ -35,7 +35,7 @@ use self::poll::Seen;
 use self::registry::Registry;
 use self::store::MyStore;
 use super::external::hints::HintBus;
-use super::external::pool::Use;
+use super::external::pool::{self, Use};
 use super::external::{Known, Names};
 use super::{Durability, Provider, ProviderError, ProviderResult, TenantStore};
 use crate::control::{RandomId, TenantState};
@@ -145,6 +145,22 @@ impl MysqlProvider {
         installation: RandomId,
     ) -> ProviderResult<MysqlProvider> {
         MysqlProvider::connect_with(options, installation, Timing::default()).await
+    }
+
+    /// Connects once and tells which version answers, changing nothing; for checks before a start.
+    ///
+    /// # Errors
+    /// As [`MysqlProvider::connect`], but for `OtherInstallation`.
+    pub async fn probe(options: &MysqlOptions) -> ProviderResult<String> {
+        let (_, client) = options.check()?;
+        let dial = MyDial::new(client, options, &Timing::default());
+        let mut conn = pool::Dial::dial(&dial).await?;
+        let version = match dial.check_server(&mut conn, options.durability).await {
+            Ok(_) => dial.version(&mut conn).await,
+            Err(error) => Err(error),
+        };
+        <MyDial as pool::Dial>::hang_up(conn).await;
+        version
     }
 
     pub(crate) async fn connect_with(

@@ -8,11 +8,13 @@ mod memory_conformance;
 #[cfg(feature = "mysql")]
 mod mysql_conformance;
 #[cfg(feature = "mysql")]
+mod mysql_pairs;
+#[cfg(feature = "mysql")]
 mod mysql_servers;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
 #[cfg(feature = "postgres")]
-mod postgres_servers;
+mod postgres_pairs;
 mod redb_conformance;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod servers;

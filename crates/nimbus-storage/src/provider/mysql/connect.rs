@@ -90,6 +90,16 @@ impl MyDial {
         let variables = Variables(variables.map_err(read)?);
         variables.check(&self.shown(), durability)
     }
+
+    /// What the server calls itself.
+    pub(super) async fn version(&self, conn: &mut MySqlConnection) -> ProviderResult<String> {
+        let read = |e| error::provider(format!("looking at {}", self.url), e);
+        let row = raw_sql("SELECT VERSION()")
+            .fetch_one(conn)
+            .await
+            .map_err(read)?;
+        text_column(&row, 0).map_err(read)
+    }
 }
 
 /// Settings of a session. Nothing is left to the defaults of the server that a commit or a read relies on.

@@ -90,9 +90,11 @@ pub(super) fn guard(namespace: &str, expected: &Head, new: &Head, format: &[u8])
     let (head_key, format_key) = (hex(HEAD_KEY), hex(FORMAT_KEY));
     let (expected, new) = (hex(&expected.encode()), hex(&new.encode()));
     let format = hex(format);
+    // One row is locked, the one that a turn locks: two in whatever order the server takes them deadlock with
+    // turns. The limit keeps the inner table apart, which the statement may not change and read at once.
     format!(
-        "UPDATE {meta} SET `value`=IF(`key`={head_key},IF(`value`={expected},{new},NULL),\
-         IF(`value`={format},`value`,NULL)) WHERE `key` IN ({format_key},{head_key})"
+        "UPDATE {meta} SET `value`=IF(`value`={expected} AND (SELECT `v` FROM (SELECT `value` AS `v` FROM {meta} \
+         WHERE `key`={format_key} LIMIT 1) AS `f`)={format},{new},NULL) WHERE `key`={head_key}"
     )
 }
 
