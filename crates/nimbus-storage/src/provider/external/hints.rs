@@ -88,8 +88,8 @@ impl HintBus {
         });
     }
 
-    /// The namespaces that are open, for a poll.
-    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
+    /// The namespaces that are open, for a poll. Not every provider polls.
+    #[allow(dead_code)]
     pub(crate) fn open(&self) -> Vec<String> {
         let waiting = self.waiting();
         let open = waiting

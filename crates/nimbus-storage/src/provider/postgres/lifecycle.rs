@@ -14,7 +14,7 @@ use super::Shared;
 use super::connect::Lease;
 use super::error::{self, Kind};
 use super::registry::lock_number;
-use super::space::{Space, state_rows};
+use super::space::{Space, State, state_rows};
 use super::sql;
 use crate::control::{RandomId, TenantState};
 use crate::provider::external::pool::Use;
@@ -292,8 +292,6 @@ pub(super) async fn open(shared: &Shared, tenant: &TenantId) -> ProviderResult<S
     let format = format.unwrap_or_default();
     Ok(Space::new(tenant.clone(), entry.namespace, format))
 }
-
-type State = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// The head and the format row; `None` if there is no schema or no table.
 async fn state(conn: &mut PgConnection, namespace: &str) -> ProviderResult<Option<State>> {

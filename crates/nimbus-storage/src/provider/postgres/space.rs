@@ -99,10 +99,10 @@ impl Space {
 }
 
 /// The head row and the format row.
-pub(super) fn state_rows(
-    namespace: &str,
-    rows: &[PgRow],
-) -> ProviderResult<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+pub(super) type State = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// The state in the rows of [`sql::state`].
+pub(super) fn state_rows(namespace: &str, rows: &[PgRow]) -> ProviderResult<State> {
     let read = |e| super::error::provider(format!("reading the head of {namespace}"), e);
     let (mut head, mut format) = (None, None);
     for row in rows {

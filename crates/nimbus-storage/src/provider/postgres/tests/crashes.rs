@@ -27,7 +27,7 @@ async fn a_creation_that_is_cut_short_left_nothing_or_all() {
         let next = world.provider().await;
         // The dead server's session ends a moment later, and the creation waits for it.
         if whole {
-            assert_eq!(next.list().await.unwrap(), [id.clone()]);
+            assert_eq!(next.list().await.unwrap(), std::slice::from_ref(&id));
             let again = next.create(&id).await;
             assert!(
                 matches!(again, Err(ProviderError::AlreadyExists { .. })),
