@@ -99,6 +99,7 @@ impl HintBus {
     }
 
     /// The namespaces that someone waits for now.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) fn waited_for(&self) -> Vec<String> {
         let waits = |line: &Weak<Line>| {
             let line = line.upgrade();
@@ -110,6 +111,7 @@ impl HintBus {
     }
 
     /// Ends when someone began to wait since this last ended.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
