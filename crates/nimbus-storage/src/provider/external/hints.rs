@@ -78,6 +78,7 @@ impl HintBus {
     }
 
     /// Wakes everyone: hints may have been lost.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) fn wake_all(&self) {
         self.waiting().retain(|_, list| {
             list.retain(|known| known.strong_count() > 0);
