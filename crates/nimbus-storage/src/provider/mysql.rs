@@ -3,6 +3,7 @@
 //! It knows what MySQL 8 and MariaDB have in common. It must not know documents. What it has in common with other
 //! shared databases is in `external`.
 
+mod adopt;
 mod commit;
 mod connect;
 mod error;
@@ -313,11 +314,11 @@ impl Provider for MysqlProvider {
     }
 
     fn unregistered(&self) -> BoxFuture<'_, ProviderResult<Vec<TenantId>>> {
-        lifecycle::unregistered(&self.shared).boxed()
+        adopt::unregistered(&self.shared).boxed()
     }
 
     fn adopt<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        let adopted = lifecycle::adopt(&self.shared, tenant);
+        let adopted = adopt::adopt(&self.shared, tenant);
         async move { adopted.await.map(|()| self.noted(tenant, true)) }.boxed()
     }
 

@@ -78,6 +78,7 @@ impl HintBus {
     }
 
     /// Wakes everyone: hints may have been lost.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) fn wake_all(&self) {
         self.waiting().retain(|_, list| {
             list.retain(|known| known.strong_count() > 0);
@@ -99,6 +100,7 @@ impl HintBus {
     }
 
     /// The namespaces that someone waits for now.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) fn waited_for(&self) -> Vec<String> {
         let waits = |line: &Weak<Line>| {
             let line = line.upgrade();
@@ -110,6 +112,7 @@ impl HintBus {
     }
 
     /// Ends when someone began to wait since this last ended.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }

@@ -71,6 +71,7 @@ impl DatabaseUrl {
     }
 
     /// A parameter with none of these names: a slip of the pen, which clients pass over in silence.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
     pub(crate) fn unknown_parameter(&self, names: &[&str]) -> Option<&str> {
         let mut parameters = self.parameters.iter().map(String::as_str);
         parameters.find(|p| !names.contains(p))

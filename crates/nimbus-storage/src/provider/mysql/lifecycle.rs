@@ -1,4 +1,4 @@
-//! Creating, deleting and adopting tenants.
+//! Creating, deleting and opening tenants.
 //!
 //! Statements that make or drop a database commit by themselves, so the registry says first what is under way:
 //! `creating`, then `ready`; `deleting`, then nothing. Whoever changes a tenant holds the server's lock of its
@@ -25,10 +25,10 @@ use crate::provider::external::{FORMAT_KEY, check_format, decode_head, format_ro
 use crate::provider::{HEAD_KEY, Head, Keyspace, ProviderError, ProviderResult};
 
 /// How often something that others were in the way of, or whose answer was lost, is tried.
-const TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const TRIES: u32 = 5;
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// Seconds that a change waits for another of the same tenant, and that a start does.
-const LOCK_S: u64 = 10;
+pub(super) const LOCK_S: u64 = 10;
 const LOCK_AT_START_S: u64 = 3;
 /// How long a deletion waits for readers of the tenant, which live 30 s at most.
 const DROP_WAIT_S: u64 = 40;
@@ -43,7 +43,7 @@ struct Birth<'a> {
 }
 
 /// What came of a change.
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     Exists,
     Missing,
@@ -71,6 +71,8 @@ macro_rules! read {
     };
 }
 
+pub(super) use read;
+
 /// The registry's entry of a tenant.
 pub(super) async fn entry(shared: &Shared, tenant: &TenantId) -> ProviderResult<Option<Entry>> {
     read!(shared, |conn| shared.registry.get(conn, tenant))
@@ -91,7 +93,11 @@ fn lock_name(shared: &Shared, tenant: &TenantId) -> String {
 
 /// Waits for the lock of a tenant; `None` if it was not had. It ends with the connection, also when this process
 /// stops for some seconds.
-async fn lock(shared: &Shared, tenant: &TenantId, wait_s: u64) -> ProviderResult<Option<Lease>> {
+pub(super) async fn lock(
+    shared: &Shared,
+    tenant: &TenantId,
+    wait_s: u64,
+) -> ProviderResult<Option<Lease>> {
     let timing = &shared.timing;
     let name = lock_name(shared, tenant);
     let idle_s = seconds(timing.turn_idle);
@@ -117,7 +123,7 @@ async fn lock(shared: &Shared, tenant: &TenantId, wait_s: u64) -> ProviderResult
     }
 }
 
-async fn unlock(shared: &Shared, tenant: &TenantId, mut lease: Lease) {
+pub(super) async fn unlock(shared: &Shared, tenant: &TenantId, mut lease: Lease) {
     let (name, lock_s) = (lock_name(shared, tenant), seconds(shared.timing.lock));
     let sql = format!(
         "DO RELEASE_LOCK({name});SET SESSION wait_timeout={SESSION_IDLE_S},lock_wait_timeout={lock_s}"
@@ -164,7 +170,9 @@ macro_rules! change {
     };
 }
 
-fn busy(tenant: &TenantId) -> ProviderError {
+pub(super) use change;
+
+pub(super) fn busy(tenant: &TenantId) -> ProviderError {
     let what = format!("another server is creating or deleting tenant {tenant}");
     ProviderError::Busy { what }
 }
@@ -185,7 +193,7 @@ pub(super) async fn create(
     answer(tenant, &birth.namespace, made?)
 }
 
-fn answer(tenant: &TenantId, namespace: &str, outcome: Outcome) -> ProviderResult<()> {
+pub(super) fn answer(tenant: &TenantId, namespace: &str, outcome: Outcome) -> ProviderResult<()> {
     let tenant = tenant.clone();
     match outcome {
         Outcome::Done => Ok(()),
@@ -327,7 +335,7 @@ async fn unmake(
 }
 
 /// Finishes a deletion, or undoes a creation, that was cut short. With the lock held.
-async fn finish(
+pub(super) async fn finish(
     shared: &Shared,
     tenant: &TenantId,
     entry: &Entry,
@@ -452,7 +460,7 @@ pub(super) async fn open(shared: &Shared, tenant: &TenantId) -> ProviderResult<(
 }
 
 /// The head and the format row; `None` if there is no database or no table.
-async fn state(
+pub(super) async fn state(
     shared: &Shared,
     conn: &mut MySqlConnection,
     namespace: &str,
@@ -463,121 +471,4 @@ async fn state(
         Err(e) if error::kind(&e) == Kind::Gone => Ok(None),
         Err(e) => Err(Trouble::Sql(format!("reading database {namespace}"), e)),
     }
-}
-
-/// Tenants whose database is there and that the registry does not know.
-pub(super) async fn unregistered(shared: &Shared) -> ProviderResult<Vec<TenantId>> {
-    let mut found = Vec::new();
-    for database in strays(shared).await? {
-        let state = read!(shared, |conn| state(shared, conn, &database));
-        let format = match state {
-            Ok(state) => state.and_then(|s| s.format),
-            Err(error) => {
-                tracing::warn!(database, %error, "looking at a database that is not registered");
-                None
-            }
-        };
-        match tenant_of(format.as_deref()) {
-            Some((tenant, _)) if shared.names.namespace(&tenant) == database => found.push(tenant),
-            _ => tracing::warn!(
-                database,
-                "it has the prefix of tenants and is none; it is left alone"
-            ),
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-async fn strays(shared: &Shared) -> ProviderResult<Vec<String>> {
-    let (prefix, limit) = (shared.names.prefix(), shared.timing.statement);
-    let sql = format!(
-        "SELECT schema_name FROM information_schema.schemata WHERE LEFT(schema_name,{})={}",
-        prefix.len(),
-        word(prefix)
-    );
-    let listed = read!(shared, |conn| listed(conn, limit, sql.clone()))?;
-    let known = entries(shared).await?;
-    let is_stray = |name: &String| {
-        let registered = known.iter().any(|(_, entry)| entry.namespace == *name);
-        !registered && shared.names.looks_like_one(name)
-    };
-    Ok(listed.into_iter().filter(is_stray).collect())
-}
-
-async fn listed(conn: &mut MySqlConnection, limit: Duration, sql: String) -> Step<Vec<String>> {
-    let doing = || Trouble::sql("listing databases");
-    let found = rows(conn, limit, sql).await.map_err(doing())?;
-    let names: Result<_, sqlx::Error> = found.iter().map(|row| text_column(row, 0)).collect();
-    names.map_err(doing())
-}
-
-/// Takes the database of an unregistered tenant in after checking it.
-pub(super) async fn adopt(shared: &Shared, tenant: &TenantId) -> ProviderResult<()> {
-    let adopted = change!(shared, tenant, |conn, attempt| take_in(
-        shared,
-        tenant,
-        conn,
-        attempt > 0
-    ));
-    answer(tenant, "", adopted?)
-}
-
-async fn take_in(
-    shared: &Shared,
-    tenant: &TenantId,
-    conn: &mut MySqlConnection,
-    again: bool,
-) -> Step<Outcome> {
-    if let Some(entry) = shared.registry.get(conn, tenant).await? {
-        if entry.state == TenantState::Ready {
-            return Ok(if again {
-                Outcome::Done
-            } else {
-                Outcome::Exists
-            });
-        }
-        finish(shared, tenant, &entry, conn).await?;
-    }
-    let name = shared.names.namespace(tenant);
-    let Some(State { head, format }) = state(shared, conn, &name).await? else {
-        return Ok(Outcome::Missing);
-    };
-    check_format(&name, tenant, format.as_deref())?;
-    decode_head(&name, head.as_deref())?;
-    let Some((_, life)) = tenant_of(format.as_deref()) else {
-        return Ok(Outcome::Missing);
-    };
-    check_tables(shared, conn, &name).await?;
-    let entry = (name.as_str(), life, TenantState::Ready);
-    shared.registry.insert(conn, tenant, entry).await?;
-    Ok(Outcome::Done)
-}
-
-/// Reads a row of every table as rows are read.
-async fn check_tables(shared: &Shared, conn: &mut MySqlConnection, namespace: &str) -> Step<()> {
-    for keyspace in Keyspace::ALL {
-        let table = sql::table(namespace, keyspace);
-        let sql = format!("SELECT `key`,`value` FROM {table} LIMIT 1");
-        let read = rows(conn, shared.timing.statement, sql).await;
-        let read = read.and_then(|rows| match rows.first() {
-            Some(row) => column::<&[u8]>(row, 0)
-                .and(column::<&[u8]>(row, 1))
-                .map(drop),
-            None => Ok(()),
-        });
-        match read {
-            Ok(()) => {}
-            Err(e) if error::kind(&e) == Kind::Lost => {
-                return Err(Trouble::Sql(format!("reading database {namespace}"), e));
-            }
-            Err(e) => {
-                return Err(Trouble::Known(ProviderError::Corrupt {
-                    what: format!("database {namespace}"),
-                    reason: format!("reading its table {}: {}", keyspace.name(), error::text(&e)),
-                }));
-            }
-        }
-    }
-    Ok(())
 }
