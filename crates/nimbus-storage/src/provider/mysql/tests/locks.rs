@@ -29,15 +29,8 @@ async fn someone_waits(world: &World, database: &str) -> String {
             return kill;
         }
         assert!(std::time::Instant::now() < until, "nobody waits");
-<<<<<<< HEAD
         // The server shows the same again to whoever asks within 100 ms of the last question.
         tokio::time::sleep(Duration::from_millis(150)).await;
-=======
-        // The server shows what it knew before for as long as somebody asks more often than every 0.1 s, and
-        // other tests ask too.
-        let pause = fastrand::u64(150..400);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
->>>>>>> mysql
     }
 }
 
