@@ -147,7 +147,7 @@ pub(crate) fn check_protected(
     }
     let reason = format!(
         "{setting} names {host}, which is not this machine, and does not insist on encryption, so the password \
-         could be read on the way; add {ask}, or allow a plaintext password on purpose"
+         could be read on the way; add {ask}, or give --allow-plaintext-password"
     );
     Err(ProviderError::Settings { reason })
 }
