@@ -75,9 +75,9 @@ impl Options {
     }
 
     /// Tenants in this database.
-    pub fn postgres(self, database: &Database) -> Options {
-        let url = database.url();
-        self.args(&["--tenant-provider", "postgres", "--postgres-url", &url])
+    pub fn on(mut self, database: &Database) -> Options {
+        self.args.extend(database.flags());
+        self
     }
 
     /// An environment variable.

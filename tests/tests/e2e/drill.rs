@@ -15,9 +15,9 @@ fn the_drill_of_the_isolation_guide_passes() {
 #[test]
 fn the_drill_passes_on_the_other_providers() {
     drill("--tenant-provider redb");
-    let database = Database::postgres();
-    let url = database.url();
-    drill(&format!("--tenant-provider postgres --postgres-url {url}"));
+    for database in [Database::postgres(), Database::mysql()] {
+        drill(&database.flags().join(" "));
+    }
 }
 
 fn drill(more: &str) {

@@ -1,4 +1,4 @@
-//! Two servers on one Postgres database: one refuses the other until it is told, both serve the same tenants,
+//! Two servers on one database: one refuses the other until it is told, both serve the same tenants,
 //! and neither waits for one that died or stands still.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 fn on(database: &Database) -> Options {
-    Options::new().postgres(database)
+    Options::new().on(database)
 }
 
 /// The first server of a database, and a second one that joins it.
@@ -47,8 +47,16 @@ fn numbers(client: &Client) -> BTreeSet<u64> {
 
 #[test]
 fn two_servers_share_the_tenants_of_a_database() {
-    let database = Database::postgres();
-    let (a, mut b) = pair(&database);
+    share(&Database::postgres());
+}
+
+#[test]
+fn two_servers_share_the_tenants_of_a_mariadb() {
+    share(&Database::mysql());
+}
+
+fn share(database: &Database) {
+    let (a, mut b) = pair(database);
     let (at_a, at_b) = (a.client(), b.client());
     at_a.create_tenant("acme");
     assert_eq!(at_b.tenants(), ["acme"]);
@@ -81,14 +89,21 @@ fn two_servers_share_the_tenants_of_a_database() {
     at_b.delete("/api/tenants/acme").expect(204);
     at_a.get("/api/tenants/acme/tables").expect(404);
     assert!(at_a.tenants().is_empty());
-    let left = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenant\\_%'";
-    assert_eq!(database.ask(left), "");
+    assert_eq!(database.tenants_left(), "");
 }
 
 #[test]
 fn a_server_that_stands_still_holds_nobody_up_and_loses_nothing() {
-    let database = Database::postgres();
-    let (a, b) = pair(&database);
+    stand_still(&Database::postgres());
+}
+
+#[test]
+fn a_server_that_stands_still_holds_nobody_up_on_mariadb() {
+    stand_still(&Database::mysql());
+}
+
+fn stand_still(database: &Database) {
+    let (a, b) = pair(database);
     a.client().create_tenant("acme");
     let stop = AtomicBool::new(false);
     let acknowledged: Vec<u64> = std::thread::scope(|scope| {
@@ -148,7 +163,15 @@ const RESTARTS: usize = 5;
 
 #[test]
 fn a_database_that_crashes_under_load_loses_and_doubles_nothing() {
-    let database = Database::private();
+    crash_often(Database::private_postgres());
+}
+
+#[test]
+fn a_database_that_crashes_under_load_loses_and_doubles_nothing_on_mariadb() {
+    crash_often(Database::private_mysql());
+}
+
+fn crash_often(mut database: Database) {
     let (a, b) = pair(&database);
     a.client().create_tenant("acme");
     let restarts = std::env::var("NIMBUS_SOAK_RESTARTS").map_or(RESTARTS, |n| n.parse().unwrap());

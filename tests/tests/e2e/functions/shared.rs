@@ -12,7 +12,7 @@ use super::clients::{node, python_client};
 #[test]
 fn the_npm_client_finds_everything_on_postgres() {
     let database = Database::postgres();
-    let world = World::chat_on(Options::new().postgres(&database));
+    let world = World::chat_on(Options::new().on(&database));
     node(&world, include_str!("http_client.mjs"));
     node(&world, include_str!("write_skew.mjs"));
 }
@@ -20,7 +20,7 @@ fn the_npm_client_finds_everything_on_postgres() {
 #[test]
 fn the_python_client_finds_everything_on_postgres() {
     let database = Database::postgres();
-    python_client(&World::chat_on(Options::new().postgres(&database)));
+    python_client(&World::chat_on(Options::new().on(&database)));
 }
 
 fn value(server: &Server, kind: &str, path: &str, args: &Json) -> Json {
@@ -36,11 +36,11 @@ fn value(server: &Server, kind: &str, path: &str, args: &Json) -> Json {
 #[test]
 fn a_second_server_runs_what_the_first_deployed_on_what_it_committed() {
     let database = Database::postgres();
-    let world = World::chat_on(Options::new().postgres(&database));
+    let world = World::chat_on(Options::new().on(&database));
     let first = &world.server;
     let installation = database.ask("SELECT id FROM nimbus_provider.installation");
     let options = Options::new()
-        .postgres(&database)
+        .on(&database)
         .home(&Arc::new(Home::new()))
         .args(&["--join-installation", &installation]);
     let second = Server::start(options);
