@@ -26,6 +26,7 @@ pub mod raw;
 pub mod rng;
 pub mod server;
 pub mod transcript;
+pub mod wait;
 
 pub use apps::App;
 pub use databases::Database;

@@ -93,7 +93,7 @@ fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
 }
 
 fn restarts(checkout: &Checkout, crashes: u64) -> Result<()> {
-    let mut command = end_to_end(checkout, "servers::a_database_that_crashes")?;
+    let mut command = end_to_end(checkout, "servers::a_database_that_crashes_under_load")?;
     shell::run(command.env("NIMBUS_SOAK_RESTARTS", crashes.to_string()))
 }
 

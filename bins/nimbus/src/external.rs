@@ -175,13 +175,17 @@ pub(crate) fn resolve(
 ) -> anyhow::Result<Option<External>> {
     let given = Given { args, env, file };
     match provider {
-        ProviderName::Sqlite | ProviderName::Redb => match given.text("join_installation") {
-            None => Ok(None),
-            Some((_, source)) => Err(usage(format!(
-                "{source} is for databases that servers share, but {} is selected",
-                provider.name()
-            ))),
-        },
+        ProviderName::Sqlite | ProviderName::Redb => {
+            for setting in ["join_installation", "allow_plaintext_password"] {
+                if let Some((_, source)) = given.text(setting) {
+                    return Err(usage(format!(
+                        "{source} is for databases that run elsewhere, but {} is selected",
+                        provider.name()
+                    )));
+                }
+            }
+            Ok(None)
+        }
         ProviderName::Postgres => postgres(&given, durability).map(Some),
         ProviderName::Mysql => mysql(&given, durability).map(Some),
         other => Err(usage(format!(
@@ -227,5 +231,70 @@ fn settings_error(error: ProviderError) -> anyhow::Error {
     match error {
         ProviderError::Settings { reason } => UsageError(reason).into(),
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn resolved(provider: ProviderName, env: &[(&str, &str)]) -> anyhow::Result<Option<External>> {
+        let lookup = |name: &str| {
+            let found = env.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let selected = (provider, Durability::Full);
+        resolve(None, &lookup, &Persistence::default(), selected)
+    }
+
+    #[test]
+    fn a_database_is_named_without_its_password() {
+        let url = ("NIMBUS_POSTGRES_URL", "postgres://u:s3cret@localhost/x");
+        let found = resolved(ProviderName::Postgres, &[url]).unwrap().unwrap();
+        let shown = format!("{} {found:?}", found.shown());
+        assert!(
+            shown.contains("localhost") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+        let url = ("NIMBUS_MYSQL_URL", "mysql://u:s3cret@localhost/");
+        let found = resolved(ProviderName::Mysql, &[url]).unwrap().unwrap();
+        let shown = format!("{} {found:?}", found.shown());
+        assert!(
+            shown.contains("localhost") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn settings_that_are_missing_or_wrong_are_named() {
+        let url = ("NIMBUS_POSTGRES_URL", "postgres://localhost/x");
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[], "--postgres-url"),
+            (&[("NIMBUS_POSTGRES_URL", "http://x")], "postgres://"),
+            (
+                &[url, ("NIMBUS_POSTGRES_MAX_CONNECTIONS", "many")],
+                "NIMBUS_POSTGRES_MAX_CONNECTIONS",
+            ),
+            (
+                &[url, ("NIMBUS_JOIN_INSTALLATION", "abc")],
+                "32 hexadecimal",
+            ),
+            (
+                &[url, ("NIMBUS_ALLOW_PLAINTEXT_PASSWORD", "maybe")],
+                "neither true nor false",
+            ),
+        ];
+        for (env, part) in cases {
+            let error = resolved(ProviderName::Postgres, env)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let error = resolved(ProviderName::LibsqlReplica, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("not available"), "{error}");
+        assert!(resolved(ProviderName::Sqlite, &[]).unwrap().is_none());
     }
 }

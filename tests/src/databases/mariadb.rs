@@ -5,11 +5,11 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::{answers, free_port, is_root, output, sh};
+use crate::wait::until;
 
 /// Where everything is allowed in a server on this port.
 pub(super) fn url(port: u16) -> String {
@@ -107,11 +107,7 @@ impl PrivateMariadb {
             .stderr(File::create(log).unwrap())
             .spawn();
         self.running = Some(started.unwrap());
-        let until = Instant::now() + Duration::from_secs(60);
-        while !answers(self.port) {
-            assert!(Instant::now() < until, "MariaDB does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("MariaDB answers", || answers(self.port));
     }
 
     fn kill(&mut self) {

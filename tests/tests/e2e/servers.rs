@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use nimbus_e2e::wait::until;
 use nimbus_e2e::{Client, Database, Home, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -109,7 +109,7 @@ fn stand_still(database: &Database) {
     let acknowledged: Vec<u64> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..16)
             .map(|number: u64| {
-                let client = if number % 2 == 0 {
+                let client = if number.is_multiple_of(2) {
                     a.client()
                 } else {
                     b.client()
@@ -179,7 +179,7 @@ fn crash_often(mut database: Database) {
     let acknowledged: Vec<u64> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..16_u64)
             .map(|number| {
-                let client = if number % 2 == 0 {
+                let client = if number.is_multiple_of(2) {
                     a.client()
                 } else {
                     b.client()
@@ -203,19 +203,16 @@ fn crash_often(mut database: Database) {
             // Some commits between two crashes, on both servers.
             for client in [a.client(), b.client()] {
                 let before = commits(&client);
-                while commits(&client) < before + 20 {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                until("twenty more commits", || commits(&client) >= before + 20);
             }
             database.crash_and_restart();
         }
         for (client, first) in [(a.client(), 98_000_000), (b.client(), 99_000_000)] {
             // Never the same number twice: what was not acknowledged may be there.
-            let mut n = first;
-            while !insert(&client, n) {
-                n += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            let mut numbers = first..;
+            until("it takes inserts again", || {
+                insert(&client, numbers.next().unwrap())
+            });
         }
         stop.store(true, Ordering::SeqCst);
         writers
