@@ -6,7 +6,7 @@ use nimbus_storage::control::ControlDb;
 use nimbus_storage::provider::Provider;
 use nimbus_storage::provider::mysql::{MysqlOptions, MysqlProvider};
 
-use crate::engine::servers::{self as checks, Servers};
+use crate::engine::servers::{Servers, two_servers};
 use crate::mysql_servers::MyPlace;
 
 /// A place on the server, and two providers over it of which the second joined the first one's installation.
@@ -31,33 +31,4 @@ async fn two() -> (MyPlace, Servers) {
     (place, Servers::over(a, b))
 }
 
-macro_rules! on_mysql {
-    ($($check:ident),+ $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $check() {
-                let (_place, servers) = two().await;
-                checks::$check(servers).await;
-            }
-        )+
-    };
-}
-
-on_mysql!(
-    reads_see_the_other_server,
-    subscriptions_see_the_other_server,
-    counters_lose_nothing,
-    histories_without_validation_are_not,
-    deletion_is_noticed,
-    indexes_are_filled_under_the_other_servers_writes,
-    schema_changes_and_pruning_take_turns,
-    a_pruned_log_is_survived,
-    the_schema_turn_is_given_back,
-    a_dead_servers_schema_change_is_undone,
-);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn histories_are_serializable() {
-    let (_place, servers) = two().await;
-    checks::histories_are_serializable(servers, 1..4).await;
-}
+two_servers!(two, 1..4);

@@ -156,7 +156,9 @@ async fn a_commit_wakes_the_other_server() {
     let mut told = false;
     for _ in 0..3 {
         // The first look may find that the poll was quicker.
-        told |= tokio::time::timeout(Duration::ZERO, b.changed()).await.is_ok();
+        told |= tokio::time::timeout(Duration::ZERO, b.changed())
+            .await
+            .is_ok();
     }
     if !told {
         let woken = tokio::time::timeout(Duration::from_secs(20), b.changed());
