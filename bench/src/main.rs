@@ -68,6 +68,9 @@ struct RunArgs {
     /// The program workerd, which functions are compared with; from the npm package of that name
     #[arg(long, env = "NIMBUS_BENCH_WORKERD")]
     workerd: Option<PathBuf>,
+    /// URL of a Postgres database for the row `postgres`, which makes schemas in it and drops them
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
     /// Where data directories are made; on the disk that is to be measured
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -177,6 +180,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         false => Plan::full(binary, dir),
     };
     plan.workerd = args.workerd.clone();
+    plan.postgres.clone_from(&args.postgres);
     plan.rounds = args.rounds.unwrap_or(plan.rounds);
     ensure!(plan.rounds > 0, "--rounds must be at least 1");
     plan.scan_bytes = args.scan_mib.map_or(plan.scan_bytes, |mib| mib << 20);

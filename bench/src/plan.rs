@@ -12,6 +12,8 @@ pub(crate) struct Plan {
     pub(crate) binary: PathBuf,
     /// The program `workerd`, which functions are compared with; without it they stand alone.
     pub(crate) workerd: Option<PathBuf>,
+    /// A Postgres database in which the row of that name makes tables; without it the row is left out.
+    pub(crate) postgres: Option<String>,
     /// Below this directory every server gets one of its own.
     pub(crate) dir: PathBuf,
     /// Whether the figures are a smoke test and not a measurement.
@@ -51,6 +53,7 @@ impl Plan {
         Plan {
             binary,
             workerd: None,
+            postgres: None,
             dir,
             quick: false,
             rounds: 5,

@@ -12,6 +12,7 @@
 )]
 
 pub mod apps;
+pub mod databases;
 pub mod faults;
 pub mod files;
 pub mod home;
@@ -25,8 +26,10 @@ pub mod raw;
 pub mod rng;
 pub mod server;
 pub mod transcript;
+pub mod wait;
 
 pub use apps::App;
+pub use databases::Database;
 pub use faults::{Fault, FaultProxy};
 pub use home::{Finished, Home};
 pub use http::{Client, Reply};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::databases::Database;
 use crate::home::{Finished, Home, binary};
 use crate::http::Client;
 
@@ -70,6 +71,12 @@ impl Options {
     /// More arguments.
     pub fn args(mut self, args: &[&str]) -> Options {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// Tenants in this database.
+    pub fn on(mut self, database: &Database) -> Options {
+        self.args.extend(database.flags());
         self
     }
 

@@ -1,6 +1,7 @@
 //! The long forms of suites that CI runs short: `cargo xtask soak <suite>`.
 //! Must not know what a suite does: it hands figures over in the environment, which the tests read.
 
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -36,6 +37,12 @@ pub(crate) enum Suite {
         #[arg(long, default_value_t = 20)]
         runs: u64,
     },
+    /// Crashes of a private Postgres under two servers that are written to
+    Restarts {
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        crashes: u64,
+    },
 }
 
 /// How long the power-loss suite runs.
@@ -58,6 +65,7 @@ pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
         Suite::PowerLoss(args) => power_loss(checkout, args),
         Suite::Audit { edits } => audit(checkout, *edits),
         Suite::Functions { runs } => functions(checkout, *runs),
+        Suite::Restarts { crashes } => restarts(checkout, *crashes),
         Suite::Tamper { flips, seed } => tamper(checkout, *flips, seed.unwrap_or_else(clock)),
     }
 }
@@ -84,16 +92,27 @@ fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
     shell::run(command.env("NIMBUS_FLIP_SEED", seed.to_string()))
 }
 
-fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {
+fn restarts(checkout: &Checkout, crashes: u64) -> Result<()> {
+    let mut command = end_to_end(checkout, "servers::a_database_that_crashes_under_load")?;
+    shell::run(command.env("NIMBUS_SOAK_RESTARTS", crashes.to_string()))
+}
+
+/// The end-to-end tests whose names begin so, with the server that they drive.
+fn end_to_end(checkout: &Checkout, tests: &str) -> Result<Command> {
     setup::run(checkout, Scope::Test)?;
     shell::run(&mut tasks::server(checkout, "ci"))?;
-    let seed = args.seed.unwrap_or_else(clock);
-    println!("seed {seed}; the same again: cargo xtask soak power-loss --seed {seed}");
     // Not nextest, which ends a test after five minutes.
     let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-e2e"]);
-    command.args(["--test", "e2e", "--", "power_loss::"]);
+    command.args(["--test", "e2e", "--", tests]);
     command.args(["--nocapture", "--test-threads", "1"]);
     command.env("NIMBUS_TEST_BIN", checkout.nimbus("ci"));
+    Ok(command)
+}
+
+fn power_loss(checkout: &Checkout, args: &PowerLoss) -> Result<()> {
+    let seed = args.seed.unwrap_or_else(clock);
+    println!("seed {seed}; the same again: cargo xtask soak power-loss --seed {seed}");
+    let mut command = end_to_end(checkout, "power_loss::")?;
     for (name, value) in environment(args, seed) {
         command.env(name, value.to_string());
     }

@@ -7,6 +7,7 @@ pub(crate) mod fanout;
 pub(crate) mod functions;
 pub(crate) mod inserts;
 pub(crate) mod pages;
+pub(crate) mod postgres;
 pub(crate) mod reads;
 pub(crate) mod scan;
 pub(crate) mod sqlcipher;
@@ -27,7 +28,7 @@ use crate::report::Line;
 pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Vec<Line>>);
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Row; 9] = [
+pub(crate) const ALL: [Row; 10] = [
     ("inserts", inserts::run),
     ("reads", reads::run),
     ("sqlcipher", sqlcipher::run),
@@ -37,6 +38,7 @@ pub(crate) const ALL: [Row; 9] = [
     ("tenants", tenants::run),
     ("scan", scan::run),
     ("functions", functions::run),
+    ("postgres", postgres::run),
 ];
 
 /// An engine over SQLite at full durability in `dir`, as the server makes it.

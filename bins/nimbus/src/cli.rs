@@ -265,11 +265,17 @@ pub(crate) struct ExternalArgs {
     /// Prefix of tenant namespaces [env: NIMBUS_LIBSQL_TENANT_NAMESPACE_PREFIX]
     #[arg(long, value_name = "PREFIX")]
     pub(crate) libsql_tenant_namespace_prefix: Option<String>,
+    /// Share the tenants of this installation, whose id its refusal names, on purpose [env: NIMBUS_JOIN_INSTALLATION]
+    #[arg(long, value_name = "ID")]
+    pub(crate) join_installation: Option<String>,
+    /// true: send a password to another machine without checked encryption [env: NIMBUS_ALLOW_PLAINTEXT_PASSWORD] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) allow_plaintext_password: Option<String>,
 }
 
 impl ExternalArgs {
     /// Every flag with its value, by the name that the configuration file uses.
-    pub(crate) fn given(&self) -> [(&'static str, Option<&String>); 17] {
+    pub(crate) fn given(&self) -> [(&'static str, Option<&String>); 19] {
         [
             ("postgres_url", self.postgres_url.as_ref()),
             (
@@ -317,6 +323,11 @@ impl ExternalArgs {
             (
                 "libsql_tenant_namespace_prefix",
                 self.libsql_tenant_namespace_prefix.as_ref(),
+            ),
+            ("join_installation", self.join_installation.as_ref()),
+            (
+                "allow_plaintext_password",
+                self.allow_plaintext_password.as_ref(),
             ),
         ]
     }

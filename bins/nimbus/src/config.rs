@@ -90,6 +90,8 @@ pub(crate) struct Persistence {
     libsql_admin_auth_header: Option<String>,
     libsql_metadata_namespace: Option<String>,
     libsql_tenant_namespace_prefix: Option<String>,
+    join_installation: Option<String>,
+    allow_plaintext_password: Option<bool>,
 }
 
 impl Persistence {
@@ -109,50 +111,69 @@ impl Persistence {
 
     /// Names of the settings of external providers that the file gives.
     pub(crate) fn external(&self) -> Vec<&'static str> {
-        let texts = [
-            ("postgres_url", &self.postgres_url),
-            ("postgres_metadata_schema", &self.postgres_metadata_schema),
-            (
-                "postgres_tenant_schema_prefix",
-                &self.postgres_tenant_schema_prefix,
-            ),
-            ("mysql_url", &self.mysql_url),
-            ("mysql_metadata_database", &self.mysql_metadata_database),
-            (
-                "mysql_tenant_database_prefix",
-                &self.mysql_tenant_database_prefix,
-            ),
-            ("libsql_url", &self.libsql_url),
-            ("libsql_admin_url", &self.libsql_admin_url),
-            ("libsql_replica_cache_dir", &self.libsql_replica_cache_dir),
-            ("libsql_auth_token", &self.libsql_auth_token),
-            ("libsql_admin_auth_header", &self.libsql_admin_auth_header),
-            ("libsql_metadata_namespace", &self.libsql_metadata_namespace),
-            (
-                "libsql_tenant_namespace_prefix",
-                &self.libsql_tenant_namespace_prefix,
-            ),
-        ];
-        let numbers = [
-            ("postgres_min_connections", self.postgres_min_connections),
-            ("postgres_max_connections", self.postgres_max_connections),
-            ("mysql_min_connections", self.mysql_min_connections),
-            ("mysql_max_connections", self.mysql_max_connections),
-        ];
-        let texts = texts
-            .into_iter()
-            .filter(|(_, v)| v.is_some())
-            .map(|(n, _)| n);
-        texts
-            .chain(
-                numbers
-                    .into_iter()
-                    .filter(|(_, v)| v.is_some())
-                    .map(|(n, _)| n),
-            )
+        let all = EXTERNAL.iter().copied();
+        all.filter(|name| self.external_value(name).is_some())
             .collect()
     }
+
+    /// A setting of an external provider as text.
+    pub(crate) fn external_value(&self, name: &str) -> Option<String> {
+        let text = match name {
+            "postgres_url" => &self.postgres_url,
+            "postgres_metadata_schema" => &self.postgres_metadata_schema,
+            "postgres_tenant_schema_prefix" => &self.postgres_tenant_schema_prefix,
+            "mysql_url" => &self.mysql_url,
+            "mysql_metadata_database" => &self.mysql_metadata_database,
+            "mysql_tenant_database_prefix" => &self.mysql_tenant_database_prefix,
+            "libsql_url" => &self.libsql_url,
+            "libsql_admin_url" => &self.libsql_admin_url,
+            "libsql_replica_cache_dir" => &self.libsql_replica_cache_dir,
+            "libsql_auth_token" => &self.libsql_auth_token,
+            "libsql_admin_auth_header" => &self.libsql_admin_auth_header,
+            "libsql_metadata_namespace" => &self.libsql_metadata_namespace,
+            "libsql_tenant_namespace_prefix" => &self.libsql_tenant_namespace_prefix,
+            "join_installation" => &self.join_installation,
+            "allow_plaintext_password" => {
+                return self.allow_plaintext_password.map(|yes| yes.to_string());
+            }
+            number => return self.external_number(number).map(|n| n.to_string()),
+        };
+        text.clone()
+    }
+
+    fn external_number(&self, name: &str) -> Option<u64> {
+        match name {
+            "postgres_min_connections" => self.postgres_min_connections,
+            "postgres_max_connections" => self.postgres_max_connections,
+            "mysql_min_connections" => self.mysql_min_connections,
+            "mysql_max_connections" => self.mysql_max_connections,
+            _ => None,
+        }
+    }
 }
+
+/// The settings of external providers.
+const EXTERNAL: [&str; 19] = [
+    "postgres_url",
+    "postgres_metadata_schema",
+    "postgres_tenant_schema_prefix",
+    "postgres_min_connections",
+    "postgres_max_connections",
+    "mysql_url",
+    "mysql_metadata_database",
+    "mysql_tenant_database_prefix",
+    "mysql_min_connections",
+    "mysql_max_connections",
+    "libsql_url",
+    "libsql_admin_url",
+    "libsql_replica_cache_dir",
+    "libsql_auth_token",
+    "libsql_admin_auth_header",
+    "libsql_metadata_namespace",
+    "libsql_tenant_namespace_prefix",
+    "join_installation",
+    "allow_plaintext_password",
+];
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> anyhow::Result<ConfigFile> {

@@ -1,5 +1,5 @@
-//! Tenants in files of this machine: the control database and the provider over it, as the settings
-//! have them. The caller holds the locks of the directories.
+//! Tenants in files of this machine, or in a database elsewhere: the control database and the provider
+//! beside it, as the settings have them. The caller holds the locks of the directories.
 //!
 //! It must not know commands; it refuses what this build or these files do not allow.
 
@@ -16,11 +16,15 @@ use nimbus_storage::provider::sqlite::{self, SqliteOptions, SqliteProvider};
 use nimbus_storage::survey::TenantFiles;
 use nimbus_storage::{Provider, ProviderError};
 
+use crate::external::External;
 use crate::memory;
 use crate::settings::ProviderName;
 
 /// Faults that are named when a start refuses; the rest is counted.
 const SHOWN: usize = 20;
+
+/// Bytes that an open tenant of a database elsewhere takes in this process: a megabyte of recent commits and keys.
+const EXTERNAL_MEMORY: u64 = 1024 * 1024;
 
 /// What an open tenant may take.
 pub(crate) struct PerTenant {
@@ -35,21 +39,12 @@ pub(crate) struct Local<'a> {
     pub(crate) data: &'a Path,
     pub(crate) control: &'a Path,
     pub(crate) provider: ProviderName,
+    /// The database of a provider that is not embedded.
+    pub(crate) external: Option<External>,
     pub(crate) durability: Durability,
     /// Snapshots of one tenant that can be open at once.
     pub(crate) readers: usize,
     pub(crate) keyring: Option<Arc<Keyring>>,
-}
-
-/// Whether this build has the provider.
-pub(crate) fn check_available(provider: ProviderName) -> anyhow::Result<()> {
-    match provider {
-        ProviderName::Sqlite | ProviderName::Redb => Ok(()),
-        other => bail!(
-            "the provider {} is not available in this build; use sqlite or redb",
-            other.name()
-        ),
-    }
 }
 
 /// Compares the files of a provider's tenants with the registry's entries, without opening any.
@@ -109,12 +104,14 @@ impl Local<'_> {
         Ok(Arc::new(opened))
     }
 
-    /// Opens the provider; no tenant yet.
-    pub(crate) fn open_provider(
+    /// Opens the provider, or connects to its database; no tenant yet.
+    pub(crate) async fn open_provider(
         &self,
         control: Arc<ControlDb>,
     ) -> anyhow::Result<Arc<dyn Provider>> {
-        check_available(self.provider)?;
+        if let Some(external) = &self.external {
+            return external.connect(&control).await;
+        }
         let opened: Result<Arc<dyn Provider>, _> = match self.provider {
             ProviderName::Redb => {
                 RedbProvider::open(self.redb(), control).map(|p| Arc::new(p) as Arc<dyn Provider>)
@@ -127,6 +124,13 @@ impl Local<'_> {
 
     /// What one open tenant takes at most.
     pub(crate) fn per_tenant(&self) -> PerTenant {
+        if self.external.is_some() {
+            // Connections and caches are the provider's, not a tenant's.
+            return PerTenant {
+                caches: EXTERNAL_MEMORY,
+                files: 1,
+            };
+        }
         match self.provider {
             ProviderName::Redb => PerTenant {
                 caches: self.redb().largest_caches(),

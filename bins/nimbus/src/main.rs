@@ -13,6 +13,7 @@ mod config;
 mod deploy;
 mod doctor;
 mod encryption;
+mod external;
 mod functions;
 mod local;
 mod memory;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
     }
     // Files that any part of the program creates are the owner's only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // The first choice in the process, so there is no error.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

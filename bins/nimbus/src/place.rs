@@ -14,6 +14,7 @@ use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;
 use crate::encryption;
+use crate::external;
 use crate::local::Local;
 use crate::remote::Remote;
 use crate::settings::{self, ProviderName};
@@ -59,10 +60,12 @@ impl Backend {
         }
         match DataDirLock::acquire(&data) {
             Ok(lock) => {
+                let provider = settings::tenant_provider(&file, env)?;
                 let local = Local {
                     data: &data,
                     control: &control,
-                    provider: settings::tenant_provider(&file, env)?,
+                    provider,
+                    external: external::resolve(None, env, &file, (provider, Durability::Full))?,
                     durability: Durability::Full,
                     readers: OFFLINE_READERS,
                     keyring: encryption::keyring(&file)?,
@@ -96,11 +99,13 @@ impl Offline {
         control: &Path,
         provider: ProviderName,
     ) -> anyhow::Result<Offline> {
-        let file = settings::persistence(None, &settings::process_environment)?;
+        let env = &settings::process_environment;
+        let file = settings::persistence(None, env)?;
         let local = Local {
             data,
             control,
             provider,
+            external: external::resolve(None, env, &file, (provider, Durability::Full))?,
             durability: Durability::Full,
             readers: OFFLINE_READERS,
             keyring: encryption::keyring(&file)?,
@@ -117,9 +122,9 @@ impl Offline {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let entered = runtime.enter();
         local.recover()?;
-        let provider = local.open_provider(local.open_control()?)?;
+        let provider = runtime.block_on(local.open_provider(local.open_control()?))?;
+        let entered = runtime.enter();
         let engine = Engine::new(provider, EngineOptions::default());
         drop(entered);
         Ok(Offline {

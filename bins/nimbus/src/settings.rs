@@ -16,6 +16,7 @@ use nimbus_storage::provider::Durability;
 use crate::cli::StartArgs;
 use crate::config::{self, ConfigFile, Persistence};
 use crate::encryption::source::{self, KeySource};
+use crate::external::{self, External};
 use crate::functions::{self, FunctionSettings};
 
 /// A setting that contradicts a rule; exit code 2.
@@ -60,13 +61,19 @@ impl ProviderName {
             .map_or("sqlite", |(name, _)| name)
     }
 
-    /// The provider that an external setting belongs to.
-    fn of_setting(setting: &str) -> ProviderName {
+    /// The provider that an external setting belongs to; `None` for those that all of them have.
+    fn of_setting(setting: &str) -> Option<ProviderName> {
         match setting.split('_').next() {
-            Some("postgres") => ProviderName::Postgres,
-            Some("mysql") => ProviderName::Mysql,
-            _ => ProviderName::LibsqlReplica,
+            Some("postgres") => Some(ProviderName::Postgres),
+            Some("mysql") => Some(ProviderName::Mysql),
+            Some("libsql") => Some(ProviderName::LibsqlReplica),
+            _ => None,
         }
+    }
+
+    /// Whether tenants are in files of this machine alone.
+    pub(crate) fn is_embedded(self) -> bool {
+        matches!(self, ProviderName::Sqlite | ProviderName::Redb)
     }
 }
 
@@ -102,6 +109,8 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) control_data_dir: PathBuf,
     pub(crate) provider: ProviderName,
+    /// `None` for embedded providers.
+    pub(crate) external: Option<External>,
     pub(crate) durability: Durability,
     pub(crate) max_open_tenants: Option<usize>,
     /// `None` keeps files in plain text.
@@ -199,6 +208,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
             )));
         }
     };
+    let external = external::resolve(Some(&args.external), env, &file, (provider, durability))?;
     let log_format = pick.text(args.log_format.clone(), "log-format", None);
     let log_format = match log_format
         .as_ref()
@@ -248,6 +258,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         data_dir,
         control_data_dir,
         provider,
+        external,
         durability,
         encryption,
         max_open_tenants: max_open.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -295,7 +306,9 @@ fn refuse_other_providers(
 ) -> anyhow::Result<()> {
     let in_file = file.external();
     for (setting, flag) in args.external.given() {
-        let owner = ProviderName::of_setting(setting);
+        let Some(owner) = ProviderName::of_setting(setting) else {
+            continue;
+        };
         let variable = format!("NIMBUS_{}", setting.to_uppercase());
         let name = format!("--{}", setting.replace('_', "-"));
         let source = if flag.is_some() {
@@ -605,7 +618,8 @@ mod tests {
         let args = start(&[]);
         for (setting, _) in args.external.given() {
             let flag = format!("--{}", setting.replace('_', "-"));
-            let error = resolved(&[&flag, "1"], &[]).unwrap_err().to_string();
+            let given = format!("{flag}=1");
+            let error = resolved(&[&given], &[]).unwrap_err().to_string();
             assert!(
                 error.contains(&flag) && error.contains("sqlite is selected"),
                 "{error}"
@@ -613,11 +627,11 @@ mod tests {
             let variable = format!("NIMBUS_{}", setting.to_uppercase());
             let error = resolved(&[], &[(&variable, "1")]).unwrap_err().to_string();
             assert!(error.contains(&variable), "{error}");
-            let owner = ProviderName::of_setting(setting).name();
-            assert!(
-                resolved(&["--tenant-provider", owner, &flag, "1"], &[]).is_ok(),
-                "{setting}"
-            );
+            let owner = ProviderName::of_setting(setting).unwrap_or(ProviderName::Postgres);
+            let own = resolved(&["--tenant-provider", owner.name(), &given], &[]);
+            // The value is not one that all of them take.
+            let said = own.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(!said.contains("is selected"), "{setting}: {said}");
         }
     }
 

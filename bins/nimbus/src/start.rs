@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::anchors::{self, ControlAnchors};
 use crate::cli::StartArgs;
 use crate::encryption::source::{self, KeySource};
-use crate::local::{self, Local};
+use crate::local::Local;
 use crate::memory;
 use crate::settings::{self, LogFormat, Settings, UsageError};
 
@@ -33,7 +33,6 @@ pub(crate) fn run(args: StartArgs) -> anyhow::Result<()> {
     let settings = settings::resolve(args, &settings::process_environment)?;
     init_log(settings.log_format);
     check_network_flag(&settings)?;
-    local::check_available(settings.provider)?;
     let keyring = settings
         .encryption
         .as_ref()
@@ -136,6 +135,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         data: &settings.data_dir,
         control: &settings.control_data_dir,
         provider: settings.provider,
+        external: settings.external.clone(),
         durability: settings.durability,
         readers: readers(&settings.functions.runtime),
         keyring,
@@ -144,9 +144,9 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     local.scan()?;
     let control = local.open_control()?;
     let audit = Arc::new(open_audit_log(&settings, &paths, &control)?);
-    let engine = open_engine(&settings, &local, control, files)?;
+    let engine = open_engine(&settings, &local, control, files).await?;
     for tenant in engine.unregistered().await? {
-        tracing::warn!(%tenant, "data of this tenant lies in the data directory but is not registered; `nimbus tenants adopt {tenant}` takes it in");
+        tracing::warn!(%tenant, "data of this tenant is in storage but not registered; `nimbus tenants adopt {tenant}` takes it in");
     }
 
     // Makes no process yet: workers are started when functions are called.
@@ -209,7 +209,7 @@ fn open_audit_log(
     Ok(log)
 }
 
-fn open_engine(
+async fn open_engine(
     settings: &Settings,
     local: &Local<'_>,
     control: Arc<ControlDb>,
@@ -226,7 +226,7 @@ fn open_engine(
         .max_open_tenants
         .unwrap_or(usize::try_from(affordable.clamp(8, 1_024)).unwrap_or(1_024));
     options.wakes = Some(control.clone());
-    Ok(Engine::new(local.open_provider(control)?, options))
+    Ok(Engine::new(local.open_provider(control).await?, options))
 }
 
 /// Raises the soft limit of open files to the hard one; returns what is allowed now.

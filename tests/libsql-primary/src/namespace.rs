@@ -235,6 +235,12 @@ impl Namespace {
         let keeper = streams.keeper.take();
         let live: Vec<_> = streams.live.drain().collect();
         drop(streams);
+        // First those between two requests: others may wait within one for a lock that these hold.
+        for (_, stream) in &live {
+            if let Ok(mut session) = stream.session.try_lock() {
+                session.close();
+            }
+        }
         for (_, stream) in &live {
             lock(&stream.session).close();
         }

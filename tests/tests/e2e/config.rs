@@ -201,13 +201,24 @@ fn a_provider_takes_its_own_settings_only() {
     ] {
         let mut args = vec!["--tenant-provider", provider];
         if !own.is_empty() {
-            args.extend([own, "http://localhost:1"]);
+            let url = match provider {
+                "postgres" => "postgres://127.0.0.1:1/d",
+                "mysql" => "mysql://127.0.0.1:1/",
+                _ => "http://localhost:1",
+            };
+            args.extend([own, url]);
         }
-        // With nothing else wrong, the provider itself is what this version does not have.
+        // With nothing else wrong, what is missing or does not answer is said.
         if provider != "redb" {
-            let finished = Server::refused(Options::new().home(&home).args(&args));
-            assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-            finished.says(&[provider, "not available"]);
+            // A database is asked when the control database is there.
+            let apart = Arc::new(Home::new());
+            let finished = Server::refused(Options::new().home(&apart).args(&args));
+            let expected = match provider {
+                "postgres" | "mysql" => (1, "127.0.0.1:1"),
+                _ => (2, "not available"),
+            };
+            assert_eq!(finished.code, Some(expected.0), "{}", finished.stderr);
+            finished.says(&[provider, expected.1]);
         }
         args.extend([other, "http://localhost:2"]);
         let finished = Server::refused(Options::new().home(&home).args(&args));

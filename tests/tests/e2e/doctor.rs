@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use nimbus_e2e::home::binary;
 use nimbus_e2e::mount::{Mount, switched_off};
-use nimbus_e2e::{Finished, Home, Options, Server, files};
+use nimbus_e2e::{Database, Finished, Home, Options, Server, files};
 use serde_json::Value as Json;
 
 /// What `nimbus doctor` said.
@@ -513,16 +513,29 @@ fn settings_are_those_of_start() {
         "--tenant-provider",
         "postgres",
         "--postgres-url",
-        "postgres://x:secret@h/d",
+        "postgres://x:secret@127.0.0.1:1/d",
     ];
     let found = doctor(&home, &provider);
     found
-        .fails(&["provider"])
-        .has("provider", "fail", "not available in this build");
+        .fails(&["database"])
+        .has("provider", "ok", "postgres://x")
+        .has("database", "fail", "127.0.0.1:1");
     assert!(!found.finished.stdout.contains("secret") && !found.finished.stderr.contains("secret"));
     assert!(
         found.finished.stderr.contains("1 of "),
         "{}",
         found.finished.stderr
     );
+}
+
+#[test]
+fn a_database_that_answers_is_told_with_its_version() {
+    let home = Arc::new(Home::new());
+    let database = Database::postgres();
+    let url = database.url();
+    let provider = ["--tenant-provider", "postgres", "--postgres-url", &url];
+    doctor(&home, &provider).has("database", "ok", "PostgreSQL 1");
+    // Nothing is made there by looking.
+    let made = "SELECT count(*) FROM pg_namespace WHERE nspname = 'nimbus_provider'";
+    assert_eq!(database.ask(made), "0");
 }

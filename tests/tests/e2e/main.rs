@@ -36,6 +36,7 @@ mod libsql;
 mod network;
 mod power_loss;
 mod proxies;
+mod servers;
 mod shutdown;
 mod slow_clients;
 mod tenants;

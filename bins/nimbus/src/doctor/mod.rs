@@ -64,7 +64,11 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     checks.extend(token_path.as_ref().ok().map(|path| token::leftovers(path)));
     checks.push(listen::gate(settings, &addresses, token.as_ref(), now));
     checks.push(listen::port(settings, &addresses, store.address()));
-    checks.push(storage::provider(settings.provider));
+    checks.push(storage::provider(
+        settings.provider,
+        settings.external.as_ref(),
+    ));
+    checks.extend(settings.external.as_ref().map(storage::database));
     checks.push(encryption::check(settings));
     checks.extend(store.checks(settings));
     checks.push(audit_log(&audit_path));
@@ -94,7 +98,7 @@ impl Store {
             control::look(&settings.control_data_dir, keyring.as_ref())
         });
         let files = storage::entries(control.as_ref())
-            .filter(|_| settings.data_dir.is_dir())
+            .filter(|_| settings.provider.is_embedded() && settings.data_dir.is_dir())
             .map(|entries| local::survey(settings.provider, &settings.data_dir, entries));
         Store {
             held,
@@ -119,7 +123,9 @@ impl Store {
         checks.push(storage::lock(&self.held, listen::ask));
         checks.push(storage::control_db(self.control.as_ref()));
         if settings.data_dir.is_dir() {
-            checks.push(storage::tenants(self.files.as_ref()));
+            if settings.provider.is_embedded() {
+                checks.push(storage::tenants(self.files.as_ref()));
+            }
             let disk = survey::disk_of(&settings.data_dir);
             let case = survey::ignores_case(&settings.data_dir).ok().flatten();
             checks.push(host::file_system(&disk, case));

@@ -14,26 +14,30 @@ use nimbus_storage::survey::{Directory, TenantFiles, nearest};
 
 use super::listen::Answer;
 use super::report::Check;
+use crate::external::External;
 use crate::settings::ProviderName;
 
 /// Most names in a message.
 const SHOWN: usize = 5;
 
-/// `provider`: whether this build has it.
-pub(crate) fn provider(provider: ProviderName) -> Check {
-    let name = "provider";
-    match provider {
-        ProviderName::Sqlite | ProviderName::Redb => Check::ok(
+/// `provider`: where tenants are.
+pub(crate) fn provider(provider: ProviderName, external: Option<&External>) -> Check {
+    let place = match external {
+        Some(external) => format!("{}, tenants in {}", provider.name(), external.shown()),
+        None => format!("{}, files in the data directory", provider.name()),
+    };
+    Check::ok("provider", place)
+}
+
+/// `database`: whether the database of an external provider answers and is fit.
+pub(crate) fn database(external: &External) -> Check {
+    let name = "database";
+    match external.probe() {
+        Ok(version) => Check::ok(name, format!("{}, {version}", external.shown())),
+        Err(error) => Check::fail(
             name,
-            format!("{}, files in the data directory", provider.name()),
-        ),
-        other => Check::fail(
-            name,
-            format!(
-                "the provider {} is not available in this build",
-                other.name()
-            ),
-            "use sqlite or redb",
+            format!("{} cannot be used: {error:#}", external.shown()),
+            "check the URL, the network and the role; docs/storage.md lists the privileges that are needed",
         ),
     }
 }
@@ -306,15 +310,10 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_of_another_build_is_named() {
-        assert_eq!(provider(ProviderName::Sqlite).status, Status::Ok);
-        let check = provider(ProviderName::Postgres);
-        assert_eq!(check.status, Status::Fail);
-        assert!(
-            check
-                .message
-                .contains("postgres is not available in this build")
-        );
+    fn the_provider_is_named_with_its_place() {
+        let check = provider(ProviderName::Redb, None);
+        assert_eq!(check.status, Status::Ok);
+        assert!(check.message.contains("redb, files"), "{}", check.message);
     }
 
     #[test]

@@ -144,6 +144,10 @@ impl Actions {
         isolate.set_oom_error_handler(memory::out_of_memory);
         isolate.set_host_import_module_dynamically_callback(dynamic_import);
         isolate.set_host_import_module_with_phase_dynamically_callback(phased_import);
+        if cfg!(feature = "quickjs") {
+            deno_core::scope!(scope, &mut runtime);
+            give_texts(scope);
+        }
         runtime
     }
 
@@ -326,14 +330,27 @@ impl Turn<'_> {
             return Err(failure::plain(format!("Uncaught Error: {error}")));
         };
         let stack = js.stack.clone().unwrap_or_default();
+        let mut message = js
+            .exception_message
+            .replacen("Uncaught (in promise)", "Uncaught", 1);
+        failure::clip(&mut message);
         Err(JsFailure {
-            message: js
-                .exception_message
-                .replacen("Uncaught (in promise)", "Uncaught", 1),
+            message,
             stack: session::with(|session| session.maps.stack(&stack)),
             data: None,
         })
     }
+}
+
+/// Lets deno_core have our texts for what is thrown and is no error. Of what has none (a symbol, an object without a
+/// prototype) QuickJS makes no message, and deno_core would end the process looking for one.
+fn give_texts(scope: &mut v8::PinScope<'_, '_>) -> Option<()> {
+    let source = "(text) => Deno.core.ops.op_set_format_exception_callback(text)";
+    let set = realm::evaluate(scope, "texts.js", source)?;
+    let set = v8::Local::<v8::Function>::try_from(set).ok()?;
+    let text = v8::Function::new(scope, failure::text)?;
+    let undefined = v8::undefined(scope).into();
+    set.call(scope, undefined, &[text.into()]).map(drop)
 }
 
 fn unknown(op: &str) -> Reply {

@@ -40,6 +40,23 @@ pub(crate) fn of(
     }
 }
 
+/// The message of what deno_core asks about; of an error it makes its own.
+pub(crate) fn text(
+    scope: &mut v8::PinScope<'_, '_>,
+    args: v8::FunctionCallbackArguments<'_>,
+    mut rv: v8::ReturnValue<'_>,
+) {
+    let thrown = args.get(0);
+    if thrown.is_native_error() {
+        return;
+    }
+    v8::tc_scope!(let scope, scope);
+    let message = message_of(scope, thrown);
+    if let Some(message) = v8::String::new(scope, &message) {
+        rv.set(message.into());
+    }
+}
+
 fn message_of(scope: &mut v8::PinScope<'_, '_>, exception: v8::Local<'_, v8::Value>) -> String {
     if cfg!(not(feature = "quickjs")) {
         return v8::Exception::create_message(scope, exception)
@@ -64,7 +81,8 @@ fn message_of(scope: &mut v8::PinScope<'_, '_>, exception: v8::Local<'_, v8::Val
     }
 }
 
-fn clip(message: &mut String) {
+/// Cuts a message to the length that is passed on.
+pub(crate) fn clip(message: &mut String) {
     if message.len() > MAX_MESSAGE {
         let cut = (0..=MAX_MESSAGE)
             .rev()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nimbus_runtime::{Code, Host, Outcome, RunError, RuntimeConfig, UdfKind};
 use serde_json::json;
 
-use crate::support::{Table, bundle, call, code, runtime, runtime_with};
+use crate::support::{Table, bundle, call, code, ending, per_engine, runtime, runtime_with};
 
 async fn run(code: &Arc<Code>, host: &dyn Host) -> Outcome {
     runtime()
@@ -110,6 +110,65 @@ async fn errors_of_actions_look_like_those_of_queries() {
     assert_eq!(never, "Uncaught Error: Returned promise will never resolve");
     let timer = thrown("export const f = action(async () => { setTimeout(() => { throw new Error('in timer'); }, 1); await new Promise((d) => setTimeout(d, 500)); });").await;
     assert!(timer.contains("in timer"), "{timer}");
+}
+
+/// Nobody handles it, and it has no text, or one that throws: the call fails, and the worker goes on.
+#[tokio::test]
+async fn what_is_thrown_need_not_have_a_text() {
+    let values = [
+        ("Symbol()", "Symbol()"),
+        ("Symbol('a')", "Symbol(a)"),
+        ("Object.create(null)", "[object Object]"),
+        ("{ toString() { throw 1; } }", "[object Object]"),
+        ("{ toString: 1, valueOf: 1 }", "[object Object]"),
+        ("proxy", per_engine("null", "[object Object]")),
+        ("undefined", "undefined"),
+        ("1n", "1"),
+        ("'text'", "text"),
+    ];
+    let ways = [
+        "Promise.reject(thrown)",
+        "setTimeout(() => { throw thrown; }, 0)",
+        "queueMicrotask(() => { throw thrown; })",
+        "throw thrown",
+    ];
+    let fine = code("export const f = action(async () => (await ask('echo', { x: 1 })).x);");
+    let runtime = runtime();
+    let mut wrong = Vec::new();
+    for way in ways {
+        for (value, message) in values {
+            let main = format!(
+                "export const f = action(async () => {{ const {{ proxy, revoke }} = Proxy.revocable({{}}, {{}}); revoke(); const thrown = ({value}); {way}; await new Promise((done) => setTimeout(done, 60_000)); }});"
+            );
+            let result = runtime
+                .run(call(&code(&main), UdfKind::Action, "f"), &Table::default())
+                .await;
+            let ended = ending(&result);
+            if ended != format!("thrown Uncaught {message}") {
+                wrong.push(format!("{way} of {value}: {ended}"));
+            }
+        }
+        let result = runtime
+            .run(call(&fine, UdfKind::Action, "f"), &Table::default())
+            .await;
+        assert_eq!(ending(&result), "value 1", "after {way}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(runtime.metrics().lost_workers, 0);
+}
+
+#[tokio::test]
+async fn call_sites_of_actions_show_no_function() {
+    let main = "export const f = action(async () => {
+        const found = [];
+        const had = Object.getOwnPropertyDescriptor(Error, 'prepareStackTrace');
+        const sloppy = new Function('g', 'return g()');
+        Error.prepareStackTrace = (_, sites) => { for (const site of sites) found.push(site.getFunction() === undefined && site.getThis() === undefined); return ''; };
+        sloppy(() => new Error().stack);
+        return [had === undefined ? 'absent' : 'get' in had ? 'accessor' : 'value', found.length > 2, found.every((it) => it)];
+    });";
+    let had = per_engine("absent", "accessor");
+    assert_eq!(value(main).await, json!([had, true, true]));
 }
 
 #[tokio::test]

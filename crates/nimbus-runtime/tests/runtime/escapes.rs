@@ -193,7 +193,7 @@ async fn no_clock_runs_while_a_function_does() {
     const read = () => Object.keys(watches).map((name) => watches[name]());
     const first = read();
     let n = 0;
-    for (let i = 0; i < 3e7; i++) n += i;
+    for (let i = 0; i < ROUNDS; i++) n += i;
     const second = read();
     const moved = Object.keys(watches).filter((_, at) => first[at] !== second[at]);
     for (const it of fished) {
@@ -201,7 +201,9 @@ async fn no_clock_runs_while_a_function_does() {
     }
     return [moved, new Intl.DateTimeFormat("en").format() === new Intl.DateTimeFormat("en").format(Date.now()), "Temporal" in globalThis];
 });"#;
-    assert_eq!(value(main).await, json!([[], true, false]));
+    // Some 30 ms of either engine: a clock that runs would show it, and the CPU time of a query is not used up.
+    let main = main.replace("ROUNDS", per_engine("3e7", "1e6"));
+    assert_eq!(value(&main).await, json!([[], true, false]));
 }
 
 /// Replaces every builtin that can be replaced, and lists those that run while our scripts do.

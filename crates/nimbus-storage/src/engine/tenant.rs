@@ -29,6 +29,10 @@ use crate::provider::{Head, ProviderError, Snapshot, TenantStore};
 /// Transactions that may wait for room in the batch before more are refused.
 const MAX_WAITING: usize = 4_096;
 
+/// Snapshots that showed a commit of another server each, after which the next one is kept while that is
+/// taken in: others could commit faster than this looks.
+const KEPT_SNAPSHOT: u32 = 16;
+
 /// See the module documentation.
 pub(crate) struct TenantInner {
     pub(crate) id: TenantId,
@@ -199,14 +203,36 @@ impl TenantInner {
         Err(StoreError::Storage(ProviderError::Busy { what }))
     }
 
-    /// A view of the newest durable state, for reads that write nothing.
-    pub(crate) async fn durable_view(&self, track: bool) -> StoreResult<View> {
+    /// A snapshot with its head, up to which every commit is known here.
+    async fn known_snapshot(&self) -> StoreResult<(Box<dyn Snapshot>, Head)> {
+        let mut tries = 0;
         loop {
             let known = self.state().durable;
             let mut snapshot = self.snapshot().await?;
             let head = self.at_least(known, snapshot.head().await?)?;
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+            tries += 1;
+            if self.knows(head) {
+                return Ok((snapshot, head));
+            }
+            if tries >= KEPT_SNAPSHOT {
+                self.reach(head.sequence).await?;
+                return Ok((snapshot, head));
+            }
+            // Not while it keeps one of the snapshots that can be open at once: the committer needs one to look.
+            drop(snapshot);
             self.reach(head.sequence).await?;
+        }
+    }
+
+    fn knows(&self, head: Head) -> bool {
+        !self.store.is_shared() || self.state().durable.sequence >= head.sequence
+    }
+
+    /// A view of the newest durable state, for reads that write nothing.
+    pub(crate) async fn durable_view(&self, track: bool) -> StoreResult<View> {
+        loop {
+            let (snapshot, head) = self.known_snapshot().await?;
             let (catalog, epoch) = {
                 let state = self.state();
                 (state.catalog_at(head.sequence), state.epoch)
@@ -232,15 +258,11 @@ impl TenantInner {
     /// A view that includes what is validated but not durable, for transactions.
     pub(crate) async fn newest_view(&self) -> StoreResult<View> {
         loop {
-            let (overlay, known, start, epoch) = {
+            let (overlay, start, epoch) = {
                 let state = self.state();
-                let start = state.head;
-                (state.overlay.clone(), state.durable, start, state.epoch)
+                (state.overlay.clone(), state.head, state.epoch)
             };
-            let mut snapshot = self.snapshot().await?;
-            let durable = self.at_least(known, snapshot.head().await?)?;
-            self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
-            self.reach(durable.sequence).await?;
+            let (snapshot, durable) = self.known_snapshot().await?;
             // Everything in the overlay is in a snapshot that is at least as new.
             let (overlay, newest) = if durable.sequence >= start.sequence {
                 (Overlay::default(), durable)

@@ -19,6 +19,8 @@ pub mod libsql;
 mod local;
 pub mod lock;
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod redb;

@@ -34,7 +34,7 @@ use self::hints::Outbox;
 use self::registry::Registry;
 use self::store::PgStore;
 use super::external::hints::HintBus;
-use super::external::pool::Use;
+use super::external::pool::{self, Use};
 use super::external::{Known, Names};
 use super::{Provider, ProviderError, ProviderResult, TenantStore};
 use crate::control::{RandomId, TenantState};
@@ -190,6 +190,19 @@ impl PostgresProvider {
         Ok(PostgresProvider {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Connects once and tells which version answers, changing nothing; for checks before a start.
+    ///
+    /// # Errors
+    /// As [`PostgresProvider::connect`], but for `OtherInstallation`.
+    pub async fn probe(options: &PostgresOptions) -> ProviderResult<String> {
+        let (_, client) = options.check()?;
+        let dial = PgDial::new(client, options.url.clone(), options.durability, 1_000);
+        let mut conn = pool::Dial::dial(&dial).await?;
+        let version = dial.check_server(&mut conn).await;
+        <PgDial as pool::Dial>::hang_up(conn).await;
+        version
     }
 
     /// Ends its tasks and connections. Stores that are open fail from then on.

@@ -9,9 +9,17 @@ mod libsql_conformance;
 mod libsql_servers;
 mod local_fixture;
 mod memory_conformance;
+#[cfg(feature = "mysql")]
+mod mysql_conformance;
+#[cfg(feature = "mysql")]
+mod mysql_pairs;
+#[cfg(feature = "mysql")]
+mod mysql_servers;
 #[cfg(feature = "postgres")]
 mod postgres_conformance;
-mod redb_conformance;
 #[cfg(feature = "postgres")]
+mod postgres_pairs;
+mod redb_conformance;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod servers;
 mod sqlite_conformance;

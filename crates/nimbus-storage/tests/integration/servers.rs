@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+#[cfg(feature = "postgres")]
 /// The URL of a Postgres whose role may do everything.
 pub(crate) fn postgres() -> &'static str {
     static URL: OnceLock<String> = OnceLock::new();
@@ -25,6 +26,7 @@ pub(crate) fn postgres() -> &'static str {
     })
 }
 
+#[cfg(feature = "postgres")]
 /// A part of a database of its own for one test, which is dropped with it.
 pub(crate) struct Place {
     pub(crate) url: String,
@@ -32,6 +34,7 @@ pub(crate) struct Place {
     pub(crate) prefix: String,
 }
 
+#[cfg(feature = "postgres")]
 impl Place {
     /// In the shared database.
     pub(crate) fn postgres() -> Place {
@@ -65,6 +68,7 @@ impl Place {
     }
 }
 
+#[cfg(feature = "postgres")]
 impl Drop for Place {
     fn drop(&mut self) {
         // On a runtime of its own: this may be in the middle of a test's.
@@ -81,6 +85,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(work)
 }
 
+#[cfg(feature = "postgres")]
 /// Runs statements.
 pub(crate) async fn run(url: &str, sql: &str) {
     use sqlx::Connection as _;
@@ -92,6 +97,7 @@ pub(crate) async fn run(url: &str, sql: &str) {
     let _ = conn.close().await;
 }
 
+#[cfg(feature = "postgres")]
 /// The first column of what a statement returns, as text.
 pub(crate) async fn ask(url: &str, sql: &str) -> Vec<String> {
     use sqlx::{Connection as _, Row as _};
@@ -104,7 +110,8 @@ pub(crate) async fn ask(url: &str, sql: &str) -> Vec<String> {
     rows.iter().map(|row| row.get::<String, _>(0)).collect()
 }
 
-fn answers(port: u16) -> bool {
+/// Whether something listens on a port of this machine.
+pub(crate) fn answers(port: u16) -> bool {
     let address = ([127, 0, 0, 1], port).into();
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }
@@ -172,7 +179,7 @@ fn private_postgres() -> u16 {
     })
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().expect("id");
     id.stdout.trim_ascii() == b"0"
 }
@@ -194,7 +201,8 @@ fn postgres_binaries() -> PathBuf {
     })
 }
 
-fn sh(script: &str) {
+/// Runs a script that must succeed.
+pub(crate) fn sh(script: &str) {
     let status = Command::new("sh").arg("-c").arg(script).status();
     assert!(status.expect("a shell").success(), "{script}");
 }

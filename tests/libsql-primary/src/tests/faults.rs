@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{code, execute, world};
+use super::{World, code, execute, world};
 
 #[test]
 fn a_stopped_primary_comes_back_with_what_it_answered() {
@@ -27,6 +27,48 @@ fn a_stopped_primary_comes_back_with_what_it_answered() {
     );
     assert_eq!(world.rows("SELECT k FROM t"), json!([["1"]]));
     world.rows("INSERT INTO t VALUES (3)");
+}
+
+/// Ends a namespace while one stream holds its lock and others wait for it; whether they were answered.
+fn end_while_some_wait(world: &World, end: impl FnOnce()) -> Vec<bool> {
+    world.rows("CREATE TABLE t (k)");
+    let open = json!([
+        execute(json!("BEGIN")),
+        execute(json!("INSERT INTO t VALUES (1)"))
+    ]);
+    world.pipe(None, open);
+    let call = format!("POST {}/v3/pipeline", world.primary.url());
+    let insert = json!({ "requests": [execute(json!("INSERT INTO t VALUES (2)"))] }).to_string();
+    let send = || world.send(&call, &[], insert.as_bytes()).is_ok();
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..4).map(|_| scope.spawn(send)).collect();
+        world.until("waiting", || world.primary.waiting_writers() == 4);
+        end();
+        let answered = waiting.into_iter().map(|one| one.join().unwrap());
+        answered.collect()
+    })
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_lock() {
+    let world = world(|_| {});
+    let answered = end_while_some_wait(&world, || world.primary.stop());
+    assert_eq!(answered, [false; 4]);
+    world.primary.resume().unwrap();
+    assert_eq!(world.rows("SELECT k FROM t WHERE k = 1"), json!([]));
+}
+
+#[test]
+fn a_deletion_does_not_wait_for_a_lock() {
+    let world = world(|_| {});
+    let answered = end_while_some_wait(&world, || {
+        let deleted = world.admin("DELETE", "/v1/namespaces/default", &[], "");
+        assert_eq!(deleted.0, 200);
+    });
+    assert_eq!(answered, [true; 4]);
+    assert_eq!(world.primary.open_streams(), 0);
+    assert_eq!(world.create("default").0, 200);
+    world.rows("CREATE TABLE t (k)");
 }
 
 #[test]

@@ -263,6 +263,19 @@ fn stored_texts_sequences_and_descriptions() {
         (400, "SQL_NOT_FOUND".into())
     );
     assert_eq!(world.primary.open_streams(), 0);
+    let store = json!({ "type": "store_sql", "sql_id": 1, "sql": "SELECT 1" });
+    for (requests, expected) in [
+        (json!([store, store]), "SQL_EXISTS"),
+        (
+            json!([store, execute(json!({ "sql": "SELECT 1", "sql_id": 1 }))]),
+            "SQL_OR_ID",
+        ),
+        (json!([execute(json!({}))]), "SQL_OR_ID"),
+    ] {
+        let (baton, _) = world.pipe(None, json!([]));
+        let refused = world.refused(&baton.unwrap(), requests);
+        assert_eq!(refused, (400, expected.to_owned()));
+    }
 }
 
 #[test]

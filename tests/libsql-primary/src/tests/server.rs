@@ -1,5 +1,8 @@
 //! What surrounds the streams: routes, credentials, namespaces and their admin API.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use serde_json::json;
 
 use super::{execute, world};
@@ -114,6 +117,24 @@ fn a_namespace_is_chosen_by_header_and_by_host() {
         file(&[("x-namespace", "../default")]),
         missing("../default")
     );
+}
+
+#[test]
+fn a_request_without_a_host_has_no_namespace() {
+    let world = world(|_| {});
+    let address = world.primary.url().replace("http://", "");
+    for (header, expected) in [("", "400"), ("x-namespace: default\r\n", "200")] {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let body = r#"{"requests":[]}"#;
+        let length = body.len();
+        let head = format!("POST /v2/pipeline HTTP/1.0\r\n{header}content-length: {length}");
+        stream
+            .write_all(format!("{head}\r\n\r\n{body}").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{answer}");
+    }
 }
 
 #[test]

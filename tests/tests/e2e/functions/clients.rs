@@ -8,7 +8,7 @@ use nimbus_e2e::{Finished, Options, apps};
 use super::World;
 
 /// Runs a script of this directory with Node.js; it must print its last word.
-fn node(world: &World, script: &str) {
+pub(super) fn node(world: &World, script: &str) {
     let finished = world.app.node(world.server.home(), script, &[&world.url()]);
     let finished = finished.expect(0);
     assert!(finished.stdout.ends_with("all is well\n"), "{finished:?}");
@@ -33,7 +33,11 @@ fn sixty_four_clients_lose_no_increment() {
 
 #[test]
 fn the_python_client_finds_everything_as_it_expects_it() {
-    let world = World::chat();
+    python_client(&World::chat());
+}
+
+/// Runs the script of the Python client.
+pub(super) fn python_client(world: &World) {
     let mut command = python();
     command.args(["-", &world.url()]);
     let finished: Finished =

@@ -8,6 +8,7 @@ mod calls;
 mod clients;
 mod deploys;
 mod refusals;
+mod shared;
 
 use nimbus_e2e::{App, Client, Options, Reply, Server};
 use serde_json::{Value as Json, json};

@@ -4,6 +4,7 @@
 //! commit, and may come for nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -11,29 +12,60 @@ use tokio::sync::Notify;
 /// The open stores of one provider, by namespace.
 #[derive(Default)]
 pub(crate) struct HintBus {
-    waiting: Mutex<HashMap<String, Vec<Weak<Notify>>>>,
+    waiting: Mutex<HashMap<String, Vec<Weak<Line>>>>,
+    /// Someone began to wait.
+    asked: Arc<Notify>,
+}
+
+/// The way to one open store.
+#[derive(Default)]
+struct Line {
+    hint: Notify,
+    /// How many wait now.
+    waits: AtomicU32,
 }
 
 /// The hints for one open store.
-pub(crate) struct Hints(Arc<Notify>);
+pub(crate) struct Hints {
+    line: Arc<Line>,
+    asked: Arc<Notify>,
+}
 
 impl Hints {
     /// Ends at the next hint, or at once if one came since this last ended. Dropping the future loses none.
     /// For one waiter at a time.
     pub(crate) async fn next(&self) {
-        self.0.notified().await;
+        let _waits = Waits::new(&self.line);
+        self.asked.notify_one();
+        self.line.hint.notified().await;
+    }
+}
+
+struct Waits<'a>(&'a Line);
+
+impl Waits<'_> {
+    fn new(line: &Line) -> Waits<'_> {
+        line.waits.fetch_add(1, Ordering::Relaxed);
+        Waits(line)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waits.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl HintBus {
     /// Hints about a namespace from now on.
     pub(crate) fn subscribe(&self, namespace: &str) -> Hints {
-        let notify = Arc::new(Notify::new());
+        let line = Arc::<Line>::default();
         let mut waiting = self.waiting();
         let list = waiting.entry(namespace.to_owned()).or_default();
         list.retain(|known| known.strong_count() > 0);
-        list.push(Arc::downgrade(&notify));
-        Hints(notify)
+        list.push(Arc::downgrade(&line));
+        let asked = self.asked.clone();
+        Hints { line, asked }
     }
 
     /// Wakes whoever waits for a namespace.
@@ -41,17 +73,18 @@ impl HintBus {
         if let Some(list) = self.waiting().get(namespace) {
             list.iter()
                 .filter_map(Weak::upgrade)
-                .for_each(|n| n.notify_one());
+                .for_each(|line| line.hint.notify_one());
         }
     }
 
     /// Wakes everyone: hints may have been lost.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) fn wake_all(&self) {
         self.waiting().retain(|_, list| {
             list.retain(|known| known.strong_count() > 0);
             list.iter()
                 .filter_map(Weak::upgrade)
-                .for_each(|n| n.notify_one());
+                .for_each(|line| line.hint.notify_one());
             !list.is_empty()
         });
     }
@@ -66,7 +99,25 @@ impl HintBus {
         open.map(|(namespace, _)| namespace.clone()).collect()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Vec<Weak<Notify>>>> {
+    /// The namespaces that someone waits for now.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        let waits = |line: &Weak<Line>| {
+            let line = line.upgrade();
+            line.is_some_and(|line| line.waits.load(Ordering::Relaxed) > 0)
+        };
+        let waiting = self.waiting();
+        let waited = waiting.iter().filter(|(_, list)| list.iter().any(waits));
+        waited.map(|(namespace, _)| namespace.clone()).collect()
+    }
+
+    /// Ends when someone began to wait since this last ended.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Vec<Weak<Line>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,6 +148,19 @@ mod tests {
         bus.wake("a");
         drop(dropped);
         assert!(ended(&a), "the hint was lost");
+    }
+
+    #[test]
+    fn it_is_known_who_waits() {
+        let bus = HintBus::default();
+        let (a, _b) = (bus.subscribe("a"), bus.subscribe("b"));
+        assert!(bus.waited_for().is_empty() && bus.asked().now_or_never().is_none());
+        let mut waits = Box::pin(a.next());
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(bus.waited_for(), ["a"]);
+        assert!(bus.asked().now_or_never().is_some());
+        drop(waits);
+        assert!(bus.waited_for().is_empty());
     }
 
     #[test]

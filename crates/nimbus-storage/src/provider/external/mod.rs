@@ -13,6 +13,8 @@ pub(crate) mod pool;
 mod registry;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod settings;
+#[cfg(feature = "mysql")]
+pub(crate) mod snapshots;
 mod url;
 
 #[cfg(any(feature = "mysql", feature = "postgres"))]
@@ -29,3 +31,11 @@ pub use url::DatabaseUrl;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use url::check_protected;
 pub(crate) use url::is_local;
+
+#[cfg(all(test, feature = "mysql"))]
+#[path = "../../../tests/integration/mysql_servers.rs"]
+pub(crate) mod mysql_servers;
+/// Servers for the tests of providers; the integration tests have the same files.
+#[cfg(all(test, any(feature = "mysql", feature = "postgres")))]
+#[path = "../../../tests/integration/servers.rs"]
+pub(crate) mod servers;

@@ -70,6 +70,13 @@ impl DatabaseUrl {
         self.parameters.iter().any(|p| names.contains(&p.as_str()))
     }
 
+    /// A parameter with none of these names: a slip of the pen, which clients pass over in silence.
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code))]
+    pub(crate) fn unknown_parameter(&self, names: &[&str]) -> Option<&str> {
+        let mut parameters = self.parameters.iter().map(String::as_str);
+        parameters.find(|p| !names.contains(p))
+    }
+
     /// A text of someone else, without the password.
     pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.replace(self.text.as_str(), &self.shown);
@@ -140,7 +147,7 @@ pub(crate) fn check_protected(
     }
     let reason = format!(
         "{setting} names {host}, which is not this machine, and does not insist on encryption, so the password \
-         could be read on the way; add {ask}, or allow a plaintext password on purpose"
+         could be read on the way; add {ask}, or give --allow-plaintext-password"
     );
     Err(ProviderError::Settings { reason })
 }

@@ -78,11 +78,11 @@ impl PgDial {
         Ok(conn)
     }
 
-    /// Refuses a server that cannot keep its promises. Called once, at the start.
+    /// Refuses a server that cannot keep its promises; its version. Called once, at the start.
     ///
     /// # Errors
     /// `Settings` with what is wrong, or `Io`.
-    pub(super) async fn check_server(&self, conn: &mut PgConnection) -> ProviderResult<()> {
+    pub(super) async fn check_server(&self, conn: &mut PgConnection) -> ProviderResult<String> {
         let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_version'), \
                    pg_is_in_recovery(), current_setting('fsync')";
         let read = |e| error::provider(format!("looking at {}", self.url), e);
@@ -108,7 +108,7 @@ impl PgDial {
         if fsync == "off" {
             tracing::warn!(server = %self.url, "fsync is off there: a crash of the server may lose or damage everything");
         }
-        Ok(())
+        Ok(version)
     }
 }
 

@@ -8,15 +8,12 @@ mod refused;
 mod several;
 mod shown;
 
-#[path = "../../../tests/integration/servers.rs"]
-mod servers;
-
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use self::servers::Place;
 use super::*;
+use crate::provider::external::servers::{self, Place};
 use crate::provider::{Batch, CommitError, Head, Keyspace};
 
 /// Waits that a test can afford, and none that a busy machine runs into.

@@ -442,33 +442,45 @@ pub async fn a_dead_servers_schema_change_is_undone(servers: Servers) {
     b.close().await.unwrap();
 }
 
-macro_rules! in_memory {
-    ($($check:ident),+ $(,)?) => {
-        mod in_memory {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $check() {
-                    super::$check(super::Servers::in_memory()).await;
-                }
-            )+
+/// Makes each check a test of its own. `$start` gives a place, kept until the end, and two servers over it.
+macro_rules! two_servers {
+    ($start:path, $seeds:expr) => {
+        $crate::engine::servers::two_servers!(
+            @each $start:
+            reads_see_the_other_server,
+            subscriptions_see_the_other_server,
+            counters_lose_nothing,
+            histories_without_validation_are_not,
+            deletion_is_noticed,
+            indexes_are_filled_under_the_other_servers_writes,
+            schema_changes_and_pruning_take_turns,
+            a_pruned_log_is_survived,
+            the_schema_turn_is_given_back,
+            a_dead_servers_schema_change_is_undone
+        );
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn histories_are_serializable() {
+            let (_place, servers) = $start().await;
+            $crate::engine::servers::histories_are_serializable(servers, $seeds).await;
         }
     };
+    (@each $start:path: $($check:ident),+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $check() {
+                let (_place, servers) = $start().await;
+                $crate::engine::servers::$check(servers).await;
+            }
+        )+
+    };
 }
+pub(crate) use two_servers;
 
-in_memory!(
-    reads_see_the_other_server,
-    subscriptions_see_the_other_server,
-    counters_lose_nothing,
-    histories_without_validation_are_not,
-    deletion_is_noticed,
-    indexes_are_filled_under_the_other_servers_writes,
-    schema_changes_and_pruning_take_turns,
-    a_pruned_log_is_survived,
-    the_schema_turn_is_given_back,
-    a_dead_servers_schema_change_is_undone,
-);
+mod in_memory {
+    async fn start() -> ((), super::Servers) {
+        ((), super::Servers::in_memory())
+    }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn histories_over_two_servers_in_memory_are_serializable() {
-    histories_are_serializable(Servers::in_memory(), 1..7).await;
+    super::two_servers!(start, 1..7);
 }
