@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nimbus_storage::Provider;
 use nimbus_storage::control::{ControlDb, RandomId};
+use nimbus_storage::encryption::Keyring;
+use nimbus_storage::provider::libsql::{LibsqlOptions, LibsqlProvider, Secret};
 use nimbus_storage::provider::mysql::{MysqlOptions, MysqlProvider};
 use nimbus_storage::provider::postgres::{PoolSize, PostgresOptions, PostgresProvider};
 use nimbus_storage::provider::{Durability, ProviderError};
 
 use crate::cli::ExternalArgs;
 use crate::config::Persistence;
+use crate::memory;
 use crate::settings::{Lookup, ProviderName, UsageError, usage};
 
 /// Longest wait for a database that is only asked for its version.
@@ -22,15 +25,30 @@ const PROBE: Duration = Duration::from_secs(5);
 /// The selected provider of a database elsewhere, ready to connect.
 #[derive(Clone, Debug)]
 pub(crate) enum External {
+    Libsql(Box<LibsqlOptions>),
     Mysql(MysqlOptions),
     Postgres(PostgresOptions),
 }
 
 impl External {
-    /// Connects to the database.
-    pub(crate) async fn connect(&self, control: &ControlDb) -> anyhow::Result<Arc<dyn Provider>> {
+    /// Connects to the database. `keyring` is for the local replicas of one.
+    pub(crate) async fn connect(
+        &self,
+        control: &ControlDb,
+        keyring: Option<&Arc<Keyring>>,
+    ) -> anyhow::Result<Arc<dyn Provider>> {
         let installation = control.installation();
         let opened: Result<Arc<dyn Provider>, ProviderError> = match self {
+            External::Libsql(options) => {
+                let mut options = LibsqlOptions::clone(options);
+                options.keyring = keyring.cloned();
+                if let Some(memory) = memory::available() {
+                    options.heap_limit = memory / 4;
+                }
+                LibsqlProvider::connect(options, installation)
+                    .await
+                    .map(|provider| Arc::new(provider) as Arc<dyn Provider>)
+            }
             External::Mysql(options) => MysqlProvider::connect(options.clone(), installation)
                 .await
                 .map(|provider| Arc::new(provider) as Arc<dyn Provider>),
@@ -48,6 +66,8 @@ impl External {
             .build()?;
         let probe = async {
             match self {
+                // The start asks; there is nothing to look at without a credential for each namespace.
+                External::Libsql(_) => Ok("libSQL, not asked".to_owned()),
                 External::Mysql(options) => {
                     let version = MysqlProvider::probe(options).await?;
                     Ok(format!("MySQL or MariaDB {version}"))
@@ -69,6 +89,7 @@ impl External {
     /// The address of the database, without its password.
     pub(crate) fn shown(&self) -> String {
         match self {
+            External::Libsql(options) => options.url.clone(),
             External::Mysql(options) => options.url.to_string(),
             External::Postgres(options) => options.url.to_string(),
         }
@@ -188,10 +209,7 @@ pub(crate) fn resolve(
         }
         ProviderName::Postgres => postgres(&given, durability).map(Some),
         ProviderName::Mysql => mysql(&given, durability).map(Some),
-        other => Err(usage(format!(
-            "the provider {} is not available in this build; use sqlite, redb, postgres or mysql",
-            other.name()
-        ))),
+        ProviderName::LibsqlReplica => libsql(&given).map(Some),
     }
 }
 
@@ -225,6 +243,24 @@ fn mysql(given: &Given<'_>, durability: Durability) -> anyhow::Result<External> 
     options.allow_plaintext_password = given.switch("allow_plaintext_password")?;
     options.durability = durability;
     Ok(External::Mysql(options))
+}
+
+fn libsql(given: &Given<'_>) -> anyhow::Result<External> {
+    let required = |setting| given.required(setting, ProviderName::LibsqlReplica);
+    let (url, admin) = (required("libsql_url")?, required("libsql_admin_url")?);
+    let mut options = LibsqlOptions::new(url, admin, required("libsql_replica_cache_dir")?);
+    let secret = |setting| given.text(setting).map(|(value, _)| Secret::new(value));
+    options.auth_token = secret("libsql_auth_token");
+    options.admin_auth_header = secret("libsql_admin_auth_header");
+    if let Some((name, _)) = given.text("libsql_metadata_namespace") {
+        options.metadata_namespace = name;
+    }
+    if let Some((prefix, _)) = given.text("libsql_tenant_namespace_prefix") {
+        options.tenant_namespace_prefix = prefix;
+    }
+    options.join_installation = given.installation()?;
+    options.allow_plaintext_token = given.switch("allow_plaintext_password")?;
+    Ok(External::Libsql(Box::new(options)))
 }
 
 fn settings_error(error: ProviderError) -> anyhow::Error {
@@ -294,7 +330,7 @@ mod tests {
         let error = resolved(ProviderName::LibsqlReplica, &[])
             .unwrap_err()
             .to_string();
-        assert!(error.contains("not available"), "{error}");
+        assert!(error.contains("--libsql-url"), "{error}");
         assert!(resolved(ProviderName::Sqlite, &[]).unwrap().is_none());
     }
 }

@@ -110,7 +110,7 @@ impl Local<'_> {
         control: Arc<ControlDb>,
     ) -> anyhow::Result<Arc<dyn Provider>> {
         if let Some(external) = &self.external {
-            return external.connect(&control).await;
+            return external.connect(&control, self.keyring.as_ref()).await;
         }
         let opened: Result<Arc<dyn Provider>, _> = match self.provider {
             ProviderName::Redb => {

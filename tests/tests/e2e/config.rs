@@ -215,7 +215,7 @@ fn a_provider_takes_its_own_settings_only() {
             let finished = Server::refused(Options::new().home(&apart).args(&args));
             let expected = match provider {
                 "postgres" | "mysql" => (1, "127.0.0.1:1"),
-                _ => (2, "not available"),
+                _ => (2, "--libsql-admin-url"),
             };
             assert_eq!(finished.code, Some(expected.0), "{}", finished.stderr);
             finished.says(&[provider, expected.1]);
