@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use nimbus_e2e::{Database, Finished, Home, home};
+use nimbus_libsql_primary::{Options as PrimaryOptions, Primary};
 
 #[test]
 fn the_drill_of_the_isolation_guide_passes() {
@@ -18,6 +19,29 @@ fn the_drill_passes_on_the_other_providers() {
     for database in [Database::postgres(), Database::mysql()] {
         drill(&database.flags().join(" "));
     }
+}
+
+/// Reads come from a local replica there, writes go to the primary.
+#[test]
+fn the_drill_passes_on_a_libsql_primary() {
+    let place = Home::new();
+    let directory = place.path().join("primary");
+    let primary = Primary::start(directory, PrimaryOptions::default()).unwrap();
+    let cache = place.path().join("cache");
+    drill(&format!(
+        "--tenant-provider libsql-replica --libsql-url {} --libsql-admin-url {} --libsql-replica-cache-dir {}",
+        primary.url(),
+        primary.admin_url(),
+        cache.display()
+    ));
+    // The tenants that the drill leaves have replicas; the one that it deleted has none.
+    let mut kept: Vec<_> = std::fs::read_dir(&cache)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    assert!(!kept.iter().any(|name| name == "acme"), "{kept:?}");
+    assert!(kept.iter().any(|name| name == "tenant-a"), "{kept:?}");
 }
 
 fn drill(more: &str) {
