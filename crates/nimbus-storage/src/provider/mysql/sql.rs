@@ -91,10 +91,11 @@ pub(super) fn guard(namespace: &str, expected: &Head, new: &Head, format: &[u8])
     let (expected, new) = (hex(&expected.encode()), hex(&new.encode()));
     let format = hex(format);
     // One row is locked, the one that a turn locks: two in whatever order the server takes them deadlock with
-    // turns. The limit keeps the inner table apart, which the statement may not change and read at once.
+    // turns. The limit keeps the inner table apart, which the statement may not change and read at once; it has
+    // no long value, which would be a file.
     format!(
-        "UPDATE {meta} SET `value`=IF(`value`={expected} AND (SELECT `v` FROM (SELECT `value` AS `v` FROM {meta} \
-         WHERE `key`={format_key} LIMIT 1) AS `f`)={format},{new},NULL) WHERE `key`={head_key}"
+        "UPDATE {meta} SET `value`=IF(`value`={expected} AND (SELECT COUNT(*) FROM (SELECT 1 FROM {meta} WHERE \
+         `key`={format_key} AND `value`={format} LIMIT 1) AS `f`)=1,{new},NULL) WHERE `key`={head_key}"
     )
 }
 
