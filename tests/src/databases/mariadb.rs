@@ -96,7 +96,7 @@ impl PrivateMariadb {
         // The shell becomes the server, so that the server is what is killed.
         let script = format!(
             "exec mariadbd --no-defaults {} --datadir={data} --bind-address=127.0.0.1 --port={} \
-             --socket={data}/socket --pid-file={data}/pid --skip-name-resolve",
+             --socket={data}/socket --pid-file={data}/pid --tmpdir={data} --skip-name-resolve",
             user(),
             self.port
         );

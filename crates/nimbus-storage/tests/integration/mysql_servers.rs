@@ -176,7 +176,7 @@ fn mariadbd(data: &Path, port: u16) -> String {
     let (user, data) = (user(), data.display());
     format!(
         "mariadbd --no-defaults {user} --datadir={data} --bind-address=127.0.0.1 --port={port} \
-         --socket={data}/socket --pid-file={data}/pid --skip-name-resolve"
+         --socket={data}/socket --pid-file={data}/pid --tmpdir={data} --skip-name-resolve"
     )
 }
 
