@@ -17,7 +17,7 @@ use nimbus_storage::provider::{Durability, ProviderError};
 use crate::cli::ExternalArgs;
 use crate::config::Persistence;
 use crate::memory;
-use crate::settings::{Lookup, ProviderName, UsageError, usage};
+use crate::settings::{Lookup, Pick, ProviderName, UsageError, usage};
 
 /// Longest wait for a database that is only asked for its version.
 const PROBE: Duration = Duration::from_secs(5);
@@ -111,15 +111,9 @@ impl Given<'_> {
             let found = all.into_iter().find(|(name, _)| *name == setting);
             found.and_then(|(_, value)| value.cloned())
         });
-        if let Some(value) = flag {
-            return Some((value, flag_of(setting)));
-        }
-        let variable = format!("NIMBUS_{}", setting.to_uppercase());
-        if let Some(value) = (self.env)(&variable) {
-            return Some((value, variable));
-        }
-        let in_file = self.file.external_value(setting);
-        in_file.map(|value| (value, format!("`{setting}` in the configuration")))
+        let pick = Pick { env: self.env };
+        let name = setting.replace('_', "-");
+        pick.text(flag, &name, self.file.external_value(setting))
     }
 
     fn required(&self, setting: &str, provider: ProviderName) -> anyhow::Result<String> {

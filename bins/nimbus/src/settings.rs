@@ -332,13 +332,14 @@ fn refuse_other_providers(
     Ok(())
 }
 
-struct Pick<'a> {
-    env: Lookup<'a>,
+/// Where one setting is looked up: flag, else environment, else file.
+pub(crate) struct Pick<'a> {
+    pub(crate) env: Lookup<'a>,
 }
 
 impl Pick<'_> {
     /// The value of a setting and, for error texts, where it came from.
-    fn text(
+    pub(crate) fn text(
         &self,
         flag: Option<String>,
         name: &str,

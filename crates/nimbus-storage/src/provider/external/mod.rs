@@ -13,7 +13,7 @@ pub(crate) mod pool;
 mod registry;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod settings;
-#[cfg(feature = "mysql")]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod snapshots;
 mod url;
 

@@ -3,9 +3,8 @@
 //! Must not write. A transaction that ended well gives its connection back; one that was cut short takes its
 //! connection with it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use super::connect::Lease;
 use super::error::{self, Kind};
 use super::space::Space;
 use crate::provider::external::pool::Use;
+use crate::provider::external::snapshots::{Entered, OpenSnapshots};
 use crate::provider::{
     Direction, Head, KeyRange, Keyspace, ProviderError, ProviderResult, Row, SCAN_BYTES, Snapshot,
 };
@@ -26,37 +26,6 @@ use crate::provider::{
 const SCAN_ROWS: usize = 4096;
 /// How long a snapshot may live.
 const LIFE: Duration = Duration::from_secs(30);
-
-/// Snapshots that are open, by number, so the first is the oldest.
-#[derive(Default)]
-pub(super) struct OpenSnapshots(Mutex<(u64, BTreeMap<u64, Instant>)>);
-
-impl OpenSnapshots {
-    fn enter(self: &Arc<Self>) -> Entered {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = open.0;
-        open.0 += 1;
-        open.1.insert(number, Instant::now());
-        Entered(self.clone(), number)
-    }
-
-    /// How many there are, and milliseconds since the oldest was taken.
-    pub(super) fn count(&self) -> (u64, u64) {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = open.1.first_key_value().map(|(_, since)| since.elapsed());
-        let age = oldest.unwrap_or_default().as_millis();
-        (open.1.len() as u64, u64::try_from(age).unwrap_or(u64::MAX))
-    }
-}
-
-struct Entered(Arc<OpenSnapshots>, u64);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let mut open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.1.remove(&self.1);
-    }
-}
 
 /// A transaction that reads one tenant.
 pub(super) struct Reader {

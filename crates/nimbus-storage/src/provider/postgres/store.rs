@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::commit::{self, Plan};
-use super::read::{self, OpenSnapshots};
+use super::read;
 use super::space::Space;
 use super::turn;
 use crate::provider::external::hints::Hints;
+use crate::provider::external::snapshots::OpenSnapshots;
 use crate::provider::{
     Batch, CommitError, Head, ProviderError, ProviderResult, Snapshot, StoreStats, TenantStore,
     Turn,
