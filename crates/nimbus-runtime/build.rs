@@ -10,7 +10,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// Crates whose extensions a realm of actions has.
 const CRATES: [&str; 4] = ["deno_webidl", "deno_web", "deno_fetch", "deno_crypto"];
@@ -39,11 +39,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Where cargo keeps the crates.
 fn crate_dirs(root: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let output = Command::new(env::var("CARGO")?)
-        .args(["metadata", "--format-version", "1", "--offline"])
-        .arg("--manifest-path")
-        .arg(root.join("Cargo.toml"))
-        .output()?;
+    // This build has what it needs, but cargo asks for the crates of the whole workspace, and a fresh machine may
+    // not have those yet.
+    let output = match metadata(root, &["--offline"])? {
+        output if output.status.success() => output,
+        _ => metadata(root, &[])?,
+    };
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into());
     }
@@ -57,6 +58,15 @@ fn crate_dirs(root: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
         .iter()
         .map(|name| Ok(dir(name).ok_or_else(|| format!("no crate {name}"))?.into()))
         .collect()
+}
+
+fn metadata(root: &Path, more: &[&str]) -> Result<Output, Box<dyn Error>> {
+    let mut command = Command::new(env::var("CARGO")?);
+    command.args(["metadata", "--format-version", "1", "--locked"]);
+    command.args(["--filter-platform", &env::var("TARGET")?]);
+    command.args(more);
+    command.arg("--manifest-path").arg(root.join("Cargo.toml"));
+    Ok(command.output()?)
 }
 
 /// The scripts of a directory that deno_core can take, in order of their names.
