@@ -65,6 +65,9 @@ struct RunArgs {
     /// The server that is measured
     #[arg(long, env = "NIMBUS_BENCH_BIN")]
     binary: Option<PathBuf>,
+    /// A server built with QuickJS, which the row `functions` measures as well
+    #[arg(long, value_name = "PATH")]
+    quickjs_binary: Option<PathBuf>,
     /// The program workerd, which functions are compared with; from the npm package of that name
     #[arg(long, env = "NIMBUS_BENCH_WORKERD")]
     workerd: Option<PathBuf>,
@@ -180,6 +183,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
         false => Plan::full(binary, dir),
     };
     plan.workerd = args.workerd.clone();
+    plan.quickjs.clone_from(&args.quickjs_binary);
     plan.postgres.clone_from(&args.postgres);
     plan.rounds = args.rounds.unwrap_or(plan.rounds);
     ensure!(plan.rounds > 0, "--rounds must be at least 1");

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(crate) struct Plan {
     /// The Nimbus binary.
     pub(crate) binary: PathBuf,
+    /// The Nimbus binary with the other JavaScript engine, for the row `functions` again.
+    pub(crate) quickjs: Option<PathBuf>,
     /// The program `workerd`, which functions are compared with; without it they stand alone.
     pub(crate) workerd: Option<PathBuf>,
     /// A Postgres database in which the row of that name makes tables; without it the row is left out.
@@ -52,6 +54,7 @@ impl Plan {
     pub(crate) fn full(binary: PathBuf, dir: PathBuf) -> Plan {
         Plan {
             binary,
+            quickjs: None,
             workerd: None,
             postgres: None,
             dir,

@@ -150,6 +150,12 @@ impl Line {
         }
     }
 
+    /// Of another build of the server.
+    pub(crate) fn of(mut self, build: &str) -> Line {
+        self.job = format!("{build}: {}", self.job);
+        self
+    }
+
     /// Compared with another's figure, round by round.
     pub(crate) fn against(mut self, other: impl Into<String>, unit: Unit, figure: Spread) -> Line {
         self.against = Some((other.into(), unit, figure));

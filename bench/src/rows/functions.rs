@@ -84,6 +84,18 @@ export default {
 "#;
 
 pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
+    let mut lines = all(plan)?;
+    if let Some(quickjs) = &plan.quickjs {
+        let plan = Plan {
+            binary: quickjs.clone(),
+            ..plan.clone()
+        };
+        lines.extend(all(&plan)?.into_iter().map(|line| line.of("QuickJS")));
+    }
+    Ok(lines)
+}
+
+fn all(plan: &Plan) -> Result<Vec<Line>> {
     let mut lines = queries(plan)?;
     lines.extend(mutations(plan)?);
     lines.extend(transfers(plan)?);
