@@ -11,6 +11,7 @@ use nimbus_core::{TableName, TenantId};
 use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
 use crate::functions::RuntimeArgs;
+use crate::settings::ProviderName;
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -136,6 +137,9 @@ pub(crate) struct StartArgs {
     /// sqlite, redb, postgres, mysql or libsql-replica [env: NIMBUS_TENANT_PROVIDER] [default: sqlite]
     #[arg(long, value_name = "PROVIDER", help_heading = "Storage")]
     pub(crate) tenant_provider: Option<String>,
+    /// Another provider whose tenants are served too, those that `nimbus tenants move` brought there; new tenants go to --tenant-provider; repeatable [env: NIMBUS_ALSO_TENANT_PROVIDER, comma separated]
+    #[arg(long, value_name = "PROVIDER", help_heading = "Storage")]
+    pub(crate) also_tenant_provider: Vec<String>,
     /// full: acknowledged writes survive a power cut; relaxed: the newest may be lost [env: NIMBUS_DURABILITY] [default: full]
     #[arg(long, value_name = "LEVEL", help_heading = "Storage")]
     pub(crate) durability: Option<String>,
@@ -557,6 +561,18 @@ pub(crate) enum TenantsCommand {
     Adopt {
         /// Its id.
         tenant: TenantId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Move a tenant to another storage provider while it is used. A running server must serve both: see
+    /// `--also-tenant-provider` of `nimbus start`.
+    Move {
+        /// Its id.
+        #[arg(long)]
+        tenant: TenantId,
+        /// The provider that is to keep it: sqlite, redb, postgres, mysql or libsql-replica.
+        #[arg(long, value_name = "PROVIDER")]
+        to: ProviderName,
         #[command(flatten)]
         place: Place,
     },

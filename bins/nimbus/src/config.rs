@@ -65,6 +65,8 @@ pub(crate) struct Persistence {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) control_data_dir: Option<PathBuf>,
     pub(crate) tenant_provider: Option<String>,
+    #[serde(default)]
+    pub(crate) also_tenant_provider: Vec<String>,
     pub(crate) durability: Option<String>,
     pub(crate) max_open_tenants: Option<u64>,
     encryption_key_provider: Option<String>,

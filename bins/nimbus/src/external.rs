@@ -17,7 +17,7 @@ use nimbus_storage::provider::{Durability, ProviderError};
 use crate::cli::ExternalArgs;
 use crate::config::Persistence;
 use crate::memory;
-use crate::settings::{Lookup, Pick, ProviderName, UsageError, usage};
+use crate::settings::{Lookup, Pick, ProviderName, Providers, UsageError, usage};
 
 /// Longest wait for a database that is only asked for its version.
 const PROBE: Duration = Duration::from_secs(5);
@@ -59,31 +59,34 @@ impl External {
         opened.with_context(|| format!("connecting to {}", self.shown()))
     }
 
-    /// Asks the database which version it is, changing nothing there. Blocks.
-    pub(crate) fn probe(&self) -> anyhow::Result<String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+    /// Asks the database which version it is, changing nothing there; `None` for libSQL, where there is nothing to
+    /// look at without a namespace. Blocks.
+    pub(crate) fn probe(&self) -> Option<anyhow::Result<String>> {
         let probe = async {
-            match self {
-                // The start asks; there is nothing to look at without a credential for each namespace.
-                External::Libsql(_) => Ok("libSQL, not asked".to_owned()),
+            Ok(match self {
+                External::Libsql(_) => return Ok(None),
                 External::Mysql(options) => {
                     let version = MysqlProvider::probe(options).await?;
-                    Ok(format!("MySQL or MariaDB {version}"))
+                    Some(format!("MySQL or MariaDB {version}"))
                 }
                 External::Postgres(options) => {
                     let version = PostgresProvider::probe(options).await?;
-                    Ok(format!("PostgreSQL {version}"))
+                    Some(format!("PostgreSQL {version}"))
                 }
-            }
+            })
         };
-        runtime.block_on(async {
-            match tokio::time::timeout(PROBE, probe).await {
-                Ok(answer) => answer,
-                Err(_) => Err(anyhow::anyhow!("no answer within {} s", PROBE.as_secs())),
-            }
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let answered = runtime.map_err(Into::into).and_then(|runtime| {
+            runtime.block_on(async {
+                match tokio::time::timeout(PROBE, probe).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(anyhow::anyhow!("no answer within {} s", PROBE.as_secs())),
+                }
+            })
+        });
+        answered.transpose()
     }
 
     /// The address of the database, without its password.
@@ -178,7 +181,14 @@ fn flag_of(setting: &str) -> String {
     format!("--{}", setting.replace('_', "-"))
 }
 
-/// The settings of the selected provider; `None` for the embedded ones.
+/// A provider whose tenants are served, with the database of one that is not embedded.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) name: ProviderName,
+    pub(crate) external: Option<External>,
+}
+
+/// The settings of the selected provider, and of those whose tenants are served too.
 ///
 /// # Errors
 /// [`UsageError`] for settings that are missing or cannot work.
@@ -186,24 +196,39 @@ pub(crate) fn resolve(
     args: Option<&ExternalArgs>,
     env: Lookup<'_>,
     file: &Persistence,
-    (provider, durability): (ProviderName, Durability),
-) -> anyhow::Result<Option<External>> {
+    providers: &Providers,
+    durability: Durability,
+) -> anyhow::Result<(Served, Vec<Served>)> {
     let given = Given { args, env, file };
-    match provider {
-        ProviderName::Sqlite | ProviderName::Redb => {
-            for setting in ["join_installation", "allow_plaintext_password"] {
-                if let Some((_, source)) = given.text(setting) {
-                    return Err(usage(format!(
-                        "{source} is for databases that run elsewhere, but {} is selected",
-                        provider.name()
-                    )));
-                }
+    let home = providers.home;
+    if providers.all().all(ProviderName::is_embedded) {
+        for setting in ["join_installation", "allow_plaintext_password"] {
+            if let Some((_, source)) = given.text(setting) {
+                return Err(usage(format!(
+                    "{source} is for databases that run elsewhere, but {} is selected",
+                    home.name()
+                )));
             }
-            Ok(None)
         }
-        ProviderName::Postgres => postgres(&given, durability).map(Some),
-        ProviderName::Mysql => mysql(&given, durability).map(Some),
-        ProviderName::LibsqlReplica => libsql(&given).map(Some),
+    }
+    let served = |name| {
+        let external = resolve_one(&given, name, durability)?;
+        anyhow::Ok(Served { name, external })
+    };
+    let also = providers.also.iter().map(|name| served(*name));
+    Ok((served(home)?, also.collect::<Result<_, _>>()?))
+}
+
+fn resolve_one(
+    given: &Given<'_>,
+    provider: ProviderName,
+    durability: Durability,
+) -> anyhow::Result<Option<External>> {
+    match provider {
+        ProviderName::Sqlite | ProviderName::Redb => Ok(None),
+        ProviderName::Postgres => postgres(given, durability).map(Some),
+        ProviderName::Mysql => mysql(given, durability).map(Some),
+        ProviderName::LibsqlReplica => libsql(given).map(Some),
     }
 }
 
@@ -274,8 +299,10 @@ mod tests {
             let found = env.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        let selected = (provider, Durability::Full);
-        resolve(None, &lookup, &Persistence::default(), selected)
+        let selected = Providers::only(provider);
+        let file = Persistence::default();
+        let (home, _) = resolve(None, &lookup, &file, &selected, Durability::Full)?;
+        Ok(home.external)
     }
 
     #[test]

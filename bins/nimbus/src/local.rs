@@ -11,12 +11,13 @@ use nimbus_core::TenantId;
 use nimbus_storage::control::{ControlDb, TenantEntry};
 use nimbus_storage::encryption::{self, Keyring};
 use nimbus_storage::provider::Durability;
+use nimbus_storage::provider::combined::CombinedProvider;
 use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
 use nimbus_storage::provider::sqlite::{self, SqliteOptions, SqliteProvider};
 use nimbus_storage::survey::TenantFiles;
 use nimbus_storage::{Provider, ProviderError};
 
-use crate::external::External;
+use crate::external::Served;
 use crate::memory;
 use crate::settings::ProviderName;
 
@@ -38,9 +39,10 @@ pub(crate) struct PerTenant {
 pub(crate) struct Local<'a> {
     pub(crate) data: &'a Path,
     pub(crate) control: &'a Path,
-    pub(crate) provider: ProviderName,
-    /// The database of a provider that is not embedded.
-    pub(crate) external: Option<External>,
+    /// The provider of new tenants.
+    pub(crate) home: Served,
+    /// Providers whose tenants are served too.
+    pub(crate) also: Vec<Served>,
     pub(crate) durability: Durability,
     /// Snapshots of one tenant that can be open at once.
     pub(crate) readers: usize,
@@ -109,10 +111,29 @@ impl Local<'_> {
         &self,
         control: Arc<ControlDb>,
     ) -> anyhow::Result<Arc<dyn Provider>> {
-        if let Some(external) = &self.external {
-            return external.connect(&control, self.keyring.as_ref()).await;
+        let home = self.open_one(&self.home, &control).await?;
+        if self.also.is_empty() {
+            return Ok(home);
         }
-        let opened: Result<Arc<dyn Provider>, _> = match self.provider {
+        let mut others = Vec::new();
+        for served in &self.also {
+            others.push(self.open_one(served, &control).await?);
+        }
+        let combined = CombinedProvider::new(home, others)?;
+        combined.recover().await?;
+        Ok(Arc::new(combined))
+    }
+
+    async fn open_one(
+        &self,
+        served: &Served,
+        control: &Arc<ControlDb>,
+    ) -> anyhow::Result<Arc<dyn Provider>> {
+        if let Some(external) = &served.external {
+            return external.connect(control, self.keyring.as_ref()).await;
+        }
+        let control = Arc::clone(control);
+        let opened: Result<Arc<dyn Provider>, _> = match served.name {
             ProviderName::Redb => {
                 RedbProvider::open(self.redb(), control).map(|p| Arc::new(p) as Arc<dyn Provider>)
             }
@@ -122,16 +143,25 @@ impl Local<'_> {
         opened.with_context(|| format!("opening the tenants in {}", self.data.display()))
     }
 
-    /// What one open tenant takes at most.
+    /// What one open tenant takes at most, with whichever provider it is.
     pub(crate) fn per_tenant(&self) -> PerTenant {
-        if self.external.is_some() {
+        let home = self.per_tenant_of(&self.home);
+        let also = self.also.iter().map(|served| self.per_tenant_of(served));
+        also.fold(home, |most, other| PerTenant {
+            caches: most.caches.max(other.caches),
+            files: most.files.max(other.files),
+        })
+    }
+
+    fn per_tenant_of(&self, served: &Served) -> PerTenant {
+        if served.external.is_some() {
             // Connections and caches are the provider's, not a tenant's.
             return PerTenant {
                 caches: EXTERNAL_MEMORY,
                 files: 1,
             };
         }
-        match self.provider {
+        match served.name {
             ProviderName::Redb => PerTenant {
                 caches: self.redb().largest_caches(),
                 files: 1,

@@ -17,7 +17,7 @@ use crate::encryption;
 use crate::external;
 use crate::local::Local;
 use crate::remote::Remote;
-use crate::settings::{self, ProviderName};
+use crate::settings::{self, ProviderName, Providers};
 
 /// Snapshots of a tenant that a command has open at once.
 const OFFLINE_READERS: usize = 4;
@@ -42,6 +42,11 @@ pub(crate) struct Offline {
 impl Backend {
     /// Finds the server or opens the directory.
     pub(crate) fn open(place: Place) -> anyhow::Result<Backend> {
+        Backend::open_with(place, None)
+    }
+
+    /// The same; offline, tenants of the provider `also` are there too.
+    pub(crate) fn open_with(place: Place, also: Option<ProviderName>) -> anyhow::Result<Backend> {
         let env = &settings::process_environment;
         let url = place
             .url
@@ -60,12 +65,15 @@ impl Backend {
         }
         match DataDirLock::acquire(&data) {
             Ok(lock) => {
-                let provider = settings::tenant_provider(&file, env)?;
+                let mut providers = settings::tenant_providers(&file, env)?;
+                also.into_iter().for_each(|name| providers.add(name));
+                let (home, also) =
+                    external::resolve(None, env, &file, &providers, Durability::Full)?;
                 let local = Local {
                     data: &data,
                     control: &control,
-                    provider,
-                    external: external::resolve(None, env, &file, (provider, Durability::Full))?,
+                    home,
+                    also,
                     durability: Durability::Full,
                     readers: OFFLINE_READERS,
                     keyring: encryption::keyring(&file)?,
@@ -101,11 +109,13 @@ impl Offline {
     ) -> anyhow::Result<Offline> {
         let env = &settings::process_environment;
         let file = settings::persistence(None, env)?;
+        let providers = Providers::only(provider);
+        let (home, also) = external::resolve(None, env, &file, &providers, Durability::Full)?;
         let local = Local {
             data,
             control,
-            provider,
-            external: external::resolve(None, env, &file, (provider, Durability::Full))?,
+            home,
+            also,
             durability: Durability::Full,
             readers: OFFLINE_READERS,
             keyring: encryption::keyring(&file)?,

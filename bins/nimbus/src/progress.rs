@@ -14,6 +14,7 @@ pub(crate) fn bar(size: Option<u64>, unit: &str) -> ProgressBar {
     let template = match (size, unit) {
         (Some(_), _) => "{wide_bar} {bytes}/{total_bytes} {eta}",
         (None, "bytes") => "{spinner} {bytes} {elapsed}",
+        (None, "rows") => "{spinner} {human_pos} rows {elapsed}",
         (None, "manifests") => "{spinner} {human_pos} manifests {elapsed}",
         (None, _) => "{spinner} {human_pos} documents {elapsed}",
     };

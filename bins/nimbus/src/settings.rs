@@ -16,7 +16,7 @@ use nimbus_storage::provider::Durability;
 use crate::cli::StartArgs;
 use crate::config::{self, ConfigFile, Persistence};
 use crate::encryption::source::{self, KeySource};
-use crate::external::{self, External};
+use crate::external::{self, Served};
 use crate::functions::{self, FunctionSettings};
 
 /// A setting that contradicts a rule; exit code 2.
@@ -108,9 +108,10 @@ pub(crate) struct Settings {
     pub(crate) allow_network: bool,
     pub(crate) data_dir: PathBuf,
     pub(crate) control_data_dir: PathBuf,
-    pub(crate) provider: ProviderName,
-    /// `None` for embedded providers.
-    pub(crate) external: Option<External>,
+    /// Of new tenants.
+    pub(crate) home: Served,
+    /// Whose tenants are served too.
+    pub(crate) also: Vec<Served>,
     pub(crate) durability: Durability,
     pub(crate) max_open_tenants: Option<usize>,
     /// `None` keeps files in plain text.
@@ -161,13 +162,61 @@ pub(crate) fn persistence(flag: Option<PathBuf>, env: Lookup<'_>) -> anyhow::Res
     Ok(config_file(flag, env)?.persistence)
 }
 
-/// The tenant provider, for commands that work without flags of the server.
-pub(crate) fn tenant_provider(file: &Persistence, env: Lookup<'_>) -> anyhow::Result<ProviderName> {
-    let named = Pick { env }.text(None, "tenant-provider", file.tenant_provider.clone());
-    match named {
-        Some((text, source)) => text.parse().map_err(|e| usage(format!("{source}: {e}"))),
-        None => Ok(ProviderName::Sqlite),
+/// The providers whose tenants are served together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Providers {
+    /// That of new tenants.
+    pub(crate) home: ProviderName,
+    pub(crate) also: Vec<ProviderName>,
+}
+
+impl Providers {
+    /// One alone.
+    pub(crate) fn only(home: ProviderName) -> Providers {
+        let also = Vec::new();
+        Providers { home, also }
     }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = ProviderName> {
+        std::iter::once(self.home).chain(self.also.iter().copied())
+    }
+
+    /// Serves one more, unless it is served.
+    pub(crate) fn add(&mut self, name: ProviderName) {
+        if !self.all().any(|known| known == name) {
+            self.also.push(name);
+        }
+    }
+
+    fn resolve(
+        (home, also): (Option<String>, &[String]),
+        env: Lookup<'_>,
+        file: &Persistence,
+    ) -> anyhow::Result<Providers> {
+        let pick = Pick { env };
+        let named = pick.text(home, "tenant-provider", file.tenant_provider.clone());
+        let home = match named {
+            Some((text, source)) => text.parse().map_err(|e| usage(format!("{source}: {e}")))?,
+            None => ProviderName::Sqlite,
+        };
+        let mut also = pick.list(also, "NIMBUS_ALSO_TENANT_PROVIDER");
+        if also.is_empty() {
+            also.clone_from(&file.also_tenant_provider);
+        }
+        let mut providers = Providers::only(home);
+        for text in also {
+            let name = text
+                .parse()
+                .map_err(|e| usage(format!("--also-tenant-provider: {e}")))?;
+            providers.add(name);
+        }
+        Ok(providers)
+    }
+}
+
+/// The tenant providers, for commands that work without flags of the server.
+pub(crate) fn tenant_providers(file: &Persistence, env: Lookup<'_>) -> anyhow::Result<Providers> {
+    Providers::resolve((None, &[]), env, file)
 }
 
 /// Resolves every setting of `nimbus start`.
@@ -180,16 +229,9 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
     let functions = functions::resolve(&args.runtime, env, &config.runtime)?;
     let file = config.persistence;
     let pick = Pick { env };
-    let provider = pick.text(
-        args.tenant_provider.clone(),
-        "tenant-provider",
-        file.tenant_provider.clone(),
-    );
-    let provider = match provider {
-        Some((text, source)) => text.parse().map_err(|e| usage(format!("{source}: {e}")))?,
-        None => ProviderName::Sqlite,
-    };
-    refuse_other_providers(&args, env, &file, provider)?;
+    let named = (args.tenant_provider.clone(), &*args.also_tenant_provider);
+    let providers = Providers::resolve(named, env, &file)?;
+    refuse_other_providers(&args, env, &file, &providers)?;
     let encryption = source::resolve(&args.encryption, env, &file)?;
     let durability = pick.text(
         args.durability.clone(),
@@ -208,7 +250,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
             )));
         }
     };
-    let external = external::resolve(Some(&args.external), env, &file, (provider, durability))?;
+    let (home, also) = external::resolve(Some(&args.external), env, &file, &providers, durability)?;
     let log_format = pick.text(args.log_format.clone(), "log-format", None);
     let log_format = match log_format
         .as_ref()
@@ -257,8 +299,8 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         allow_network: args.allow_network || pick.switch("allow-network")?,
         data_dir,
         control_data_dir,
-        provider,
-        external,
+        home,
+        also,
         durability,
         encryption,
         max_open_tenants: max_open.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
@@ -302,7 +344,7 @@ fn refuse_other_providers(
     args: &StartArgs,
     env: Lookup<'_>,
     file: &Persistence,
-    selected: ProviderName,
+    selected: &Providers,
 ) -> anyhow::Result<()> {
     let in_file = file.external();
     for (setting, flag) in args.external.given() {
@@ -320,11 +362,11 @@ fn refuse_other_providers(
         } else {
             continue;
         };
-        if owner != selected {
+        if !selected.all().any(|name| name == owner) {
             return Err(usage(format!(
                 "{name}{source} belongs to the provider {}, but {} is selected; remove it or pass --tenant-provider {}",
                 owner.name(),
-                selected.name(),
+                selected.home.name(),
                 owner.name()
             )));
         }
@@ -461,7 +503,7 @@ mod tests {
         assert_eq!(s.data_dir, PathBuf::from("./data"));
         assert_eq!(s.control_data_dir, PathBuf::from("./data"));
         assert_eq!(
-            (s.provider, s.durability),
+            (s.home.name, s.durability),
             (ProviderName::Sqlite, Durability::Full)
         );
     }
@@ -523,6 +565,16 @@ mod tests {
                 &[("NIMBUS_TENANT_PROVIDER", "oracle")],
                 "NIMBUS_TENANT_PROVIDER",
             ),
+            (
+                &["--also-tenant-provider", "oracle"],
+                &[],
+                "--also-tenant-provider",
+            ),
+            (
+                &["--also-tenant-provider", "postgres"],
+                &[],
+                "--postgres-url",
+            ),
             (&["--durability", "off"], &[], "--durability"),
             (&["--log-format", "xml"], &[], "--log-format"),
             (
@@ -540,6 +592,35 @@ mod tests {
             );
             assert!(error.downcast_ref::<UsageError>().is_some());
         }
+    }
+
+    #[test]
+    fn other_providers_are_served_with_their_settings() {
+        let url = ["--postgres-url", "postgres://localhost/x"];
+        let named = |settings: &Settings| settings.also.iter().map(|s| s.name).collect::<Vec<_>>();
+        let also = [
+            "--also-tenant-provider",
+            "postgres",
+            "--also-tenant-provider",
+            "sqlite",
+        ];
+        let served = resolved(&[&also[..], &url].concat(), &[]).unwrap();
+        assert_eq!(served.home.name, ProviderName::Sqlite);
+        assert_eq!(
+            named(&served),
+            [ProviderName::Postgres],
+            "the home is there already"
+        );
+        assert!(served.also[0].external.is_some());
+        let env = [("NIMBUS_ALSO_TENANT_PROVIDER", "redb, postgres")];
+        let served = resolved(&url, &env).unwrap();
+        assert_eq!(named(&served), [ProviderName::Redb, ProviderName::Postgres]);
+        let file = r#"{"persistence": {"also_tenant_provider": ["redb"]}}"#;
+        let mut config = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut config, file.as_bytes()).unwrap();
+        let path = config.path().to_str().unwrap();
+        let served = resolved(&["--config", path], &[]).unwrap();
+        assert_eq!(named(&served), [ProviderName::Redb]);
     }
 
     #[test]

@@ -134,8 +134,8 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
     let local = Local {
         data: &settings.data_dir,
         control: &settings.control_data_dir,
-        provider: settings.provider,
-        external: settings.external.clone(),
+        home: settings.home.clone(),
+        also: settings.also.clone(),
         durability: settings.durability,
         readers: readers(&settings.functions.runtime),
         keyring,
@@ -157,7 +157,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         verifier: Arc::new(AdminVerifier::new(&token)),
         token_path,
         audit: Arc::clone(&audit),
-        encryption: source::report(settings.encryption.as_ref(), settings.provider),
+        encryption: source::report(settings.encryption.as_ref(), settings.home.name),
     };
     drop(token);
     let server = Server::bind(&addresses, settings.server, services).await?;

@@ -3,6 +3,7 @@
 //! It must not know how tenants are stored.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::bail;
 use nimbus_auth::Permission;
@@ -12,7 +13,12 @@ use serde_json::{Value as Json, json};
 use crate::cli::{Format, Place, TenantsCommand};
 use crate::output;
 use crate::place::{Backend, Offline};
+use crate::progress;
 use crate::remote::Remote;
+use crate::settings::ProviderName;
+
+/// Between two questions how far a move is.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// What is to be done, wherever it is done.
 enum Act {
@@ -21,6 +27,7 @@ enum Act {
     Delete(TenantId),
     Adopt(TenantId),
     Prune(TenantId),
+    Move(TenantId, ProviderName),
 }
 
 /// Runs one of the commands.
@@ -36,6 +43,7 @@ pub(crate) fn run(command: TenantsCommand) -> anyhow::Result<()> {
         }
         TenantsCommand::Adopt { tenant, place } => (Act::Adopt(tenant), place),
         TenantsCommand::Prune { tenant, place } => (Act::Prune(tenant), place),
+        TenantsCommand::Move { tenant, to, place } => (Act::Move(tenant, to), place),
     };
     let format = place.format;
     let result = perform(&act, place)?;
@@ -62,7 +70,11 @@ fn confirm(tenant: &TenantId) -> anyhow::Result<()> {
 }
 
 fn perform(act: &Act, place: Place) -> anyhow::Result<Json> {
-    let backend = Backend::open(place)?;
+    let also = match act {
+        Act::Move(_, to) => Some(*to),
+        _ => None,
+    };
+    let backend = Backend::open_with(place, also)?;
     let result = match &backend {
         Backend::Server(remote) => over_http(act, remote),
         Backend::Offline(offline) => offline.runtime.block_on(through_the_door(act, offline)),
@@ -78,6 +90,30 @@ fn over_http(act: &Act, remote: &Remote) -> anyhow::Result<Json> {
         Act::Delete(id) => remote.call("DELETE", &format!("/api/tenants/{id}"), None),
         Act::Adopt(id) => remote.call("POST", &format!("/api/tenants/{id}/adopt"), None),
         Act::Prune(id) => remote.call("POST", &format!("/api/tenants/{id}/prune"), None),
+        Act::Move(id, to) => {
+            let path = format!("/api/tenants/{id}/move");
+            remote.call("POST", &path, Some(&json!({"to": to.name()})))?;
+            watch(|| remote.call("GET", &path, None))
+        }
+    }
+}
+
+/// Asks how far a move is until it is over.
+fn watch(mut ask: impl FnMut() -> anyhow::Result<Json>) -> anyhow::Result<Json> {
+    let bar = progress::bar(None, "rows");
+    loop {
+        let status = ask()?;
+        bar.set_position(status["rows"].as_u64().unwrap_or_default());
+        match status["phase"].as_str() {
+            Some("done") => return Ok(status),
+            Some("failed") => {
+                let why = status["error"]
+                    .as_str()
+                    .unwrap_or("the server does not say why");
+                bail!("the tenant was not moved: {why}");
+            }
+            _ => std::thread::sleep(ASK_EVERY),
+        }
     }
 }
 
@@ -108,6 +144,20 @@ async fn through_the_door(act: &Act, offline: &Offline) -> anyhow::Result<Json> 
             let tenant = store.tenant(&on(id)?, manage).await?;
             json!({"pruned": tenant.prune_log().await?})
         }
+        Act::Move(id, to) => {
+            let context = on(id)?;
+            store.begin_move(&context, to.name()).await?;
+            let bar = progress::step("moving");
+            let status = store.move_ended(&context).await?;
+            bar.finish_and_clear();
+            let failed = status
+                .as_ref()
+                .and_then(|s| s.inside.as_ref().or(s.error.as_ref()));
+            if let Some(why) = failed {
+                bail!("the tenant was not moved: {why}");
+            }
+            serde_json::to_value(status)?
+        }
     })
 }
 
@@ -118,6 +168,11 @@ fn report(act: &Act, result: &Json, format: Format) -> anyhow::Result<()> {
             Act::Prune(id) => json!({"id": id.as_str(), "pruned": result["pruned"]}),
             Act::Create(id) | Act::Adopt(id) => json!({"id": id.as_str()}),
             Act::Delete(id) => json!({"id": id.as_str(), "deleted": true}),
+            Act::Move(id, _) => {
+                let mut all = result.clone();
+                all["id"] = id.as_str().into();
+                all
+            }
         });
     }
     match act {
@@ -130,6 +185,16 @@ fn report(act: &Act, result: &Json, format: Format) -> anyhow::Result<()> {
         Act::Create(id) => output::line(&format!("created {id}")),
         Act::Delete(id) => output::line(&format!("deleted {id}")),
         Act::Adopt(id) => output::line(&format!("adopted {id}")),
+        Act::Move(id, to) => output::line(&format!(
+            "moved {id} from {} to {}: {} rows, {} bytes; {} commits repeated; closed for {} ms of {} ms",
+            result["from"].as_str().unwrap_or_default(),
+            to.name(),
+            result["rows"],
+            result["bytes"],
+            result["commits"],
+            result["pause_ms"],
+            result["elapsed_ms"],
+        )),
         Act::Prune(id) => {
             output::line(&format!("dropped {} log records of {id}", result["pruned"]))
         }

@@ -69,6 +69,9 @@ pub(crate) struct Found<T>(pub T);
 /// 201 with JSON.
 pub(crate) struct Created<T>(pub T);
 
+/// 202 with JSON: what was asked for goes on.
+pub(crate) struct Accepted<T>(pub T);
+
 /// 204 without a body.
 pub(crate) struct NoContent;
 
@@ -127,6 +130,16 @@ impl<T: Serialize + JsonSchema + Send + 'static> Output for Created<T> {
 
     fn into_response(self) -> ApiResult<Response<Body>> {
         json(StatusCode::CREATED, &self.0)
+    }
+}
+
+impl<T: Serialize + JsonSchema + Send + 'static> Output for Accepted<T> {
+    fn doc() -> AnswerDoc {
+        AnswerDoc::json::<T>(StatusCode::ACCEPTED)
+    }
+
+    fn into_response(self) -> ApiResult<Response<Body>> {
+        json(StatusCode::ACCEPTED, &self.0)
     }
 }
 

@@ -52,6 +52,8 @@ fn built() -> Vec<Route> {
         Route::new(GET, "/api/tenants", ManageTenants, "List all tenants.", tenants::list),
         Route::new(DELETE, "/api/tenants/{tenant}", ManageTenants, "Delete a tenant with all its data.", tenants::delete),
         Route::new(POST, "/api/tenants/{tenant}/adopt", ManageTenants, "Take in tenant data that is not registered.", tenants::adopt),
+        Route::new(POST, "/api/tenants/{tenant}/move", ManageTenants, "Begin to move a tenant to another provider that the server serves.", tenants::begin_move),
+        Route::new(GET, "/api/tenants/{tenant}/move", ManageTenants, "How far the newest move of a tenant is.", tenants::move_status),
         Route::new(POST, "/api/tenants/{tenant}/prune", ManageTenants, "Drop the retained commit log now.", tenants::prune),
 
         Route::new(POST, "/api/tenants/{tenant}/documents", WriteData, "Insert a document.", documents::insert),

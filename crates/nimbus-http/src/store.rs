@@ -14,7 +14,7 @@ use nimbus_core::TenantId;
 use nimbus_storage::StoredKey;
 use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
 use nimbus_storage::encryption::Keyring;
-use nimbus_storage::{Engine, EngineMetrics, StoreError, StoreResult, Tenant};
+use nimbus_storage::{Engine, EngineMetrics, MoveStatus, StoreError, StoreResult, Tenant};
 
 use crate::edge::gate::KeySource;
 
@@ -136,6 +136,33 @@ impl Store {
     pub async fn adopt_tenant(&self, context: &OperationContext) -> DoorResult<()> {
         check(context.permission(), Permission::ManageTenants)?;
         Ok(self.engine.adopt_tenant(context.tenant()).await?)
+    }
+
+    /// Begins to move the tenant of the context to another provider that is served.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; as [`Engine::begin_move`].
+    pub async fn begin_move(&self, context: &OperationContext, to: &str) -> DoorResult<()> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.begin_move(context.tenant(), to).await?)
+    }
+
+    /// Waits until the newest move of the tenant of the context is over.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`].
+    pub async fn move_ended(&self, context: &OperationContext) -> DoorResult<Option<MoveStatus>> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.move_ended(context.tenant()).await)
+    }
+
+    /// How far the newest move of the tenant of the context is.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`].
+    pub fn move_status(&self, context: &OperationContext) -> DoorResult<Option<MoveStatus>> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.move_status(context.tenant()))
     }
 
     /// Every tenant, sorted.

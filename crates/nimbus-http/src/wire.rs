@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use nimbus_core::value::deserialize_within_document;
 use nimbus_core::{FieldPath, IndexName, Object, TableName, TenantId, Value};
 use nimbus_storage::{
-    Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, Order, Query,
-    TableSchema,
+    Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, MoveStatus, Order,
+    Query, TableSchema,
 };
 use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
@@ -469,6 +469,57 @@ pub(crate) struct CommitOutcome {
     pub sequence: Option<u64>,
 }
 
+/// Body of `POST move`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MoveTenant {
+    /// The provider that is to keep the tenant: one that the server serves.
+    pub to: String,
+}
+
+impl JsonBody for MoveTenant {
+    const EXAMPLE: &'static str = r#"{"to":"redb"}"#;
+}
+
+/// Answer of `POST move` and `GET move`.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct TenantMove {
+    /// copying, verifying, catching_up, switching, done or failed.
+    phase: String,
+    /// The provider that the tenant was with.
+    from: String,
+    /// The provider that it was to be with.
+    to: String,
+    /// Rows copied, index entries not counted.
+    rows: u64,
+    /// Bytes of their keys and values.
+    bytes: u64,
+    /// Commits repeated since.
+    commits: u64,
+    /// Milliseconds in which no new call was let in.
+    pause_ms: u64,
+    /// Milliseconds since it began, or that it took.
+    elapsed_ms: u64,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+impl TenantMove {
+    pub(crate) fn of(status: MoveStatus) -> TenantMove {
+        TenantMove {
+            phase: status.phase.name().to_owned(),
+            from: status.from,
+            to: status.to,
+            rows: status.rows,
+            bytes: status.bytes,
+            commits: status.commits,
+            pause_ms: status.pause_ms,
+            elapsed_ms: status.elapsed_ms,
+            error: status.error,
+        }
+    }
+}
+
 /// Answer of `POST prune`.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Pruned {
@@ -486,6 +537,7 @@ mod tests {
     #[test]
     fn every_example_is_accepted() {
         from_slice::<CreateTenant>(CreateTenant::EXAMPLE.as_bytes()).unwrap();
+        from_slice::<MoveTenant>(MoveTenant::EXAMPLE.as_bytes()).unwrap();
         from_slice::<InsertDocument>(InsertDocument::EXAMPLE.as_bytes()).unwrap();
         from_slice::<PatchDocument>(PatchDocument::EXAMPLE.as_bytes()).unwrap();
         from_slice::<QueryBody>(QueryBody::EXAMPLE.as_bytes()).unwrap();

@@ -28,6 +28,8 @@ pub(crate) use file::NEW_FILE;
 const META: TableDefinition<'static, &str, &str> = TableDefinition::new("meta");
 /// Tenant id to [`TenantEntry`] as JSON.
 const TENANTS: TableDefinition<'static, &str, &str> = TableDefinition::new("tenants");
+/// The same for the second life of a tenant that is being moved from one embedded provider to another.
+const MOVING: TableDefinition<'static, &str, &str> = TableDefinition::new("moving_tenants");
 /// Tenant id to wake time in milliseconds since 1970-01-01.
 const WAKES: TableDefinition<'static, &str, u64> = TableDefinition::new("wakes");
 /// The same, ordered by time.
@@ -147,12 +149,59 @@ struct Writer {
 #[derive(Default)]
 struct Mirror {
     tenants: BTreeMap<TenantId, TenantEntry>,
+    /// Entries in the provider that a tenant is being moved to. Once its other entry is removed, the tenant
+    /// has this one.
+    moving: BTreeMap<TenantId, TenantEntry>,
     wakes: BTreeMap<TenantId, u64>,
     wakes_by_time: BTreeSet<(u64, TenantId)>,
     anchors: BTreeMap<String, String>,
 }
 
 impl Mirror {
+    /// The entry that a provider has for a tenant.
+    fn of(&self, tenant: &TenantId, provider: &str) -> Option<&TenantEntry> {
+        let both = [self.tenants.get(tenant), self.moving.get(tenant)];
+        both.into_iter().flatten().find(|e| e.provider == provider)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&TenantId, &TenantEntry)> {
+        self.tenants.iter().chain(&self.moving)
+    }
+
+    /// Whether a file of the provider can have the tenant's name.
+    fn check_name(
+        &self,
+        tenant: &TenantId,
+        provider: &str,
+        distinct: Distinct,
+    ) -> ProviderResult<()> {
+        let clash = |(t, e): &(&TenantId, &TenantEntry)| {
+            e.provider == provider && t.as_str().eq_ignore_ascii_case(tenant.as_str())
+        };
+        match self.all().find(clash) {
+            Some((existing, _)) if distinct == Distinct::IgnoringCase => {
+                Err(ProviderError::NameClash {
+                    tenant: tenant.clone(),
+                    existing: existing.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn sorted(&self) -> Vec<(TenantId, TenantEntry)> {
+        let all = self.all().map(|(t, e)| (t.clone(), e.clone()));
+        let mut entries: Vec<_> = all.collect();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries
+    }
+
+    /// Whether the entry that a provider has for a tenant is its second one.
+    fn is_moving(&self, tenant: &TenantId, provider: &str) -> bool {
+        let second = self.moving.get(tenant);
+        second.is_some_and(|e| e.provider == provider)
+    }
+
     fn set_wake(&mut self, tenant: &TenantId, at_ms: Option<u64>) {
         let old = match at_ms {
             Some(at) => self.wakes.insert(tenant.clone(), at),
@@ -247,39 +296,37 @@ impl ControlDb {
         &self.path
     }
 
-    /// The registry's entry for a tenant, in whatever state.
+    /// The registry's entry for a tenant, in whatever state. Of one that is being moved, that of the
+    /// provider it comes from.
     pub fn get(&self, tenant: &TenantId) -> Option<TenantEntry> {
         self.read().tenants.get(tenant).cloned()
     }
 
-    /// Whether the tenant is ready to be used and kept by `provider`.
+    /// The entry that `provider` has for a tenant, in whatever state.
+    pub fn get_of(&self, tenant: &TenantId, provider: &str) -> Option<TenantEntry> {
+        self.read().of(tenant, provider).cloned()
+    }
+
+    /// Whether `provider` has the tenant ready to be used.
     pub fn contains(&self, tenant: &TenantId, provider: &str) -> bool {
         let mirror = self.read();
-        mirror
-            .tenants
-            .get(tenant)
-            .is_some_and(|e| e.state == TenantState::Ready && e.provider == provider)
+        let entry = mirror.of(tenant, provider);
+        entry.is_some_and(|e| e.state == TenantState::Ready)
     }
 
     /// The ready tenants of `provider`, sorted.
     pub fn list(&self, provider: &str) -> Vec<TenantId> {
         let mirror = self.read();
         let ready = |e: &TenantEntry| e.state == TenantState::Ready && e.provider == provider;
-        mirror
-            .tenants
-            .iter()
-            .filter(|(_, e)| ready(e))
-            .map(|(t, _)| t.clone())
-            .collect()
+        let ready = mirror.all().filter(|(_, e)| ready(e));
+        let mut tenants: Vec<TenantId> = ready.map(|(t, _)| t.clone()).collect();
+        tenants.sort();
+        tenants
     }
 
-    /// Every entry in every state, sorted by tenant.
+    /// Every entry in every state, sorted by tenant; two for one that is being moved.
     pub fn entries(&self) -> Vec<(TenantId, TenantEntry)> {
-        self.read()
-            .tenants
-            .iter()
-            .map(|(t, e)| (t.clone(), e.clone()))
-            .collect()
+        self.read().sorted()
     }
 
     /// Whether an id can be entered.
@@ -299,18 +346,7 @@ impl ControlDb {
                 tenant: tenant.clone(),
             });
         }
-        let clash = |(t, e): &(&TenantId, &TenantEntry)| {
-            e.provider == provider && t.as_str().eq_ignore_ascii_case(tenant.as_str())
-        };
-        match mirror.tenants.iter().find(clash) {
-            Some((existing, _)) if distinct == Distinct::IgnoringCase => {
-                Err(ProviderError::NameClash {
-                    tenant: tenant.clone(),
-                    existing: existing.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
+        mirror.check_name(tenant, provider, distinct)
     }
 
     /// Enters a tenant in `state`, durably. Of two callers with one id, one gets the entry.
@@ -327,51 +363,112 @@ impl ControlDb {
     ) -> ProviderResult<TenantEntry> {
         let mut writer = self.writer();
         self.check_free(tenant, provider, distinct)?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let entry = TenantEntry {
-            state,
-            provider: provider.to_owned(),
-            created_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-            incarnation: RandomId::generate()?,
-        };
-        self.write_entry(&mut writer, tenant, &entry)?;
+        let entry = new_entry(provider, state)?;
+        self.write_entry(&mut writer, Which::First, tenant, &entry)?;
         Ok(entry)
     }
 
-    /// Changes the state of an entry, durably.
+    /// Enters a tenant that another provider has a second time, durably: it is being moved. Without another
+    /// entry this is [`ControlDb::register`].
+    ///
+    /// # Errors
+    /// `AlreadyExists` if `provider` has the tenant, or a third one has; otherwise as there.
+    pub fn register_moving(
+        &self,
+        tenant: &TenantId,
+        provider: &str,
+        distinct: Distinct,
+        state: TenantState,
+    ) -> ProviderResult<TenantEntry> {
+        let mut writer = self.writer();
+        let which = {
+            let mirror = self.read();
+            let first = mirror.tenants.get(tenant);
+            let taken = mirror.moving.contains_key(tenant);
+            if taken || first.is_some_and(|e| e.provider == provider) {
+                return Err(ProviderError::AlreadyExists {
+                    tenant: tenant.clone(),
+                });
+            }
+            mirror.check_name(tenant, provider, distinct)?;
+            if first.is_some() {
+                Which::Second
+            } else {
+                Which::First
+            }
+        };
+        let entry = new_entry(provider, state)?;
+        self.write_entry(&mut writer, which, tenant, &entry)?;
+        Ok(entry)
+    }
+
+    /// Changes the state of the entry that `provider` has, durably.
     ///
     /// # Errors
     /// `NotFound` without an entry, `Full`, `Io`.
-    pub fn put_state(&self, tenant: &TenantId, state: TenantState) -> ProviderResult<()> {
+    pub fn put_state(
+        &self,
+        tenant: &TenantId,
+        provider: &str,
+        state: TenantState,
+    ) -> ProviderResult<()> {
         let mut writer = self.writer();
-        let Some(mut entry) = self.get(tenant) else {
+        let (found, second) = {
+            let mirror = self.read();
+            let found = mirror.of(tenant, provider).cloned();
+            (found, mirror.is_moving(tenant, provider))
+        };
+        let Some(mut entry) = found else {
             return Err(ProviderError::NotFound {
                 tenant: tenant.clone(),
             });
         };
         entry.state = state;
-        self.write_entry(&mut writer, tenant, &entry)
+        let which = if second { Which::Second } else { Which::First };
+        self.write_entry(&mut writer, which, tenant, &entry)
     }
 
-    /// Removes an entry and its wake, durably; true if there was one.
+    /// Removes the entry that `provider` has, durably; true if there was one. With a tenant's last entry goes
+    /// its wake; one that was being moved has its second entry from then on.
     ///
     /// # Errors
     /// `Full`, `Io`.
-    pub fn remove(&self, tenant: &TenantId) -> ProviderResult<bool> {
+    pub fn remove(&self, tenant: &TenantId, provider: &str) -> ProviderResult<bool> {
         let mut writer = self.writer();
-        if self.get(tenant).is_none() {
+        let (found, second) = {
+            let mirror = self.read();
+            let found = mirror.of(tenant, provider).is_some();
+            (found, mirror.moving.get(tenant).cloned())
+        };
+        if !found {
             return Ok(false);
         }
-        let wake = self.wake(tenant);
+        let Some(second) = second else {
+            let wake = self.wake(tenant);
+            self.commit(&mut writer, Sync::Registry, |txn| {
+                txn.open_table(TENANTS)?.remove(tenant.as_str())?;
+                write_wake(txn, tenant, wake, None)
+            })?;
+            let mut mirror = self.mirror();
+            mirror.tenants.remove(tenant);
+            mirror.set_wake(tenant, None);
+            return Ok(true);
+        };
+        let left = (second.provider != provider).then_some(second);
+        let json = left.as_ref().map(to_json).transpose()?;
         self.commit(&mut writer, Sync::Registry, |txn| {
-            txn.open_table(TENANTS)?.remove(tenant.as_str())?;
-            write_wake(txn, tenant, wake, None)
+            txn.open_table(MOVING)?.remove(tenant.as_str())?;
+            if let Some(json) = &json {
+                txn.open_table(TENANTS)?
+                    .insert(tenant.as_str(), json.as_str())?;
+            }
+            Ok(())
         })?;
         let mut mirror = self.mirror();
-        mirror.tenants.remove(tenant);
-        mirror.set_wake(tenant, None);
+        mirror.moving.remove(tenant);
+        if let Some(left) = left {
+            mirror.tenants.insert(tenant.clone(), left);
+        }
         Ok(true)
     }
 
@@ -489,17 +586,26 @@ impl ControlDb {
     fn write_entry(
         &self,
         writer: &mut Writer,
+        which: Which,
         tenant: &TenantId,
         entry: &TenantEntry,
     ) -> ProviderResult<()> {
-        let json = serde_json::to_string(entry)
-            .map_err(|e| ProviderError::io("encoding a registry entry", e))?;
+        let json = to_json(entry)?;
+        let table = match which {
+            Which::First => TENANTS,
+            Which::Second => MOVING,
+        };
         self.commit(writer, Sync::Registry, |txn| {
-            txn.open_table(TENANTS)?
+            txn.open_table(table)?
                 .insert(tenant.as_str(), json.as_str())?;
             Ok(())
         })?;
-        self.mirror().tenants.insert(tenant.clone(), entry.clone());
+        let mut mirror = self.mirror();
+        let entries = match which {
+            Which::First => &mut mirror.tenants,
+            Which::Second => &mut mirror.moving,
+        };
+        entries.insert(tenant.clone(), entry.clone());
         Ok(())
     }
 
@@ -564,6 +670,30 @@ impl fmt::Debug for ControlDb {
             .field("path", &self.path)
             .finish_non_exhaustive()
     }
+}
+
+/// Which of the entries that a tenant may have.
+#[derive(Clone, Copy)]
+enum Which {
+    First,
+    /// That of the provider that it is being moved to.
+    Second,
+}
+
+fn new_entry(provider: &str, state: TenantState) -> ProviderResult<TenantEntry> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(TenantEntry {
+        state,
+        provider: provider.to_owned(),
+        created_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        incarnation: RandomId::generate()?,
+    })
+}
+
+fn to_json(entry: &TenantEntry) -> ProviderResult<String> {
+    serde_json::to_string(entry).map_err(|e| ProviderError::io("encoding a registry entry", e))
 }
 
 /// What a commit waits for.

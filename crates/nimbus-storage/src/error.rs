@@ -213,6 +213,25 @@ pub enum StoreError {
         /// The tenant asked for.
         tenant: TenantId,
     },
+    /// The tenant is with another provider from now on.
+    #[error(
+        "tenant {tenant} was moved to {to}, which this server does not serve; start it with --also-tenant-provider {to}"
+    )]
+    TenantMoved {
+        /// The tenant asked for.
+        tenant: TenantId,
+        /// The provider that keeps it.
+        to: String,
+    },
+    /// What is here of the tenant is an unfinished copy.
+    #[error(
+        "this provider has an unfinished copy of tenant {tenant}, from a move that did not end; start the server with the \
+         provider that it was being moved from, or remove the copy with `nimbus tenants delete {tenant}`"
+    )]
+    TenantArriving {
+        /// The tenant asked for.
+        tenant: TenantId,
+    },
     /// Another tenant's id differs only by case and the disk ignores case.
     #[error(
         "tenant {tenant} cannot be created: tenant {existing} exists and the data directory's disk does not tell upper from lower case"
@@ -276,9 +295,10 @@ impl StoreError {
         match self {
             StoreError::AtLine { source, .. } => source.code(),
             StoreError::CapExceeded { .. } => ErrorCode::OpCapExceeded,
-            StoreError::Closed | StoreError::RestoreUnfinished { .. } => {
-                ErrorCode::ServiceUnavailable
-            }
+            StoreError::Closed
+            | StoreError::RestoreUnfinished { .. }
+            | StoreError::TenantArriving { .. }
+            | StoreError::TenantMoved { .. } => ErrorCode::ServiceUnavailable,
             StoreError::Conflict { .. } => ErrorCode::OpConflict,
             StoreError::Corrupt { .. } => ErrorCode::ServiceStorageCorruption,
             StoreError::Cursor { .. } | StoreError::InvalidInput { .. } => {

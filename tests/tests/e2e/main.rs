@@ -33,6 +33,7 @@ mod functions;
 mod group_commit;
 mod hostile_ids;
 mod libsql;
+mod moving;
 mod network;
 mod power_loss;
 mod proxies;

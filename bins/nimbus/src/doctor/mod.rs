@@ -65,10 +65,12 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     checks.push(listen::gate(settings, &addresses, token.as_ref(), now));
     checks.push(listen::port(settings, &addresses, store.address()));
     checks.push(storage::provider(
-        settings.provider,
-        settings.external.as_ref(),
+        settings.home.name,
+        settings.home.external.as_ref(),
     ));
-    checks.extend(settings.external.as_ref().map(storage::database));
+    let served = std::iter::once(&settings.home).chain(&settings.also);
+    let databases = served.filter_map(|served| served.external.as_ref());
+    checks.extend(databases.filter_map(storage::database));
     checks.push(encryption::check(settings));
     checks.extend(store.checks(settings));
     checks.push(audit_log(&audit_path));
@@ -98,8 +100,8 @@ impl Store {
             control::look(&settings.control_data_dir, keyring.as_ref())
         });
         let files = storage::entries(control.as_ref())
-            .filter(|_| settings.provider.is_embedded() && settings.data_dir.is_dir())
-            .map(|entries| local::survey(settings.provider, &settings.data_dir, entries));
+            .filter(|_| settings.home.name.is_embedded() && settings.data_dir.is_dir())
+            .map(|entries| local::survey(settings.home.name, &settings.data_dir, entries));
         Store {
             held,
             control,
@@ -123,7 +125,7 @@ impl Store {
         checks.push(storage::lock(&self.held, listen::ask));
         checks.push(storage::control_db(self.control.as_ref()));
         if settings.data_dir.is_dir() {
-            if settings.provider.is_embedded() {
+            if settings.home.name.is_embedded() {
                 checks.push(storage::tenants(self.files.as_ref()));
             }
             let disk = survey::disk_of(&settings.data_dir);

@@ -29,17 +29,18 @@ pub(crate) fn provider(provider: ProviderName, external: Option<&External>) -> C
     Check::ok("provider", place)
 }
 
-/// `database`: whether the database of an external provider answers and is fit.
-pub(crate) fn database(external: &External) -> Check {
+/// `database`: whether the database of an external provider answers and is fit; `None` for one that says
+/// nothing to who has no tenant there.
+pub(crate) fn database(external: &External) -> Option<Check> {
     let name = "database";
-    match external.probe() {
+    Some(match external.probe()? {
         Ok(version) => Check::ok(name, format!("{}, {version}", external.shown())),
         Err(error) => Check::fail(
             name,
             format!("{} cannot be used: {error:#}", external.shown()),
             "check the URL, the network and the role; docs/storage.md lists the privileges that are needed",
         ),
-    }
+    })
 }
 
 /// `data_dir` and `control_dir`: there, ours, private and writable.

@@ -28,7 +28,7 @@ struct Files {
 /// Prints it.
 pub(super) fn run(source: &KeySource, file: &Persistence, format: Format) -> anyhow::Result<()> {
     let env = &settings::process_environment;
-    let provider = settings::tenant_provider(file, env)?;
+    let provider = settings::tenant_providers(file, env)?.home;
     let (data, control) = settings::directories(None, None, file, env);
     let files = match data.is_dir() {
         true => Files::look(&protected(&data, &control)?),

@@ -1,14 +1,16 @@
-//! Tenants: create, list, delete, adopt, prune (nimbus.md 2.3).
+//! Tenants: create, list, delete, adopt, move, prune (nimbus.md 2.3).
 //!
 //! It must not know what a tenant holds.
 
 use nimbus_auth::{OperationContext, Permission, ServerContext};
+use nimbus_core::ErrorCode;
 
-use crate::answer::{Created, Found, NoContent};
-use crate::error::ApiResult;
+use crate::answer::{Accepted, Created, Found, NoContent};
+use crate::error::{ApiError, ApiResult};
 use crate::extract::Json;
 use crate::route::Call;
-use crate::wire::{CreateTenant, Id, Pruned, TenantList};
+use crate::store::Store;
+use crate::wire::{CreateTenant, Id, MoveTenant, Pruned, TenantList, TenantMove};
 
 pub(crate) async fn create(
     call: Call<ServerContext>,
@@ -43,6 +45,36 @@ pub(crate) async fn adopt(call: Call<OperationContext>, _: ()) -> ApiResult<Crea
     Ok(Created(Id {
         id: call.context.tenant().to_string(),
     }))
+}
+
+pub(crate) async fn begin_move(
+    call: Call<OperationContext>,
+    Json(body): Json<MoveTenant>,
+) -> ApiResult<Accepted<TenantMove>> {
+    let store = &call.app.store;
+    store.begin_move(&call.context, &body.to).await?;
+    Ok(Accepted(newest_move(store, &call.context)?))
+}
+
+pub(crate) async fn move_status(
+    call: Call<OperationContext>,
+    _: (),
+) -> ApiResult<Found<TenantMove>> {
+    // A tenant that is not there was not moved either.
+    let (store, needed) = (&call.app.store, Permission::ManageTenants);
+    if store.move_status(&call.context)?.is_none() {
+        store.tenant(&call.context, needed).await?;
+    }
+    Ok(Found(newest_move(store, &call.context)?))
+}
+
+fn newest_move(store: &Store, context: &OperationContext) -> ApiResult<TenantMove> {
+    let status = store.move_status(context)?.ok_or_else(|| {
+        let tenant = context.tenant();
+        let text = format!("tenant {tenant} was not moved since this server started");
+        ApiError::new(ErrorCode::OpNotFound, text)
+    })?;
+    Ok(TenantMove::of(status))
 }
 
 pub(crate) async fn prune(call: Call<OperationContext>, _: ()) -> ApiResult<Found<Pruned>> {

@@ -13,6 +13,8 @@ use nimbus_auth::{AdminVerifier, AuditLog, TokenFile};
 use nimbus_http::{FailedTokenLimits, Server, ServerConfig, Services, Stopped, Store};
 use nimbus_runtime::{Runtime, RuntimeConfig, WorkerCommand};
 use nimbus_storage::control::ControlDb;
+use nimbus_storage::provider::combined::CombinedProvider;
+use nimbus_storage::provider::redb::{RedbOptions, RedbProvider};
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::{Engine, EngineOptions, Provider};
 use serde_json::{Value as Json, json};
@@ -59,8 +61,11 @@ impl Fixture {
         let data = dir.path().join("data");
         std::fs::create_dir_all(&data).unwrap();
         let control = Arc::new(ControlDb::open(&data).unwrap());
-        let provider = SqliteProvider::open(SqliteOptions::new(&data), control).unwrap();
-        let engine = Engine::new(wrap(Arc::new(provider)), EngineOptions::default());
+        let home = SqliteProvider::open(SqliteOptions::new(&data), control.clone()).unwrap();
+        // For tenants that are moved.
+        let other = RedbProvider::open(RedbOptions::new(&data), control).unwrap();
+        let providers = CombinedProvider::new(wrap(Arc::new(home)), vec![Arc::new(other)]);
+        let engine = Engine::new(Arc::new(providers.unwrap()), EngineOptions::default());
         let token_path = dir.path().join("auth/token");
         let audit_path = dir.path().join("logs/access.jsonl");
         let token_file = TokenFile::load_or_create(&token_path).unwrap();

@@ -622,6 +622,16 @@ async fn prepare(fixture: &Fixture, route: &RouteInfo) -> String {
             fixture.tenant("doomed").await;
             "/api/tenants/doomed".into()
         }
+        ("POST" | "GET", "/api/tenants/{tenant}/move") => {
+            delete("/api/tenants/mover".into()).await;
+            fixture.tenant("mover").await;
+            let path = "/api/tenants/mover/move".to_owned();
+            if route.method == "GET" {
+                let begun = Ask::post(&path).json(&json!({"to": "redb"}));
+                assert_eq!(fixture.admin(begun).await.status, 202);
+            }
+            path
+        }
         ("POST", "/api/tenants/{tenant}/adopt") => {
             delete("/api/tenants/orphan".into()).await;
             plant_orphan(fixture, "orphan").await;

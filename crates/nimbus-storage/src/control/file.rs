@@ -3,15 +3,16 @@
 //!
 //! Must not know what the tables mean beyond reading them into the mirror.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_core::TenantId;
 use nimbus_crypto::{Subject, manifest_path};
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::{
-    ANCHORS, ControlLook as Look, META, Mirror, RandomId, TENANTS, TenantEntry, WAKES,
+    ANCHORS, ControlLook as Look, META, MOVING, Mirror, RandomId, TENANTS, TenantEntry, WAKES,
     WAKES_BY_TIME,
 };
 use crate::encryption::{FileKey, Keyring, key_of, refuse_manifest};
@@ -129,7 +130,7 @@ pub(super) fn look(path: &Path, keyring: Option<&Arc<Keyring>>) -> ProviderResul
     Ok(match look_at(path, keyring)? {
         Looked::Absent => Look::Absent,
         Looked::TooLarge { len } => Look::TooLarge { len },
-        Looked::Contents(contents) => Look::Entries(contents.mirror.tenants.into_iter().collect()),
+        Looked::Contents(contents) => Look::Entries(contents.mirror.sorted()),
     })
 }
 
@@ -207,12 +208,21 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         id.parse::<TenantId>()
             .map_err(|e| corrupt(path, format!("tenant id: {e}")))
     };
-    let tenants = txn.open_table(TENANTS).map_err(|e| fail(e.into()))?;
-    for row in tenants.iter().map_err(|e| fail(e.into()))? {
-        let (id, json) = row.map_err(|e| fail(e.into()))?;
-        let entry: TenantEntry = serde_json::from_str(json.value())
-            .map_err(|e| corrupt(path, format!("entry of tenant {}: {e}", id.value())))?;
-        mirror.tenants.insert(tenant(id.value())?, entry);
+    let rows = |table: ReadOnlyTable<&'static str, &'static str>| {
+        let mut entries = BTreeMap::new();
+        for row in table.iter().map_err(|e| fail(e.into()))? {
+            let (id, json) = row.map_err(|e| fail(e.into()))?;
+            let entry: TenantEntry = serde_json::from_str(json.value())
+                .map_err(|e| corrupt(path, format!("entry of tenant {}: {e}", id.value())))?;
+            entries.insert(tenant(id.value())?, entry);
+        }
+        ProviderResult::Ok(entries)
+    };
+    mirror.tenants = rows(txn.open_table(TENANTS).map_err(|e| fail(e.into()))?)?;
+    match txn.open_table(MOVING) {
+        // Made with the first move from one embedded provider to another.
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        opened => mirror.moving = rows(opened.map_err(|e| fail(e.into()))?)?,
     }
     let wakes = txn.open_table(WAKES).map_err(|e| fail(e.into()))?;
     for row in wakes.iter().map_err(|e| fail(e.into()))? {

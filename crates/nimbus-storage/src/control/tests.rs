@@ -75,7 +75,8 @@ fn the_registry_survives_a_restart_and_a_kill() {
         .unwrap();
     assert_ne!(a.incarnation, b.incarnation);
     assert!(a.created_at_ms > 1_600_000_000_000);
-    db.put_state(&tenant("c"), TenantState::Deleting).unwrap();
+    db.put_state(&tenant("c"), "sqlite", TenantState::Deleting)
+        .unwrap();
     let check = |db: &ControlDb| {
         assert_eq!(db.get(&tenant("a")), Some(a.clone()));
         assert_eq!(db.get(&tenant("b")), Some(b.clone()));
@@ -92,8 +93,8 @@ fn the_registry_survives_a_restart_and_a_kill() {
     drop(db);
     let db = ControlDb::open(dir.path()).unwrap();
     check(&db);
-    assert!(db.remove(&tenant("a")).unwrap());
-    assert!(!db.remove(&tenant("a")).unwrap());
+    assert!(db.remove(&tenant("a"), "sqlite").unwrap());
+    assert!(!db.remove(&tenant("a"), "sqlite").unwrap());
     assert_eq!(after_kill(dir.path()).1.get(&tenant("a")), None);
 }
 
@@ -122,7 +123,7 @@ fn registering_refuses_doubles_and_clashes() {
         .unwrap();
     db.register(&tenant("A-B"), "sqlite", Distinct::Exactly, ready)
         .unwrap();
-    let e = db.put_state(&tenant("x"), ready).unwrap_err();
+    let e = db.put_state(&tenant("x"), "sqlite", ready).unwrap_err();
     assert!(matches!(e, ProviderError::NotFound { .. }), "{e:?}");
 }
 
@@ -268,7 +269,7 @@ fn removing_a_tenant_removes_its_wake() {
     let db = ControlDb::open(dir.path()).unwrap();
     register(&db, "a");
     db.lower_wake(&tenant("a"), 5).unwrap();
-    db.remove(&tenant("a")).unwrap();
+    db.remove(&tenant("a"), "sqlite").unwrap();
     assert_eq!((db.next_wake(), db.wake(&tenant("a"))), (None, None));
     assert_eq!(after_kill(dir.path()).1.next_wake(), None);
 }

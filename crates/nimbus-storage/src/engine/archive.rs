@@ -9,6 +9,7 @@ use super::log::{FLOOR_KEY, Floor};
 use super::record;
 use super::tenant::Tenant;
 use crate::error::{StoreError, StoreResult};
+use crate::provider::combined::{ARRIVING_KEY, MOVED_KEY};
 use crate::provider::{HEAD_KEY, Head, KeyRange, Keyspace, Row};
 
 /// The keyspaces of an archive, in its order: definitions before what they define, and the log
@@ -76,7 +77,14 @@ fn range_of(space: Keyspace, floor: Floor, head: Head) -> KeyRange {
 
 /// Whether a row belongs to the storage that it lies in, or is part of what surrounds an archive.
 pub(crate) fn is_left_out(space: Keyspace, key: &[u8]) -> bool {
-    let own = [HEAD_KEY, FORMAT_KEY, FLOOR_KEY, RESTORING_KEY];
+    let own = [
+        HEAD_KEY,
+        FORMAT_KEY,
+        FLOOR_KEY,
+        RESTORING_KEY,
+        ARRIVING_KEY,
+        MOVED_KEY,
+    ];
     space == Keyspace::Index || (space == Keyspace::Meta && own.contains(&key))
 }
 

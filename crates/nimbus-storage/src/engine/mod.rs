@@ -24,11 +24,13 @@ mod interval;
 mod live;
 mod log;
 mod metrics;
+mod moving;
 mod overlay;
 mod query;
 mod readset;
 mod rebase;
 mod record;
+mod replay;
 mod restore;
 mod rowcheck;
 mod schema_change;
@@ -75,6 +77,7 @@ pub use metrics::{
     AdmissionMetrics, EngineMetrics, JournalMetrics, PlanningMetrics, ReadMetrics, SnapshotMetrics,
     SubscriptionMetrics, TenantMetrics,
 };
+pub use moving::{MovePhase, MoveStatus};
 pub use query::{
     Filter, FilterOp, MAX_FILTERS, MAX_PAGE_SIZE, MAX_RESULT_BYTES, MAX_RESULT_DOCUMENTS, Order,
     Query,
@@ -96,6 +99,7 @@ use state::State;
 use tenant::TenantInner;
 
 use crate::error::{StoreError, StoreResult};
+use crate::provider::combined::{ARRIVING_KEY, MOVED_KEY};
 use crate::provider::{
     Batch, CommitError, Direction, Head, KeyRange, Keyspace, Provider, ProviderError, Snapshot,
     TenantStore,
@@ -202,6 +206,7 @@ struct EngineInner {
     closed: AtomicU64,
     /// What closed tenants counted.
     past: Mutex<EngineMetrics>,
+    moves: moving::Moves,
 }
 
 /// Many tenants over one provider. Cheap to clone.
@@ -241,6 +246,7 @@ impl Engine {
                 opened: AtomicU64::new(0),
                 closed: AtomicU64::new(0),
                 past: Mutex::new(EngineMetrics::default()),
+                moves: moving::Moves::default(),
             }),
         }
     }
@@ -273,6 +279,8 @@ impl Engine {
     }
 
     async fn delete_in_turn(&self, tenant: &TenantId) -> StoreResult<()> {
+        // Not within the gate, which the end of a move passes too. One that begins after this finds the tenant gone.
+        self.end_move(tenant).await;
         let gate = self.gate(tenant);
         let _held = gate.lock().await;
         if !self.inner.provider.contains(tenant).await? {
@@ -558,7 +566,15 @@ pub(crate) struct Loaded {
     pub(crate) floor: Floor,
     /// `None` for a tenant that was never opened.
     pub(crate) cursor_key: Option<CursorKey>,
-    restoring: bool,
+    /// It is not, or not yet, to be used.
+    unfinished: Option<Unready>,
+}
+
+/// Why a tenant is not to be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unready {
+    Restoring,
+    Arriving,
 }
 
 impl Loaded {
@@ -568,14 +584,21 @@ impl Loaded {
     /// `Corrupt`; the provider's failure.
     pub(crate) async fn read(snapshot: &mut dyn Snapshot) -> StoreResult<Loaded> {
         let head = snapshot.head().await?;
-        let rows = snapshot
-            .get_many(
-                Keyspace::Meta,
-                &[CURSOR_KEY, FLOOR_KEY, COUNTERS_KEY, RESTORING_KEY],
-            )
-            .await?;
-        let [cursor_key, floor, counters, restoring] =
-            <[Option<Bytes>; 4]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+        let keys = [
+            CURSOR_KEY,
+            FLOOR_KEY,
+            COUNTERS_KEY,
+            RESTORING_KEY,
+            ARRIVING_KEY,
+        ];
+        let rows = snapshot.get_many(Keyspace::Meta, &keys).await?;
+        let [cursor_key, floor, counters, restoring, arriving] =
+            <[Option<Bytes>; 5]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+        let unfinished = match (restoring, arriving) {
+            (Some(_), _) => Some(Unready::Restoring),
+            (None, Some(_)) => Some(Unready::Arriving),
+            (None, None) => None,
+        };
         let mut catalog = Catalog::default();
         catalog.apply(COUNTERS_KEY, counters.as_deref())?;
         let mut range = KeyRange::prefix(TABLE_PREFIX);
@@ -606,7 +629,7 @@ impl Loaded {
             log_offset,
             floor,
             cursor_key: cursor_key.transpose()?,
-            restoring: restoring.is_some(),
+            unfinished,
         })
     }
 }
@@ -619,11 +642,23 @@ async fn load(
     unfinished: Unfinished,
 ) -> StoreResult<TenantInner> {
     let mut snapshot = store.snapshot().await?;
+    // Before anything else is looked at: its head is none that a log leads to.
+    let moved = snapshot.get_many(Keyspace::Meta, &[MOVED_KEY]).await?;
+    if let Some(to) = moved.into_iter().next().flatten() {
+        return Err(StoreError::TenantMoved {
+            tenant: tenant.clone(),
+            to: String::from_utf8_lossy(&to).into_owned(),
+        });
+    }
     let loaded = Loaded::read(&mut *snapshot).await?;
     drop(snapshot);
-    if loaded.restoring && unfinished == Unfinished::Refused {
-        return Err(StoreError::RestoreUnfinished {
-            tenant: tenant.clone(),
+    if unfinished == Unfinished::Refused
+        && let Some(unready) = loaded.unfinished
+    {
+        let tenant = tenant.clone();
+        return Err(match unready {
+            Unready::Restoring => StoreError::RestoreUnfinished { tenant },
+            Unready::Arriving => StoreError::TenantArriving { tenant },
         });
     }
     let cursor_key = match loaded.cursor_key {

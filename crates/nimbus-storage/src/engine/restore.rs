@@ -17,20 +17,23 @@ use super::exec::parse;
 use super::log::{FLOOR_KEY, Floor};
 use super::rowcheck::RowCheck;
 use super::tenant::Tenant;
-use super::{Engine, RESTORING_KEY, Unfinished, index, load};
+use super::{Engine, EngineShared, RESTORING_KEY, Unfinished, index, load};
 use crate::error::{StoreError, StoreResult};
-use crate::provider::{Batch, CommitError, Head, Keyspace, ProviderError, SCAN_BYTES, TenantStore};
+use crate::provider::{
+    Batch, CommitError, Head, Keyspace, Provider, ProviderError, SCAN_BYTES, TenantStore,
+};
 
 /// Rows of one commit, index entries included.
 const BATCH_ROWS: usize = if cfg!(test) { 8 } else { 4_096 };
 
 /// A tenant that is being restored. Dropped before its end, it stays marked.
 pub(crate) struct Restore {
-    engine: Engine,
+    provider: Arc<dyn Provider>,
+    shared: Arc<EngineShared>,
     tenant: TenantId,
     store: Arc<dyn TenantStore>,
     /// Nobody else opens, deletes or creates the tenant meanwhile.
-    _gate: OwnedMutexGuard<()>,
+    _gate: Option<OwnedMutexGuard<()>>,
     head: Head,
     check: RowCheck,
     writes: BTreeMap<(Keyspace, Vec<u8>), Option<Bytes>>,
@@ -50,35 +53,12 @@ impl Engine {
     ) -> StoreResult<Restore> {
         self.refuse_when_closing()?;
         let gate = self.gate(tenant).lock_owned().await;
-        let provider = self.provider();
+        let provider = self.provider().clone();
         provider.create_marked(tenant, RESTORING_KEY).await?;
-        let begun = async {
-            let store = provider.open(tenant).await?;
-            let floor_row = (Keyspace::Meta, FLOOR_KEY.to_vec());
-            if floor != Floor::default() {
-                let writes = BTreeMap::from([(floor_row, Some(floor.encode()?))]);
-                write(&*store, Head::EMPTY, Head::EMPTY, writes).await?;
-            }
-            Ok(store)
-        };
-        match begun.await {
-            Ok(store) => Ok(Restore {
-                engine: self.clone(),
-                tenant: tenant.clone(),
-                store,
-                _gate: gate,
-                head,
-                check: RowCheck::new(head, floor),
-                writes: BTreeMap::new(),
-                bytes: 0,
-            }),
-            Err(error) => {
-                if let Err(left) = provider.delete(tenant).await {
-                    tracing::warn!(%tenant, error = %left, "what a failed restore made is left");
-                }
-                Err(error)
-            }
-        }
+        let shared = self.inner.shared.clone();
+        let mut restore = Restore::begin(provider, shared, tenant, (head, floor)).await?;
+        restore._gate = Some(gate);
+        Ok(restore)
     }
 
     /// Whether a restore of the tenant was begun and not finished.
@@ -121,6 +101,46 @@ impl Engine {
 }
 
 impl Restore {
+    /// Begins to fill a tenant that was created with a mark, or removes it again.
+    ///
+    /// # Errors
+    /// The provider's failure.
+    pub(crate) async fn begin(
+        provider: Arc<dyn Provider>,
+        shared: Arc<EngineShared>,
+        tenant: &TenantId,
+        (head, floor): (Head, Floor),
+    ) -> StoreResult<Restore> {
+        let begun = async {
+            let store = provider.open(tenant).await?;
+            let floor_row = (Keyspace::Meta, FLOOR_KEY.to_vec());
+            if floor != Floor::default() {
+                let writes = BTreeMap::from([(floor_row, Some(floor.encode()?))]);
+                write(&*store, Head::EMPTY, Head::EMPTY, writes).await?;
+            }
+            Ok(store)
+        };
+        match begun.await {
+            Ok(store) => Ok(Restore {
+                provider,
+                shared,
+                tenant: tenant.clone(),
+                store,
+                _gate: None,
+                head,
+                check: RowCheck::new(head, floor),
+                writes: BTreeMap::new(),
+                bytes: 0,
+            }),
+            Err(error) => {
+                if let Err(left) = provider.delete(tenant).await {
+                    tracing::warn!(%tenant, error = %left, "what a failed restore made is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Takes the next row of the archive.
     ///
     /// # Errors
@@ -181,8 +201,7 @@ impl Restore {
         self.check.end()?;
         self.flush().await?;
         write(&*self.store, Head::EMPTY, self.head, BTreeMap::new()).await?;
-        let shared = self.engine.inner.shared.clone();
-        let store = self.store.clone();
+        let (store, shared) = (self.store.clone(), self.shared.clone());
         let inner = load(&self.tenant, store, shared, Unfinished::Allowed).await?;
         let report = Tenant::hold(Arc::new(inner)).consistency().await?;
         if let Some(found) = report.mismatches.first() {
@@ -203,11 +222,11 @@ impl Restore {
         if let Err(error) = self.store.close().await {
             tracing::warn!(tenant = %self.tenant, %error, "closing what a failed restore made");
         }
-        Ok(self.engine.provider().delete(&self.tenant).await?)
+        Ok(self.provider.delete(&self.tenant).await?)
     }
 }
 
-async fn write(
+pub(super) async fn write(
     store: &dyn TenantStore,
     expected: Head,
     head: Head,

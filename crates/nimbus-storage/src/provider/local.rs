@@ -65,6 +65,26 @@ pub(super) enum Beside {
     Manifest,
 }
 
+/// What a tenant is created for.
+#[derive(Clone, Copy)]
+pub(super) enum NewTenant {
+    /// To be used.
+    Plain,
+    /// See [`super::Provider::create_marked`].
+    Marked(&'static [u8]),
+    /// See [`super::Provider::create_arriving`].
+    Arriving(&'static [u8]),
+}
+
+impl NewTenant {
+    fn mark(self) -> Option<&'static [u8]> {
+        match self {
+            NewTenant::Plain => None,
+            NewTenant::Marked(mark) | NewTenant::Arriving(mark) => Some(mark),
+        }
+    }
+}
+
 /// The tenants in one directory.
 pub(super) struct Local<F> {
     pub(super) dir: PathBuf,
@@ -114,7 +134,7 @@ impl<F: Family> Local<F> {
                 TenantState::Creating => self.undo_interrupted(&tenant)?,
                 TenantState::Deleting => {
                     self.remove_files(&self.all_paths(&tenant))?;
-                    self.control.remove(&tenant)?;
+                    self.control.remove(&tenant, F::NAME)?;
                     tracing::info!(%tenant, "finished an interrupted deletion");
                 }
             }
@@ -141,7 +161,7 @@ impl<F: Family> Local<F> {
             }
             Err(e) => return Err(e),
         }
-        self.control.remove(tenant).map(drop)
+        self.control.remove(tenant, F::NAME).map(drop)
     }
 
     fn path(&self, tenant: &TenantId) -> PathBuf {
@@ -162,28 +182,34 @@ impl<F: Family> Local<F> {
         all.map(|path| path.display().to_string()).collect()
     }
 
-    /// With a `mark`, that of [`super::Provider::create_marked`]. On a thread for blocking work.
-    fn create(&self, tenant: &TenantId, mark: Option<&[u8]>) -> ProviderResult<()> {
+    /// On a thread for blocking work.
+    fn create(&self, tenant: &TenantId, kind: NewTenant) -> ProviderResult<()> {
         // Before the registry knows the tenant: after a crash, whatever lies under a name that
         // is being created counts as ours. A left-over log or journal would be replayed into
         // the new file, so those count as well.
         if let Err(e) = self.refuse_existing(tenant) {
             // The entry comes before the file, so a file made by someone at the same time shows;
             // and on a disk that ignores case the file may be that of another tenant.
-            self.control.check_free(tenant, F::NAME, self.distinct)?;
+            if !matches!(kind, NewTenant::Arriving(_)) {
+                self.control.check_free(tenant, F::NAME, self.distinct)?;
+            }
             return Err(e);
         }
-        self.control
-            .register(tenant, F::NAME, self.distinct, TenantState::Creating)?;
+        let register = match kind {
+            NewTenant::Arriving(_) => ControlDb::register_moving,
+            NewTenant::Plain | NewTenant::Marked(_) => ControlDb::register,
+        };
+        let begun = TenantState::Creating;
+        register(&self.control, tenant, F::NAME, self.distinct, begun)?;
         let mut ours = Vec::new();
         let made = self.make(tenant, &mut ours);
-        if let Err(e) = made.and_then(|()| self.mark(tenant, mark)) {
+        if let Err(e) = made.and_then(|()| self.mark(tenant, kind.mark())) {
             let e = self.explain(e);
             self.undo_create(tenant, &ours);
             return Err(e);
         }
         self.control
-            .put_state(tenant, TenantState::Ready)
+            .put_state(tenant, F::NAME, TenantState::Ready)
             .map_err(|e| self.undo_ready(tenant, &ours, e))
     }
 
@@ -207,7 +233,10 @@ impl<F: Family> Local<F> {
         ours: &[PathBuf],
         cause: ProviderError,
     ) -> ProviderError {
-        match self.control.put_state(tenant, TenantState::Creating) {
+        match self
+            .control
+            .put_state(tenant, F::NAME, TenantState::Creating)
+        {
             Ok(()) => {
                 self.undo_create(tenant, ours);
                 cause
@@ -236,7 +265,7 @@ impl<F: Family> Local<F> {
     fn undo_create(&self, tenant: &TenantId, ours: &[PathBuf]) {
         let newest_first: Vec<_> = ours.iter().rev().cloned().collect();
         let undone = self.remove_files(&newest_first);
-        if let Err(e) = undone.and_then(|()| self.control.remove(tenant)) {
+        if let Err(e) = undone.and_then(|()| self.control.remove(tenant, F::NAME)) {
             tracing::warn!(%tenant, error = %e, "undoing a failed creation is left to the next start");
         }
     }
@@ -250,16 +279,17 @@ impl<F: Family> Local<F> {
     }
 
     fn delete(&self, tenant: &TenantId) -> ProviderResult<()> {
-        match self.control.get(tenant) {
-            Some(e) if e.provider == F::NAME && e.state == TenantState::Ready => {
-                self.control.put_state(tenant, TenantState::Deleting)?;
+        match self.control.get_of(tenant, F::NAME).map(|e| e.state) {
+            Some(TenantState::Ready) => {
+                self.control
+                    .put_state(tenant, F::NAME, TenantState::Deleting)?;
             }
             // A deletion that failed half-way can be tried again without a restart.
-            Some(e) if e.provider == F::NAME && e.state == TenantState::Deleting => {}
+            Some(TenantState::Deleting) => {}
             _ => return Err(not_found(tenant)),
         }
         self.remove_files(&self.all_paths(tenant))?;
-        self.control.remove(tenant).map(drop)
+        self.control.remove(tenant, F::NAME).map(drop)
     }
 
     /// Removes names, durably.

@@ -5,6 +5,7 @@
 //! are engine code, written once above these traits. Run [`crate::conformance`] against
 //! an implementation before trusting it.
 
+pub mod combined;
 mod error;
 #[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
 #[cfg_attr(
@@ -271,6 +272,24 @@ pub trait Provider: Send + Sync + 'static {
             }
             marked
         })
+    }
+
+    /// As [`Provider::create_marked`], for a tenant that is moved here and is still registered with the provider
+    /// that it comes from, which may keep its registry in the same place.
+    ///
+    /// # Errors
+    /// As [`Provider::create`].
+    fn create_arriving<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        self.create_marked(tenant, mark)
+    }
+
+    /// The providers that this one is put together from; `None` for one that keeps tenants itself.
+    fn combined(&self) -> Option<&combined::CombinedProvider> {
+        None
     }
 
     /// Opens a registered namespace.

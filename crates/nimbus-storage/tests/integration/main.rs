@@ -9,6 +9,7 @@ mod libsql_conformance;
 mod libsql_servers;
 mod local_fixture;
 mod memory_conformance;
+mod moving;
 #[cfg(feature = "mysql")]
 mod mysql_conformance;
 #[cfg(feature = "mysql")]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
 
-use super::{Family, Local};
+use super::{Family, Local, NewTenant};
 use crate::provider::{Provider, ProviderError, ProviderResult, TenantStore};
 
 /// A provider that is nothing but the tenants in one directory.
@@ -25,7 +25,9 @@ impl<E: Embedded> Provider for E {
     }
 
     fn create<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        run(self, tenant, |local, tenant| local.create(tenant, None))
+        run(self, tenant, |local, tenant| {
+            local.create(tenant, NewTenant::Plain)
+        })
     }
 
     fn create_marked<'a>(
@@ -33,8 +35,18 @@ impl<E: Embedded> Provider for E {
         tenant: &'a TenantId,
         mark: &'static [u8],
     ) -> BoxFuture<'a, ProviderResult<()>> {
-        run(self, tenant, |local, tenant| {
-            local.create(tenant, Some(mark))
+        run(self, tenant, move |local, tenant| {
+            local.create(tenant, NewTenant::Marked(mark))
+        })
+    }
+
+    fn create_arriving<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        mark: &'static [u8],
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        run(self, tenant, move |local, tenant| {
+            local.create(tenant, NewTenant::Arriving(mark))
         })
     }
 

@@ -115,7 +115,9 @@ async fn an_interrupted_creation_waits_for_its_key() {
         let provider = home.provider(Arc::clone(&control));
         provider.create(&tenant()).await.unwrap();
         drop(provider);
-        control.put_state(&tenant(), TenantState::Creating).unwrap();
+        control
+            .put_state(&tenant(), name, TenantState::Creating)
+            .unwrap();
         let before = home.names();
         assert_eq!(before.len(), 2, "{before:?}");
 
@@ -164,7 +166,9 @@ async fn a_marked_tenant_has_its_mark_from_the_beginning() {
         store.close().await.unwrap();
         drop(provider);
 
-        control.put_state(&tenant(), TenantState::Creating).unwrap();
+        control
+            .put_state(&tenant(), name, TenantState::Creating)
+            .unwrap();
         drop(home.provider(Arc::clone(&control)));
         assert_eq!(home.names(), [] as [&str; 0], "{name}");
         assert_eq!(control.entries(), []);

@@ -26,7 +26,7 @@ mod queries;
 mod schemas;
 pub mod servers;
 mod stage;
-mod support;
+pub mod support;
 mod tenants;
 mod transactions;
 mod wakes;

@@ -126,7 +126,7 @@ async fn an_interrupted_deletion_is_finished() {
             drop(provider);
             let control = home.control();
             control
-                .put_state(&tenant("t"), TenantState::Deleting)
+                .put_state(&tenant("t"), NAME, TenantState::Deleting)
                 .unwrap();
             drop(control);
             for name in home.files_of(&["t"]) {

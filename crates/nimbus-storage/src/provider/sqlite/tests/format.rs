@@ -224,7 +224,7 @@ async fn damage_inside_the_file_is_reported() {
     drop(snapshot);
     store.close().await.unwrap();
     // And a file like that is not adopted.
-    provider.inner.control.remove(&tenant("t")).unwrap();
+    provider.inner.control.remove(&tenant("t"), NAME).unwrap();
     assert!(is_corrupt(&provider.adopt(&tenant("t")).await));
     assert!(!provider.contains(&tenant("t")).await.unwrap());
 }

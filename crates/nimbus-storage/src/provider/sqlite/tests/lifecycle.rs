@@ -114,7 +114,7 @@ async fn an_interrupted_deletion_is_finished() {
         provider.create(&tenant("other")).await.unwrap();
         drop(provider);
         home.control()
-            .put_state(&tenant("t"), TenantState::Deleting)
+            .put_state(&tenant("t"), NAME, TenantState::Deleting)
             .unwrap();
         std::fs::remove_file(home.path("t.sqlite3")).unwrap();
         for name in left {
