@@ -11,6 +11,7 @@ use nimbus_core::{TableName, TenantId};
 use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
 use crate::functions::RuntimeArgs;
+use crate::policy::PolicyCommand;
 
 /// Many isolated tenants behind one server.
 #[derive(Debug, Parser)]
@@ -59,6 +60,9 @@ pub(crate) enum Command {
     /// Create, list and revoke the keys of a tenant: credentials that open nothing else.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Review policy files offline: validate, explain, prove, diff.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Create, list, delete, adopt and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),
