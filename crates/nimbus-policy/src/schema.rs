@@ -470,3 +470,67 @@ fn without_null(schema: &mut Schema) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::problem::{Code, Problems};
+    use crate::source::Source;
+    use crate::yaml::{Kind, Node};
+
+    /// The file as an editor's checker sees it.
+    fn value(node: &Node) -> Value {
+        match &node.kind {
+            Kind::Scalar { text, plain: true } => {
+                serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())
+            }
+            Kind::Scalar { text, .. } => text.as_str().into(),
+            Kind::List(items) => items.iter().map(value).collect(),
+            Kind::Map(entries) => entries
+                .iter()
+                .map(|(key, node)| (key.text.clone(), value(node)))
+                .collect(),
+        }
+    }
+
+    /// Faults that types alone tell.
+    const OF_TYPES: [Code; 5] = [
+        Code::UnknownKey,
+        Code::MissingKey,
+        Code::UnknownValue,
+        Code::BadVersion,
+        Code::WrongType,
+    ];
+
+    #[test]
+    fn editors_take_what_the_program_takes_and_refuse_what_types_tell() {
+        let validator = jsonschema::validator_for(&policy_schema()).unwrap();
+        let (mut taken, mut refused) = (0, 0);
+        for entry in fs::read_dir("tests/policy/files").unwrap() {
+            let path = entry.unwrap().path();
+            let source = Source::read(&path).unwrap();
+            let Some(node) = crate::yaml::parse(&source, &mut Problems::default()) else {
+                continue;
+            };
+            let codes = match crate::compile(&source) {
+                Ok(_) => Vec::new(),
+                Err(invalid) => invalid.codes(),
+            };
+            let valid = validator.is_valid(&value(&node));
+            if codes.is_empty() {
+                assert!(valid, "{}", path.display());
+                taken += 1;
+            // A sandbox that a kind needs is a missing key by a rule, not by a type.
+            } else if codes.iter().all(|code| OF_TYPES.contains(code))
+                && !path.to_string_lossy().contains("bad-sandbox")
+            {
+                assert!(!valid, "{}", path.display());
+                refused += 1;
+            }
+        }
+        assert!(taken >= 40 && refused >= 6, "{taken} {refused}");
+    }
+}

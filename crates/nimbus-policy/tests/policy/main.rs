@@ -6,4 +6,5 @@ mod bad_input;
 mod golden;
 mod model;
 mod properties;
+mod reference;
 mod schemas;
