@@ -321,16 +321,17 @@ fn trace(decision: &Decision) -> Vec<TraceReport> {
         format!("tenants are kept apart as in {}", decision.isolation),
         NotYet,
     );
-    add(
-        "runtime",
-        format!("the programming interface is {}", decision.profile),
-        NotYet,
-    );
     let admission = decision.admission();
-    let elsewhere = match admission {
+    // What runs elsewhere is out of this server's hands, whatever it is granted.
+    let run = match admission {
         Admission::InProcess => NotYet,
         Admission::Route { .. } => NotEnforcedHere,
     };
+    add(
+        "runtime",
+        format!("the programming interface is {}", decision.profile),
+        run,
+    );
     let routed = match admission {
         Admission::InProcess => "admitted to the server's process".to_owned(),
         Admission::Route { tier, reason } => format!("belongs to {tier}, since {reason}"),
@@ -338,7 +339,7 @@ fn trace(decision: &Decision) -> Vec<TraceReport> {
     add(
         "runtime",
         format!("the tier is {}: {routed}", decision.tier),
-        elsewhere,
+        run,
     );
     if let Some(sandbox) = &decision.sandbox {
         add(
@@ -361,11 +362,11 @@ fn trace(decision: &Decision) -> Vec<TraceReport> {
         add(
             "egress",
             "no outbound connection is allowed".to_owned(),
-            NotYet,
+            run,
         );
     }
     for rule in decision.egress.rules() {
-        add("egress", egress_line(rule), NotYet);
+        add("egress", egress_line(rule), run);
     }
     add(
         "storage",
@@ -387,7 +388,7 @@ fn trace(decision: &Decision) -> Vec<TraceReport> {
         1 => "may read 1 secret".to_owned(),
         count => format!("may read {count} secrets"),
     };
-    add("secrets", secrets, NotYet);
+    add("secrets", secrets, run);
     if let Some(image) = &decision.image {
         image_lines(image, |text| add("image", text, NotEnforcedHere));
     }

@@ -40,7 +40,7 @@ pub(super) fn explain(policy: &Policy, report: &ExplainReport) -> String {
     let _ = writeln!(
         out,
         "\n[{}] this version of the server reads no policy files\n\
-         [{}] this server has no such thing; whoever runs it must see to it",
+         [{}] this server has no such thing, or the workload runs elsewhere; whoever runs it must see to it",
         Enforcement::NotYet.text(),
         Enforcement::NotEnforcedHere.text(),
     );
