@@ -1,7 +1,7 @@
 //! `nimbus-bench`: measures the Nimbus server against the goals of design section 8, with the
 //! baselines in the same run.
 //!
-//! It drives the real binary from outside; rows about the storage engine alone link it. It must
+//! It drives the real binary from outside; rows about the storage engine or policies alone link them. It must
 //! not be linked by anything.
 
 // A program: standard output and standard error are its interface.
@@ -80,7 +80,7 @@ struct RunArgs {
     /// Run everything once and briefly, to see that it works
     #[arg(long)]
     quick: bool,
-    /// Rows to measure, separated by commas: inserts, reads, contention, fanout, tenants, scan, functions
+    /// Rows to measure, separated by commas: inserts, reads, contention, fanout, tenants, scan, functions, policies
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds of each comparison

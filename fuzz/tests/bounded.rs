@@ -135,6 +135,7 @@ targets!(
     json_value,
     key,
     manifest,
+    policy,
     query,
     sealed_stream,
     subject,

@@ -7,6 +7,7 @@ pub(crate) mod fanout;
 pub(crate) mod functions;
 pub(crate) mod inserts;
 pub(crate) mod pages;
+pub(crate) mod policies;
 pub(crate) mod postgres;
 pub(crate) mod reads;
 pub(crate) mod scan;
@@ -28,7 +29,7 @@ use crate::report::Line;
 pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Vec<Line>>);
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Row; 10] = [
+pub(crate) const ALL: [Row; 11] = [
     ("inserts", inserts::run),
     ("reads", reads::run),
     ("sqlcipher", sqlcipher::run),
@@ -38,6 +39,7 @@ pub(crate) const ALL: [Row; 10] = [
     ("tenants", tenants::run),
     ("scan", scan::run),
     ("functions", functions::run),
+    ("policies", policies::run),
     ("postgres", postgres::run),
 ];
 

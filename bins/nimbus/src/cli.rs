@@ -11,6 +11,7 @@ use nimbus_core::{TableName, TenantId};
 use crate::deploy::cli::{DeployArgs, DeploymentsCommand, EnvCommand, KeysCommand};
 use crate::encryption::cli::EncryptionCommand;
 use crate::functions::RuntimeArgs;
+use crate::policy::PolicyCommand;
 use crate::settings::ProviderName;
 
 /// Many isolated tenants behind one server.
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// Create, list and revoke the keys of a tenant: credentials that open nothing else.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Review policy files offline: validate, explain, prove, diff.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Create, list, delete, adopt and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),

@@ -1,7 +1,7 @@
 //! The `nimbus` program: reads its command line and hands over to a room per command.
 //!
 //! No logic of its own: settings are resolved in `settings`, the server is wired in `start`.
-//! Exit codes: 0 success, 1 failure, 2 wrong usage.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage; `nimbus policy` has more of its own.
 
 mod anchors;
 mod audit;
@@ -19,6 +19,7 @@ mod local;
 mod memory;
 mod output;
 mod place;
+mod policy;
 mod progress;
 mod remote;
 mod settings;
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(policy::Ended(code)) = error.downcast_ref() {
+                return ExitCode::from(*code);
+            }
             let _ = writeln!(std::io::stderr(), "error: {}", told(&error));
             match error.downcast_ref::<settings::UsageError>() {
                 Some(_) => ExitCode::from(2),
@@ -99,6 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Export(args) => bulk::export(args),
         Command::Import(args) => bulk::import(args),
         Command::Keys(command) => deploy::keys(command),
+        Command::Policy(command) => policy::run(command),
         Command::Tenants(command) => tenants::run(command),
         Command::Completions { shell } => {
             let mut out = Vec::new();

@@ -9,6 +9,7 @@ pub mod id;
 pub mod json_value;
 pub mod key;
 pub mod manifest;
+pub mod policy;
 pub mod query;
 pub mod sealed_stream;
 pub mod subject;
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     Target {
         name: "audit_line",
         check: audit_line::check,
@@ -72,6 +73,11 @@ pub const ALL: [Target; 14] = [
         name: "manifest",
         check: manifest::check,
         words: manifest::WORDS,
+    },
+    Target {
+        name: "policy",
+        check: policy::check,
+        words: policy::WORDS,
     },
     Target {
         name: "query",

@@ -37,6 +37,23 @@ fn the_token_is_rotated_and_shown() {
 }
 
 #[test]
+fn policy_files_are_reviewed_without_a_server() {
+    let home = Home::new();
+    let files = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cli/policy");
+    Transcript::open("policy", &home)
+        .word("files", text(&files))
+        .play();
+    let changed = text(files.join("changed.policy.yaml"));
+    let sarif = home
+        .run(["policy", "prove", "-f", "sarif", "--file", &changed])
+        .expect(4);
+    let log: serde_json::Value = serde_json::from_str(&sarif.stdout).unwrap();
+    assert_eq!(log["version"], "2.1.0");
+    // Nothing was written, nor a server looked for.
+    assert!(!home.data_dir().exists() && !home.token_file().exists());
+}
+
+#[test]
 fn tenants_are_managed_without_a_server() {
     let mut server = Server::start(Options::new());
     assert!(server.terminate().success());

@@ -23,10 +23,15 @@ const EDGES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("nimbus-auth", &["nimbus-core"]),
-    // Rows about the storage engine alone link it; everything else is driven from outside.
+    // Rows about the storage engine or policies alone link them; everything else is driven from outside.
     (
         "nimbus-bench",
-        &["nimbus-crypto", "nimbus-libsql-primary", "nimbus-storage"],
+        &[
+            "nimbus-crypto",
+            "nimbus-libsql-primary",
+            "nimbus-policy",
+            "nimbus-storage",
+        ],
     ),
     ("nimbus-core", &[]),
     ("nimbus-crypto", &[]),
@@ -40,6 +45,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "nimbus-core",
             "nimbus-crypto",
             "nimbus-http",
+            "nimbus-policy",
             "nimbus-storage",
         ],
     ),

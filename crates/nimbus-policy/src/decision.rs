@@ -1,0 +1,432 @@
+//! A compiled policy: one decision for each workload, in the one form that its content has.
+//!
+//! Knows no YAML and no commands. Everything that no decision depends on (comments, order, formatting, names of
+//! people) is gone, so two files that say the same give the same ids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::Timestamp;
+use nimbus_core::TenantId;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::egress::{Egress, EgressRule};
+use crate::host::Host;
+use crate::schema::{
+    EndpointProtocol, IsolationMode, RuntimeProfile, RuntimeTier, SandboxBackend, WorkloadKind,
+};
+use crate::source::Place;
+
+/// Names the form that ids are computed over; a change of the form changes the name.
+const FORM: &str = "nimbus-policy-decision/1";
+
+/// A policy file that is valid, compiled.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) tenant: TenantId,
+    pub(crate) limits: Limits,
+    pub(crate) acceptances: Vec<Acceptance>,
+    /// By key.
+    pub(crate) decisions: Vec<Decision>,
+    /// Where things stand in the file: `workload key`, or that with a family and a name.
+    pub(crate) places: BTreeMap<(String, &'static str, String), Place>,
+    pub(crate) file: String,
+}
+
+impl Policy {
+    /// The tenant that the policy is for.
+    #[must_use]
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// One decision for each workload, in the order of their keys.
+    #[must_use]
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// The decision of a workload, such as `runtime_function` and `messages:send`.
+    #[must_use]
+    pub fn decision(&self, kind: WorkloadKind, name: &str) -> Option<&Decision> {
+        let found = |decision: &&Decision| decision.kind == kind && decision.name == name;
+        self.decisions.iter().find(found)
+    }
+
+    /// Line and column of something of a workload; of the workload, if it has no place of its own.
+    pub(crate) fn place(&self, workload: &str, family: &'static str, name: &str) -> Place {
+        let key = (workload.to_owned(), family, name.to_owned());
+        let whole = (workload.to_owned(), "", String::new());
+        let found = self.places.get(&key).or_else(|| self.places.get(&whole));
+        found.copied().unwrap_or(Place { line: 1, column: 1 })
+    }
+}
+
+/// Most warm instances of the tenant; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) max_total_warm: Option<u32>,
+    pub(crate) max_min_warm_total: Option<u32>,
+    pub(crate) max_warm_per_function: Option<u32>,
+    pub(crate) live_scaling_forbidden: bool,
+}
+
+/// An advisory that someone accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Acceptance {
+    pub(crate) advisory_id: String,
+    pub(crate) approved_by: String,
+    pub(crate) reason: String,
+    pub(crate) expires: Option<Expiry>,
+    pub(crate) place: Place,
+}
+
+/// When an acceptance ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// As it was written.
+    pub(crate) text: String,
+    /// The first moment at which it does not count.
+    pub(crate) ends: Timestamp,
+}
+
+/// The id of a decision: `tid_` and the SHA-256 of its canonical form in lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DecisionId(String);
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What one workload may do.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub(crate) id: DecisionId,
+    pub(crate) key: String,
+    pub(crate) tenant: TenantId,
+    pub(crate) kind: WorkloadKind,
+    pub(crate) name: String,
+    pub(crate) isolation: IsolationMode,
+    pub(crate) profile: RuntimeProfile,
+    pub(crate) tier: RuntimeTier,
+    pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) services: BTreeSet<String>,
+    /// By service and name.
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) egress: Egress,
+    pub(crate) volumes: BTreeSet<String>,
+    pub(crate) image: Option<Image>,
+    pub(crate) secrets: BTreeSet<SecretHandle>,
+    pub(crate) charge: Charge,
+    pub(crate) scaling: Scaling,
+    pub(crate) redactions: BTreeSet<String>,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    pub(crate) backend: Option<SandboxBackend>,
+    pub(crate) id: Option<String>,
+}
+
+/// An endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) service: String,
+    pub(crate) name: String,
+    pub(crate) protocol: EndpointProtocol,
+    pub(crate) host: Host,
+    pub(crate) host_port: u16,
+    pub(crate) guest_port: Option<u16>,
+}
+
+/// What an image must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) reference: Option<String>,
+    /// Any if there are none.
+    pub(crate) allowed_registries: BTreeSet<String>,
+    /// Issuer and subject.
+    pub(crate) signature: Option<(String, String)>,
+    pub(crate) provenance: Option<Provenance>,
+    pub(crate) sbom_required: bool,
+    pub(crate) allow_local_build: bool,
+}
+
+/// How an image must have been built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Provenance {
+    pub(crate) builder_id: String,
+    pub(crate) source_uri: Option<String>,
+    pub(crate) predicates: BTreeSet<String>,
+}
+
+/// What sandboxes may take up; `None` is not granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub(crate) active_sandboxes: Option<u64>,
+    pub(crate) vcpus: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
+    pub(crate) log_bytes: Option<u64>,
+}
+
+/// Warm instances; `None` is not granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scaling {
+    pub(crate) max_warm: Option<u32>,
+    pub(crate) max_min_warm: Option<u32>,
+    pub(crate) allow_live_scaling: bool,
+}
+
+/// The name of a secret. It is counted and compared, and shown nowhere: handles tell what a tenant has, and one may
+/// have been written as the secret itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SecretHandle(String);
+
+impl SecretHandle {
+    pub(crate) fn new(text: String) -> SecretHandle {
+        SecretHandle(text)
+    }
+
+    /// The text, for comparing and hashing only.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHandle(..)")
+    }
+}
+
+/// Whether a workload can run in the server's own process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It can.
+    InProcess,
+    /// It belongs elsewhere.
+    Route {
+        tier: RuntimeTier,
+        reason: &'static str,
+    },
+}
+
+impl Decision {
+    /// The id of the decision, which is the same for every file that says the same about the workload.
+    #[must_use]
+    pub fn id(&self) -> &DecisionId {
+        &self.id
+    }
+
+    /// `<kind>/<name>`.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The outbound connections that it may make.
+    #[must_use]
+    pub fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
+    /// Whether it may read the secret behind this handle.
+    #[must_use]
+    pub fn may_read_secret(&self, handle: &str) -> bool {
+        self.secrets
+            .iter()
+            .any(|granted| granted.expose() == handle)
+    }
+
+    /// Whether it can run in the server's process.
+    pub(crate) fn admission(&self) -> Admission {
+        if matches!(
+            self.tier,
+            RuntimeTier::MicrovmService | RuntimeTier::WasmCapabilitySandbox
+        ) {
+            return Admission::Route {
+                tier: self.tier,
+                reason: "the workload asks for that tier",
+            };
+        }
+        let tier = RuntimeTier::MicrovmService;
+        if self.kind == WorkloadKind::SandboxService {
+            let reason = "a sandbox service runs in a sandbox of its own";
+            return Admission::Route { tier, reason };
+        }
+        let internal = self
+            .egress
+            .rules()
+            .iter()
+            .any(|rule| rule.allow_internal_ips);
+        let untrusted = self.tier == RuntimeTier::InProcessUntrusted;
+        if internal && untrusted && self.isolation == IsolationMode::Production {
+            let reason = "untrusted code in the server's process must not reach internal addresses";
+            return Admission::Route { tier, reason };
+        }
+        Admission::InProcess
+    }
+
+    /// Computes the id from everything else.
+    pub(crate) fn seal(&mut self) {
+        let digest = Sha256::digest(self.canonical().as_bytes());
+        let hex = data_encoding::HEXLOWER.encode(&digest);
+        self.id = DecisionId(format!("tid_{hex}"));
+    }
+
+    /// The canonical form: JSON with keys in order and no white space, sets in order.
+    pub(crate) fn canonical(&self) -> String {
+        let rules: Vec<Value> = self
+            .egress
+            .rules()
+            .iter()
+            .map(EgressRule::canonical)
+            .collect();
+        let endpoints: Vec<Value> = self.endpoints.iter().map(Endpoint::canonical).collect();
+        let secrets: Vec<&str> = self.secrets.iter().map(SecretHandle::expose).collect();
+        canonical(&json!({
+            "form": FORM,
+            "tenant": self.tenant.as_str(),
+            "surface": self.surface(),
+            "authority": self.authority(),
+            // No deployment and no server take part in an offline decision.
+            "deployment": null,
+            "location": null,
+            "workload": {"kind": self.kind.name(), "name": self.name},
+            "isolation": self.isolation.name(),
+            "runtime": {"profile": self.profile.name(), "tier": self.tier.name()},
+            "sandbox": self.sandbox.as_ref().map(|sandbox| json!({
+                "backend": sandbox.backend.map(SandboxBackend::name), "id": sandbox.id,
+            })),
+            "services": self.services,
+            "network": {"endpoints": endpoints, "egress": rules},
+            "storage": {"namespace": self.tenant.as_str()},
+            "volumes": self.volumes,
+            "image": self.image.as_ref().map(Image::canonical),
+            "secrets": secrets,
+            "quotas": {"sandbox_charge": self.charge.canonical(), "runtime_scaling": self.scaling.canonical()},
+            "audit": self.redactions,
+        }))
+    }
+
+    fn surface(&self) -> &'static str {
+        match self.kind {
+            WorkloadKind::RuntimeFunction => "function",
+            WorkloadKind::SandboxService => "sandbox",
+            WorkloadKind::HttpRequest => "http",
+            WorkloadKind::SystemTask => "system",
+        }
+    }
+
+    fn authority(&self) -> &'static str {
+        match self.kind {
+            WorkloadKind::SystemTask => "system",
+            _ => "application",
+        }
+    }
+}
+
+impl EgressRule {
+    pub(crate) fn canonical(&self) -> Value {
+        json!({
+            "name": self.name, "protocol": self.protocol.name(), "host": self.host.to_string(), "port": self.port,
+            "methods": self.methods, "path_prefixes": self.path_prefixes,
+            "allow_internal_ips": self.allow_internal_ips,
+        })
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn canonical(&self) -> Value {
+        json!({
+            "service": self.service, "name": self.name, "protocol": self.protocol.name(),
+            "host": self.host.to_string(), "host_port": self.host_port, "guest_port": self.guest_port,
+        })
+    }
+}
+
+impl Image {
+    fn canonical(&self) -> Value {
+        json!({
+            "reference": self.reference,
+            "allowed_registries": self.allowed_registries,
+            "signature": self.signature.as_ref().map(|(issuer, subject)| json!({"issuer": issuer, "subject": subject})),
+            "provenance": self.provenance.as_ref().map(|provenance| json!({
+                "builder_id": provenance.builder_id, "source_uri": provenance.source_uri,
+                "predicates": provenance.predicates,
+            })),
+            "sbom_required": self.sbom_required,
+            "allow_local_build": self.allow_local_build,
+        })
+    }
+}
+
+impl Charge {
+    /// Name and value of each.
+    pub(crate) fn parts(&self) -> [(&'static str, Option<u64>); 5] {
+        [
+            ("active_sandboxes", self.active_sandboxes),
+            ("vcpus", self.vcpus),
+            ("memory_bytes", self.memory_bytes),
+            ("disk_bytes", self.disk_bytes),
+            ("log_bytes", self.log_bytes),
+        ]
+    }
+
+    fn canonical(&self) -> Value {
+        self.parts()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), json!(value)))
+            .collect()
+    }
+}
+
+impl Scaling {
+    /// Name and value of each number.
+    pub(crate) fn parts(&self) -> [(&'static str, Option<u64>); 2] {
+        [
+            ("max_warm", self.max_warm.map(u64::from)),
+            ("max_min_warm", self.max_min_warm.map(u64::from)),
+        ]
+    }
+
+    fn canonical(&self) -> Value {
+        json!({
+            "max_warm": self.max_warm, "max_min_warm": self.max_min_warm,
+            "allow_live_scaling": self.allow_live_scaling,
+        })
+    }
+}
+
+/// JSON text with the keys of every object in order and no white space.
+pub(crate) fn canonical(value: &Value) -> String {
+    sorted(value).to_string()
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let ordered: BTreeMap<&String, &Value> = map.iter().collect();
+            ordered
+                .into_iter()
+                .map(|(key, value)| (key.clone(), sorted(value)))
+                .collect()
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+impl DecisionId {
+    /// Stands in until [`Decision::seal`].
+    pub(crate) fn none() -> DecisionId {
+        DecisionId(String::new())
+    }
+}
