@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::source::{Source, Span};
-use crate::text::{masked, secret_spans, shown};
+use crate::text::{file_name, masked, secret_spans};
 
 /// Most problems of one file that are told.
 const MOST: usize = 50;
@@ -184,7 +184,7 @@ impl std::error::Error for Invalid {}
 
 impl std::fmt::Display for Invalid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = shown(self.source.name());
+        let name = file_name(self.source.name());
         match self.list.first() {
             Some(first) => {
                 let at = self.source.place(first.span.start);
@@ -211,7 +211,7 @@ impl Invalid {
             Renderer::plain()
         };
         let secrets = secret_spans(self.source.text());
-        let name = shown(self.source.name());
+        let name = file_name(self.source.name());
         let mut out = String::new();
         for problem in self.list.iter().take(MOST) {
             out.push_str(&self.one(problem, &name, &secrets, &renderer));
@@ -275,7 +275,7 @@ impl Invalid {
             ProblemReport {
                 code: problem.code,
                 message: problem.message.clone(),
-                file: shown(self.source.name()),
+                file: file_name(self.source.name()),
                 line: start.line,
                 column: start.column,
                 end_line: end.line,

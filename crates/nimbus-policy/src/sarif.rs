@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::decision::{Acceptance, Policy};
 use crate::prove::{Advisory, Proof, Severity};
 use crate::source::Place;
-use crate::text::shown;
+use crate::text::file_name;
 
 /// The schema that a log names.
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
@@ -49,7 +49,7 @@ const RULES: [(&str, &str, &str); 6] = [
 
 /// The log of one run.
 pub(crate) fn log(policy: &Policy, proof: &Proof<'_>) -> Value {
-    let uri = shown(&policy.file).replace('\\', "/");
+    let uri = file_name(&policy.file).replace('\\', "/");
     let rules: Vec<Value> = RULES
         .iter()
         .map(|(id, name, text)| json!({"id": id, "name": name, "shortDescription": {"text": text}}))

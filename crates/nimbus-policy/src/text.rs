@@ -31,9 +31,14 @@ pub(crate) fn prose(text: &str) -> String {
         .collect()
 }
 
+/// The name of a file, whole.
+pub(crate) fn file_name(name: &str) -> String {
+    name.chars().map(escaped).collect()
+}
+
 /// A path for an error.
 pub(crate) fn shown_path(path: &Path) -> String {
-    path.to_string_lossy().chars().map(escaped).collect()
+    file_name(&path.to_string_lossy())
 }
 
 fn escaped(c: char) -> String {

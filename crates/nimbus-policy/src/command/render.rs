@@ -6,10 +6,10 @@ use crate::decision::{Acceptance, Policy};
 use crate::diff::{Change, ChangeKind, DiffReport};
 use crate::prove::Proof;
 use crate::report::{Enforcement, ExplainReport};
-use crate::text::{prose, shown};
+use crate::text::{file_name, prose};
 
 pub(super) fn validate(policy: &Policy) -> String {
-    let mut out = format!("valid: {}\n", shown(&policy.file));
+    let mut out = format!("valid: {}\n", file_name(&policy.file));
     head(policy, &mut out);
     for decision in &policy.decisions {
         let _ = writeln!(out, "- {} -> {}", decision.key, decision.id);
@@ -61,7 +61,7 @@ pub(super) fn prove(policy: &Policy, proof: &Proof<'_>) -> String {
             advisory.severity,
             advisory.kind,
             advisory.workload,
-            shown(&policy.file),
+            file_name(&policy.file),
             advisory.place.line,
             advisory.place.column,
         );

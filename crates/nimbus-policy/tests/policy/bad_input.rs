@@ -85,3 +85,12 @@ fn a_file_that_is_not_there_could_not_be_read() {
         outcome.stderr
     );
 }
+
+#[test]
+fn a_long_file_name_is_told_whole() {
+    let name = format!("{}policy.yaml", "directory/".repeat(30));
+    let invalid = compile(&Source::new(&name, Vec::new())).unwrap_err();
+    assert!(invalid.render(false).contains(&name));
+    let report = serde_json::to_value(invalid.report()).unwrap();
+    assert_eq!(report["errors"][0]["file"], name);
+}
