@@ -44,6 +44,10 @@ pub async fn hold(engines: &[&Engine]) {
 }
 
 /// Runs and judges one round; how many operations were committed.
+#[allow(
+    clippy::print_stdout,
+    reason = "the figures of a long run, which is watched"
+)]
 async fn round(engines: &[&Engine], seed: u64, wanted: usize, begun: Instant) -> usize {
     let id = name(&format!("lists{seed}"));
     engines[0].create_tenant(&id).await.unwrap();
