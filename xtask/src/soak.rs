@@ -1,11 +1,11 @@
 //! The long forms of suites that CI runs short: `cargo xtask soak <suite>`.
 //! Must not know what a suite does: it hands figures over in the environment, which the tests read.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-use clap::{Args, Subcommand};
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::setup::{self, Scope};
 use crate::shell::{self, Checkout};
@@ -37,6 +37,8 @@ pub(crate) enum Suite {
         #[arg(long, default_value_t = 20)]
         runs: u64,
     },
+    /// List appends and transfers of 64 clients, judged: two servers on each shared provider, one on each local one
+    Histories(Histories),
     /// Crashes of a private Postgres under two servers that are written to
     Restarts {
         /// How many
@@ -59,12 +61,52 @@ pub(crate) struct PowerLoss {
     seed: Option<u64>,
 }
 
+/// How many operations the histories have.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Histories {
+    /// Committed single reads, appends and transfers on each provider
+    #[arg(long, default_value_t = 1_000_000)]
+    operations: u64,
+    /// Where the random choices begin; another one each time unless given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// One provider only
+    #[arg(long, value_enum)]
+    on: Option<On>,
+}
+
+/// A provider that histories run on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum On {
+    Memory,
+    Postgres,
+    Mysql,
+    Libsql,
+    Sqlite,
+    Redb,
+}
+
+impl On {
+    /// The test with its histories.
+    fn test(self) -> &'static str {
+        match self {
+            On::Memory => "engine::servers::in_memory::lists_and_transfers_are_serializable",
+            On::Postgres => "postgres_pairs::lists_and_transfers_are_serializable",
+            On::Mysql => "mysql_pairs::lists_and_transfers_are_serializable",
+            On::Libsql => "libsql_servers::asking_always::lists_and_transfers_are_serializable",
+            On::Sqlite => "engine::lists::rounds::one_server_on_sqlite_is_serializable",
+            On::Redb => "engine::lists::rounds::one_server_on_redb_is_serializable",
+        }
+    }
+}
+
 /// Runs a suite.
 pub(crate) fn run(checkout: &Checkout, suite: &Suite) -> Result<()> {
     match suite {
         Suite::PowerLoss(args) => power_loss(checkout, args),
         Suite::Audit { edits } => audit(checkout, *edits),
         Suite::Functions { runs } => functions(checkout, *runs),
+        Suite::Histories(args) => histories(checkout, args),
         Suite::Restarts { crashes } => restarts(checkout, *crashes),
         Suite::Tamper { flips, seed } => tamper(checkout, *flips, seed.unwrap_or_else(clock)),
     }
@@ -90,6 +132,38 @@ fn tamper(checkout: &Checkout, flips: u64, seed: u64) -> Result<()> {
     command.args(["--", "a_changed_", "--nocapture"]);
     command.env("NIMBUS_FLIPS", flips.to_string());
     shell::run(command.env("NIMBUS_FLIP_SEED", seed.to_string()))
+}
+
+fn histories(checkout: &Checkout, args: &Histories) -> Result<()> {
+    let (seed, operations) = (args.seed.unwrap_or_else(clock), args.operations);
+    println!(
+        "seed {seed}; the same choices again: cargo xtask soak histories --operations {operations} --seed {seed}"
+    );
+    let on = args.on.as_ref();
+    let on = on.map_or(On::value_variants(), std::slice::from_ref);
+    let mut known = integration(checkout, on);
+    // A name that is no test any more would run nothing, and pass.
+    let listed = known.arg("--list").stderr(Stdio::inherit()).output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    let count = listed.lines().filter(|line| line.ends_with(": test"));
+    let (count, expected) = (count.count(), on.len());
+    ensure!(
+        count == expected,
+        "{count} tests of {expected} are known:\n{listed}"
+    );
+    let mut command = integration(checkout, on);
+    // One after the other: the times are of a machine that does nothing else.
+    command.args(["--nocapture", "--test-threads", "1"]);
+    command.env("NIMBUS_HISTORY_OPERATIONS", operations.to_string());
+    shell::run(command.env("NIMBUS_HISTORY_SEED", seed.to_string()))
+}
+
+/// The tests with histories on these providers.
+fn integration(checkout: &Checkout, on: &[On]) -> Command {
+    let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-storage"]);
+    command.args(["--test", "integration", "--", "--exact"]);
+    command.args(on.iter().map(|on| on.test()));
+    command
 }
 
 fn restarts(checkout: &Checkout, crashes: u64) -> Result<()> {

@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Review policy files offline: validate, explain, prove, diff.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Create, list, delete, adopt and prune tenants.
+    /// Create, list, delete, adopt, move and prune tenants.
     #[command(subcommand)]
     Tenants(TenantsCommand),
     /// Print a completion script for a shell.

@@ -52,6 +52,8 @@ checks!(
     subscriptions_see_the_other_server,
     counters_lose_nothing,
     histories_without_validation_are_not,
+    lists_and_transfers_are_serializable,
+    planted_anomalies_are_found,
     deletion_is_noticed,
     indexes_are_filled_under_the_other_servers_writes,
     schema_changes_and_pruning_take_turns,

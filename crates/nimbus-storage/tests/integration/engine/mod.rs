@@ -18,6 +18,7 @@ mod function_writes;
 mod history;
 mod indexes;
 mod isolation;
+mod lists;
 mod live;
 mod logs;
 mod long_keys;

@@ -17,6 +17,8 @@ use nimbus_storage::{
 
 use super::history::anomalies;
 use super::isolation::{CLIENTS, EACH, Mode, TABLE, clients, prepared};
+use super::lists;
+pub use super::lists::planted_anomalies_are_found;
 use super::support::*;
 
 /// Two engines over the same tenants.
@@ -214,6 +216,12 @@ pub async fn histories_are_serializable(servers: Servers, seeds: std::ops::Range
             assert_consistent(tenant).await;
         }
     }
+    servers.close().await;
+}
+
+/// List appends and transfers of 64 clients on both servers are strictly serializable, by the checker of `lists`.
+pub async fn lists_and_transfers_are_serializable(servers: Servers) {
+    lists::hold(&[&servers.a, &servers.b]).await;
     servers.close().await;
 }
 
@@ -451,6 +459,8 @@ macro_rules! two_servers {
             subscriptions_see_the_other_server,
             counters_lose_nothing,
             histories_without_validation_are_not,
+            lists_and_transfers_are_serializable,
+            planted_anomalies_are_found,
             deletion_is_noticed,
             indexes_are_filled_under_the_other_servers_writes,
             schema_changes_and_pruning_take_turns,
