@@ -98,6 +98,14 @@ fn over_http(act: &Act, remote: &Remote) -> anyhow::Result<Json> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the server tells nobody how far a move is"
+)]
+fn wait() {
+    std::thread::sleep(ASK_EVERY);
+}
+
 /// Asks how far a move is until it is over.
 fn watch(mut ask: impl FnMut() -> anyhow::Result<Json>) -> anyhow::Result<Json> {
     let bar = progress::bar(None, "rows");
@@ -112,7 +120,7 @@ fn watch(mut ask: impl FnMut() -> anyhow::Result<Json>) -> anyhow::Result<Json> 
                     .unwrap_or("the server does not say why");
                 bail!("the tenant was not moved: {why}");
             }
-            _ => std::thread::sleep(ASK_EVERY),
+            _ => wait(),
         }
     }
 }
