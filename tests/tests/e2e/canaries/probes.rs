@@ -125,6 +125,7 @@ fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
             }
             all
         }
+        ("POST", "/move") => vec![(json!({"to": other.id}), false)],
         ("POST", "/keys") => vec![(json!({"scope": "read", "name": "probe"}), true)],
         ("POST", "/environment") => {
             vec![(json!({"changes": [{"name": "PROBE", "value": "x"}]}), true)]
