@@ -13,6 +13,7 @@ use nimbus_storage::provider::lock::{DataDirLock, LockError};
 use nimbus_storage::{Engine, EngineOptions};
 
 use crate::cli::Place;
+use crate::config::Persistence;
 use crate::encryption;
 use crate::external;
 use crate::local::Local;
@@ -67,17 +68,7 @@ impl Backend {
             Ok(lock) => {
                 let mut providers = settings::tenant_providers(&file, env)?;
                 also.into_iter().for_each(|name| providers.add(name));
-                let (home, also) =
-                    external::resolve(None, env, &file, &providers, Durability::Full)?;
-                let local = Local {
-                    data: &data,
-                    control: &control,
-                    home,
-                    also,
-                    durability: Durability::Full,
-                    readers: OFFLINE_READERS,
-                    keyring: encryption::keyring(&file)?,
-                };
+                let local = local((&data, &control), &file, &providers)?;
                 Ok(Backend::Offline(Box::new(Offline::open(&local, lock)?)))
             }
             Err(LockError::Held { holder, path }) => match holder.and_then(|h| h.address) {
@@ -100,6 +91,25 @@ impl Backend {
     }
 }
 
+/// Tenants as a command opens them.
+fn local<'a>(
+    (data, control): (&'a Path, &'a Path),
+    file: &Persistence,
+    providers: &Providers,
+) -> anyhow::Result<Local<'a>> {
+    let env = &settings::process_environment;
+    let (home, also) = external::resolve(None, env, file, providers, Durability::Full)?;
+    Ok(Local {
+        data,
+        control,
+        home,
+        also,
+        durability: Durability::Full,
+        readers: OFFLINE_READERS,
+        keyring: encryption::keyring(file)?,
+    })
+}
+
 impl Offline {
     /// A store in a directory that is made if there is none.
     pub(crate) fn create(
@@ -110,16 +120,7 @@ impl Offline {
         let env = &settings::process_environment;
         let file = settings::persistence(None, env)?;
         let providers = Providers::only(provider);
-        let (home, also) = external::resolve(None, env, &file, &providers, Durability::Full)?;
-        let local = Local {
-            data,
-            control,
-            home,
-            also,
-            durability: Durability::Full,
-            readers: OFFLINE_READERS,
-            keyring: encryption::keyring(&file)?,
-        };
+        let local = local((data, control), &file, &providers)?;
         Offline::open(&local, DataDirLock::acquire(data)?)
     }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use nimbus_core::value::deserialize_within_document;
 use nimbus_core::{FieldPath, IndexName, Object, TableName, TenantId, Value};
 use nimbus_storage::{
-    Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, MoveStatus, Order,
-    Query, TableSchema,
+    Direction, FieldSchema, FieldType, Filter, FilterOp, ImportRow, IndexSchema, MovePhase,
+    MoveStatus, Order, Query, TableSchema,
 };
 use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
@@ -485,7 +485,8 @@ impl JsonBody for MoveTenant {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct TenantMove {
     /// copying, verifying, catching_up, switching, done or failed.
-    phase: String,
+    #[schemars(with = "String")]
+    phase: MovePhase,
     /// The provider that the tenant was with.
     from: String,
     /// The provider that it was to be with.
@@ -507,7 +508,7 @@ pub(crate) struct TenantMove {
 impl TenantMove {
     pub(crate) fn of(status: MoveStatus) -> TenantMove {
         TenantMove {
-            phase: status.phase.name().to_owned(),
+            phase: status.phase,
             from: status.from,
             to: status.to,
             rows: status.rows,

@@ -5,7 +5,6 @@
 //! commit changes under it. What the commits mean for queries and transactions is known in `rebase` and
 //! `live`.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -238,17 +237,10 @@ async fn read_commits(view: &mut View, durable: Head) -> StoreResult<Option<Vec<
 /// One commit as validation needs it. The view's catalog goes on to that after the commit.
 async fn foreign(view: &mut View, head: Head, record: Record) -> StoreResult<Foreign> {
     let before = view.catalog.clone();
-    let mut after = Catalog::clone(&before);
-    let mut changed = false;
-    for write in &record.writes {
-        if write.space == Keyspace::Meta && Catalog::owns(&write.key) {
-            let image = log::resolve(view, record.sequence, write, &write.after).await?;
-            after.apply(&write.key, image.as_deref())?;
-            changed = true;
-        }
+    let changed = log::changed_catalog(view, &before, &record).await?;
+    if let Some(after) = &changed {
+        view.catalog = after.clone();
     }
-    let after = Arc::new(after);
-    view.catalog = after.clone();
     let mut keys: Vec<SpaceKey> = Vec::with_capacity(record.writes.len());
     for write in &record.writes {
         keys.push((write.space, Bytes::copy_from_slice(&write.key)));
@@ -259,7 +251,7 @@ async fn foreign(view: &mut View, head: Head, record: Record) -> StoreResult<For
     Ok(Foreign {
         head,
         keys: keys.into(),
-        catalog: changed.then_some(after),
+        catalog: changed,
         size: record.size,
     })
 }

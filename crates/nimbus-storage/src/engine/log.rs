@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::catalog::TABLE_PREFIX;
+use super::catalog::{Catalog, TABLE_PREFIX};
 use super::commit;
 use super::query::check_count;
 use super::readset::ReadSet;
@@ -486,6 +486,23 @@ pub(super) async fn resolve(
     Err(StoreError::corrupt(format!(
         "the body that commit {sequence} wrote is not to be found"
     )))
+}
+
+/// The catalog after a commit, if that changed `before`.
+pub(super) async fn changed_catalog(
+    view: &mut View,
+    before: &Catalog,
+    record: &Record,
+) -> StoreResult<Option<Arc<Catalog>>> {
+    let mut after = None;
+    for write in &record.writes {
+        if write.space == Keyspace::Meta && Catalog::owns(&write.key) {
+            let image = resolve(view, record.sequence, write, &write.after).await?;
+            let after = after.get_or_insert_with(|| before.clone());
+            after.apply(&write.key, image.as_deref())?;
+        }
+    }
+    Ok(after.map(Arc::new))
 }
 
 /// Drops what retention no longer asks for, or everything; in steps, from a recorded anchor.

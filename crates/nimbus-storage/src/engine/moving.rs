@@ -59,18 +59,6 @@ pub enum MovePhase {
 }
 
 impl MovePhase {
-    /// As in [`MoveStatus`] when it is serialized.
-    pub fn name(self) -> &'static str {
-        match self {
-            MovePhase::Copying => "copying",
-            MovePhase::Verifying => "verifying",
-            MovePhase::CatchingUp => "catching_up",
-            MovePhase::Switching => "switching",
-            MovePhase::Done => "done",
-            MovePhase::Failed => "failed",
-        }
-    }
-
     /// Whether nothing more happens.
     pub fn is_over(self) -> bool {
         matches!(self, MovePhase::Done | MovePhase::Failed)

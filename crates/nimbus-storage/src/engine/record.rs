@@ -178,6 +178,16 @@ pub(crate) fn timestamp_of(part: &[u8]) -> StoreResult<u64> {
         .ok_or_else(|| StoreError::corrupt("commit record: no time in its front"))
 }
 
+/// The rows under which the text of a record is stored.
+pub(crate) fn parts(sequence: u64, text: &[u8]) -> impl Iterator<Item = (Vec<u8>, Bytes)> {
+    text.chunks(PART_LIMIT)
+        .enumerate()
+        .map(move |(part, chunk)| {
+            let part = u16::try_from(part).unwrap_or(u16::MAX);
+            (part_key(sequence, part), Bytes::copy_from_slice(chunk))
+        })
+}
+
 /// Log key of one part of a record.
 pub(crate) fn part_key(sequence: u64, part: u16) -> Vec<u8> {
     [&sequence.to_be_bytes()[..], &part.to_be_bytes()].concat()

@@ -16,7 +16,7 @@ use super::catalog::Catalog;
 use super::exec::parse;
 use super::index;
 use super::log::{self, RecordReader};
-use super::record::{self, Image, LoggedWrite, PART_LIMIT, Record};
+use super::record::{self, Image, LoggedWrite, Record};
 use super::restore;
 use super::view::View;
 use crate::error::{StoreError, StoreResult};
@@ -98,10 +98,8 @@ impl Replay {
             let record = Record::decode(&text)?;
             self.follows(head, &record, view.read_sequence)?;
             catalog = apply(view, &mut step, &catalog, &record).await?;
-            for (part, chunk) in text.chunks(PART_LIMIT).enumerate() {
-                let part = u16::try_from(part).unwrap_or(u16::MAX);
-                let key = record::part_key(record.sequence, part);
-                step.put(Keyspace::Log, key, Some(Bytes::copy_from_slice(chunk)));
+            for (key, part) in record::parts(record.sequence, &text) {
+                step.put(Keyspace::Log, key, Some(part));
             }
             head = Head {
                 sequence: record.sequence,
@@ -151,20 +149,9 @@ async fn apply(
     before: &Arc<Catalog>,
     record: &Record,
 ) -> StoreResult<Arc<Catalog>> {
-    let mut after = Catalog::clone(before);
-    let mut changed = false;
-    for write in &record.writes {
-        if write.space == Keyspace::Meta && Catalog::owns(&write.key) {
-            let image = log::resolve(view, record.sequence, write, &write.after).await?;
-            after.apply(&write.key, image.as_deref())?;
-            changed = true;
-        }
-    }
-    let after = match changed {
-        true => Arc::new(after),
-        false => before.clone(),
-    };
-    if changed && has_other_entries(before, &after) {
+    let changed = log::changed_catalog(view, before, record).await?;
+    let after = changed.unwrap_or_else(|| before.clone());
+    if has_other_entries(before, &after) {
         return Err(StoreError::invalid(
             "an index was finished or removed while the tenant was copied; move it again",
         ));

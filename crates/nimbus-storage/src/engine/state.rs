@@ -14,7 +14,7 @@ use super::catalog::Catalog;
 use super::function::CommitStamp;
 use super::overlay::{Overlay, Pending};
 use super::readset::{ReadSet, SpaceKey};
-use super::record::{self, PART_LIMIT, RecordFront, Write};
+use super::record::{self, RecordFront, Write};
 use crate::error::{CommitId, StoreError, StoreResult};
 use crate::provider::{Batch, Head, Keyspace};
 
@@ -403,9 +403,8 @@ fn flatten(expected: Head, members: Vec<Member>) -> TakenBatch {
         }
         if let Some(record) = &member.record {
             head = member.head;
-            for (part, chunk) in record.as_bytes().chunks(PART_LIMIT).enumerate() {
-                let key = record::part_key(head.sequence, part.try_into().unwrap_or(u16::MAX));
-                writes.insert((Keyspace::Log, key), Some(Bytes::copy_from_slice(chunk)));
+            for (key, part) in record::parts(head.sequence, record.as_bytes()) {
+                writes.insert((Keyspace::Log, key), Some(part));
             }
         }
     }
