@@ -152,6 +152,28 @@ pub enum StoreError {
         /// Time of the newest commit.
         newest: u64,
     },
+    /// Another version of the policy is current than the caller expected; nothing changed.
+    #[error(
+        "version {current} of the policy is current, not {expected} (0: none); read it and try again"
+    )]
+    PolicyVersion {
+        /// What the caller expected; 0 for none.
+        expected: u64,
+        /// What there is; 0 for none.
+        current: u64,
+    },
+    /// The tenant would hold more than it may; nothing was written.
+    #[error(
+        "the {quota} quota of {limit} is used up: there would be {observed}; nothing was written; delete documents, or have the quota raised"
+    )]
+    QuotaExceeded {
+        /// Which one: `documents` or `storage_bytes`.
+        quota: &'static str,
+        /// What the tenant may hold.
+        limit: u64,
+        /// What it would hold after the commit.
+        observed: u64,
+    },
     /// Too many transactions wait for the committer.
     #[error("too many transactions wait to commit; try again")]
     QueueFull,
@@ -310,6 +332,8 @@ impl StoreError {
             StoreError::OutOfRetention { .. } | StoreError::TimestampOutOfRetention { .. } => {
                 ErrorCode::OpOutOfRetention
             }
+            StoreError::PolicyVersion { .. } => ErrorCode::OpPreconditionFailed,
+            StoreError::QuotaExceeded { .. } => ErrorCode::RateResourceExhausted,
             StoreError::QueueFull => ErrorCode::RateCommitterFull,
             StoreError::SchemaNotFound { .. } => ErrorCode::OpSchemaNotFound,
             StoreError::SchemaEnforcement { .. } | StoreError::SchemaViolation { .. } => {

@@ -30,6 +30,10 @@
 //! **Back tenants up.** [`backup`] makes one stream of any number of tenants, each as of one commit,
 //! and tenants from that in whatever provider.
 //!
+//! **Limit what a tenant holds.** [`Engine::set_quota`] refuses commits beyond a number of documents or of
+//! bytes, [`Tenant::usage`] says what there is, and [`Tenant::put_policy`] keeps the text that an operator's limits
+//! come from, in versions.
+//!
 //! **Keep the functions of an application.** [`Tenant::deploy`] swaps modules, schema and indexes in one
 //! commit and [`Tenant::roll_back`] goes back; [`Tenant::update_environment`] and [`Tenant::put_key`] keep what
 //! belongs to them.

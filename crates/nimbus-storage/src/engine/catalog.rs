@@ -1,8 +1,9 @@
 //! Tables, their schema and their indexes, as the meta keyspace stores them.
 //!
 //! One meta row per table (`table/<name>`) holds everything about it, so that a transaction
-//! which relied on a table's definition has exactly one key in its read set. The catalog
-//! knows no documents and reads no storage by itself.
+//! which relied on a table's definition has exactly one key in its read set. Beside tables it has the list of
+//! versions of the policy, which is asked for with every request. The catalog knows no documents and reads no
+//! storage by itself.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use nimbus_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::app::{POLICY_KEY, Policies};
 use crate::error::{StoreError, StoreResult, Violation};
 use crate::provider::Keyspace;
 
@@ -414,12 +416,13 @@ impl Default for Counters {
     }
 }
 
-/// Every table of a tenant at one sequence.
+/// Every table of a tenant at one sequence, and the versions of its policy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Catalog {
     tables: OrdMap<TableName, Arc<TableDef>>,
     names: HashMap<TableNumber, TableName>,
     pub(crate) counters: Counters,
+    policies: Option<Arc<Policies>>,
 }
 
 impl Catalog {
@@ -437,6 +440,11 @@ impl Catalog {
 
     pub(crate) fn len(&self) -> usize {
         self.tables.len()
+    }
+
+    /// The versions of the policy, if there is one.
+    pub(crate) fn policies(&self) -> Option<&Policies> {
+        self.policies.as_deref()
     }
 
     /// The table that a key belongs to, if it belongs to one.
@@ -460,7 +468,7 @@ impl Catalog {
 
     /// Whether a meta row belongs to the catalog.
     pub(crate) fn owns(key: &[u8]) -> bool {
-        key.starts_with(TABLE_PREFIX) || key == COUNTERS_KEY
+        key.starts_with(TABLE_PREFIX) || key == COUNTERS_KEY || key == POLICY_KEY
     }
 
     /// Takes over a written or loaded meta row.
@@ -473,6 +481,10 @@ impl Catalog {
                 Some(v) => serde_json::from_slice(v).map_err(damaged)?,
                 None => Counters::default(),
             };
+            return Ok(());
+        }
+        if key == POLICY_KEY {
+            self.policies = value.map(Policies::decode).transpose()?.map(Arc::new);
             return Ok(());
         }
         let Some(name) = key.strip_prefix(TABLE_PREFIX) else {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::follow;
 use super::function::CommitStamp;
+use super::quota;
 use super::readset::SpaceKey;
 use super::state::{Member, Outcome, Proposal, Submitted, TakenBatch};
 use super::tenant::{Tenant, TenantInner, WaitTicket, now_ns};
@@ -149,7 +150,7 @@ pub(crate) async fn submit(
     enqueue(tenant, transaction.into_proposal(CommitId(commit))).await
 }
 
-/// Queues a proposal, waiting for room in the batch.
+/// Queues a proposal, waiting for room in the batch, and for a count of what the tenant holds if its quota needs one.
 pub(crate) async fn enqueue(
     tenant: &Arc<TenantInner>,
     mut proposal: Proposal,
@@ -170,6 +171,11 @@ pub(crate) async fn enqueue(
             Submitted::Conflict(key) => return Ok(Err(Conflicted { key })),
             Submitted::Closed => return Err(StoreError::Closed),
             Submitted::Wait(back) => proposal = back,
+            Submitted::Uncounted(back) => {
+                quota::counted(tenant, Some(quota::PATIENCE)).await?;
+                proposal = back;
+                continue;
+            }
         }
         room.await;
     }

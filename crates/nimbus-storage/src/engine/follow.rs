@@ -22,6 +22,7 @@ use super::readset::SpaceKey;
 use super::rebase::Foreign;
 use super::record::{Image, LoggedWrite, Record};
 use super::state::{Committed, Member, Outcome, TakenBatch};
+use super::tally::Change;
 use super::tenant::{TenantInner, now_ns};
 use super::view::View;
 use crate::error::{StoreError, StoreResult};
@@ -253,6 +254,7 @@ async fn foreign(view: &mut View, head: Head, record: Record) -> StoreResult<For
         keys: keys.into(),
         catalog: changed,
         size: record.size,
+        change: Change::of_record(&record.writes),
     })
 }
 

@@ -27,6 +27,7 @@ mod metrics;
 mod moving;
 mod overlay;
 mod query;
+mod quota;
 mod readset;
 mod rebase;
 mod record;
@@ -36,6 +37,7 @@ mod rowcheck;
 mod schema_change;
 mod schema_turn;
 mod state;
+mod tally;
 mod tenant;
 #[cfg(test)]
 mod test_world;
@@ -55,8 +57,8 @@ use tokio::task::JoinHandle;
 
 pub use app::{
     DeployError, DeployPlan, DeployReport, Deployment, DeploymentId, IndexChange, KEPT_DEPLOYMENTS,
-    MAX_DEPLOY_BYTES, MAX_KEYS, MAX_MODULE_BYTES, MAX_MODULES, ModuleRef, ModuleSource, NewModule,
-    StoredKey, TransactionTables,
+    KEPT_POLICIES, MAX_DEPLOY_BYTES, MAX_KEYS, MAX_MODULE_BYTES, MAX_MODULES, MAX_POLICY_BYTES,
+    ModuleRef, ModuleSource, NewModule, PolicyVersion, StoredKey, StoredPolicy, TransactionTables,
 };
 pub use bulk::{ImportRow, MAX_IMPORT_CHUNK, MAX_IMPORT_NAME};
 pub use catalog::{
@@ -82,6 +84,7 @@ pub use query::{
     Filter, FilterOp, MAX_FILTERS, MAX_PAGE_SIZE, MAX_RESULT_BYTES, MAX_RESULT_DOCUMENTS, Order,
     Query,
 };
+pub use quota::{Quota, Usage};
 pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
 pub use wake::WakeStore;
@@ -91,6 +94,7 @@ pub(crate) use log::Floor;
 pub(crate) use restore::Restore;
 pub(crate) use rowcheck::RowCheck;
 
+use app::POLICY_KEY;
 use catalog::{COUNTERS_KEY, Catalog, TABLE_PREFIX};
 use cursor::CursorKey;
 use log::FLOOR_KEY;
@@ -207,6 +211,8 @@ struct EngineInner {
     /// What closed tenants counted.
     past: Mutex<EngineMetrics>,
     moves: moving::Moves,
+    /// Of tenants that are limited. Locked after `open`.
+    quotas: Mutex<HashMap<TenantId, Quota>>,
 }
 
 /// Many tenants over one provider. Cheap to clone.
@@ -247,6 +253,7 @@ impl Engine {
                 closed: AtomicU64::new(0),
                 past: Mutex::new(EngineMetrics::default()),
                 moves: moving::Moves::default(),
+                quotas: Mutex::default(),
             }),
         }
     }
@@ -292,7 +299,9 @@ impl Engine {
         if let Some(open) = open {
             self.shut(open).await;
         }
-        Ok(self.inner.provider.delete(tenant).await?)
+        self.inner.provider.delete(tenant).await?;
+        lock(&self.inner.quotas).remove(tenant);
+        Ok(())
     }
 
     /// Every tenant, sorted.
@@ -405,6 +414,8 @@ impl Engine {
         let mut open = lock(&self.inner.open);
         // `close` says so before it takes the tenants out, under this lock.
         self.refuse_when_closing()?;
+        let quota = lock(&self.inner.quotas).get(tenant).copied();
+        inner.state().tally.set_quota(quota.unwrap_or_default());
         let tasks = vec![
             tokio::spawn(commit::run(inner.clone())),
             tokio::spawn(schema_change::run(inner.clone())),
@@ -590,10 +601,11 @@ impl Loaded {
             COUNTERS_KEY,
             RESTORING_KEY,
             ARRIVING_KEY,
+            POLICY_KEY,
         ];
         let rows = snapshot.get_many(Keyspace::Meta, &keys).await?;
-        let [cursor_key, floor, counters, restoring, arriving] =
-            <[Option<Bytes>; 5]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
+        let [cursor_key, floor, counters, restoring, arriving, policy] =
+            <[Option<Bytes>; 6]>::try_from(rows).map_err(|_| StoreError::corrupt("meta rows"))?;
         let unfinished = match (restoring, arriving) {
             (Some(_), _) => Some(Unready::Restoring),
             (None, Some(_)) => Some(Unready::Arriving),
@@ -601,6 +613,7 @@ impl Loaded {
         };
         let mut catalog = Catalog::default();
         catalog.apply(COUNTERS_KEY, counters.as_deref())?;
+        catalog.apply(POLICY_KEY, policy.as_deref())?;
         let mut range = KeyRange::prefix(TABLE_PREFIX);
         loop {
             let rows = snapshot

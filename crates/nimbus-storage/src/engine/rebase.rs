@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::catalog::Catalog;
 use super::readset::SpaceKey;
 use super::state::{Committed, Member, State};
+use super::tally::Change;
 use crate::provider::Head;
 
 /// Ends of epochs that are remembered.
@@ -24,6 +25,8 @@ pub(crate) struct Foreign {
     pub(crate) catalog: Option<Arc<Catalog>>,
     /// Bytes of its record.
     pub(crate) size: u64,
+    /// How it changed what the tenant holds.
+    pub(crate) change: Change,
 }
 
 impl State {
@@ -63,6 +66,7 @@ impl State {
         for commit in commits {
             self.durable = commit.head;
             self.durable_log_offset += commit.size;
+            self.tally.note(commit.head.sequence, commit.change);
             if let Some(catalog) = &commit.catalog {
                 self.catalogs
                     .push_back((commit.head.sequence, catalog.clone()));
@@ -73,6 +77,7 @@ impl State {
             });
         }
         self.head = self.durable;
+        self.tally.settle(self.durable.sequence);
         self.log_offset = self.durable_log_offset;
         self.forget_catalogs();
         self.renumber(pending, commits, durable_before, now_ns)
@@ -93,6 +98,7 @@ impl State {
         self.log_offset = log_offset;
         self.catalogs = VecDeque::from([(head.sequence, Arc::new(catalog))]);
         self.forget_commits(head.sequence);
+        self.tally.forget();
         waiting
     }
 
@@ -128,7 +134,8 @@ impl State {
         rerun
     }
 
-    /// Numbers a member again. `None`: a table that it writes cannot be decoded.
+    /// Numbers a member again. `None`: there is no room for it any more beside what others committed, or a table that
+    /// it writes cannot be decoded.
     fn take_again(&mut self, member: &mut Member, now_ns: u64) -> Option<()> {
         if !member.proposal.maintenance {
             member.record = Some(self.accept(&member.proposal, now_ns).ok()?);

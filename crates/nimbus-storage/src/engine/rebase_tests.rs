@@ -4,10 +4,11 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::engine::quota::{Quota, Usage};
 use crate::engine::readset::ReadSet;
 use crate::engine::record::Write;
 use crate::engine::state::{Outcome, Proposal, Submitted, Writes};
-use crate::error::CommitId;
+use crate::error::{CommitId, StoreError};
 use crate::provider::Keyspace;
 
 fn key(n: u8) -> SpaceKey {
@@ -52,6 +53,7 @@ fn foreign(state: &State, writes: &[u8]) -> Foreign {
         keys: writes.iter().map(|n| key(*n)).collect(),
         catalog: None,
         size: 100,
+        change: Change::default(),
     }
 }
 
@@ -148,4 +150,70 @@ fn without_anything_pending_the_epoch_goes_on() {
         state.submit(before, 3).unwrap(),
         Submitted::Accepted(_)
     ));
+}
+
+/// A state in which this many documents are counted and this many may be.
+fn limited(found: u64, limit: u64) -> State {
+    let mut state = new();
+    state.tally.set_quota(Quota {
+        documents: Some(limit),
+        bytes: None,
+    });
+    let number = state.tally.begin();
+    assert!(state.tally.scan(number, 0, 0));
+    state.tally.scanned(number, documents(found));
+    state
+}
+
+fn documents(documents: u64) -> Usage {
+    Usage {
+        documents,
+        bytes: documents * 3,
+    }
+}
+
+#[test]
+fn who_finds_no_room_behind_the_others_runs_again() {
+    let mut state = limited(1, 4);
+    let _a = submit(&mut state, &[], 1);
+    let _b = submit(&mut state, &[], 2);
+    assert_eq!(state.tally.usage(), Some(documents(1)), "none is durable");
+    let mut theirs = foreign(&state, &[7]);
+    theirs.change = documents(2).into();
+    let rerun = state.adopt(&[theirs], Vec::new(), 2);
+    let again: Vec<u8> = rerun.iter().map(|m| m.proposal.commit.0[0]).collect();
+    assert_eq!(again, [2], "there was room for one");
+    assert_eq!(building(&mut state), [1]);
+    assert_eq!(state.tally.usage(), Some(documents(3)));
+    let refused = state.submit(proposal(&state, &[], 3), 3).err().unwrap();
+    assert!(
+        matches!(refused, StoreError::QuotaExceeded { observed: 5, .. }),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_reset_gives_room_back() {
+    let mut state = limited(1, 2);
+    let _a = submit(&mut state, &[], 1);
+    assert!(state.submit(proposal(&state, &[], 2), 1).is_err());
+    state.reset();
+    let _b = submit(&mut state, &[], 2);
+    let taken = state.take_batch().unwrap();
+    state.settle(taken.batch.head, &taken.members);
+    assert_eq!(state.tally.usage(), Some(documents(2)));
+}
+
+#[test]
+fn after_a_gap_it_is_counted_again() {
+    let mut state = limited(1, 9);
+    let at = Head {
+        sequence: 50,
+        timestamp: 50,
+        hash: [1; 32],
+    };
+    state.begin_anew(at, Catalog::default(), 0);
+    assert_eq!(state.tally.usage(), None);
+    let waits = state.submit(proposal(&state, &[], 2), 51).unwrap();
+    assert!(matches!(waits, Submitted::Uncounted(_)));
 }

@@ -15,6 +15,7 @@ use super::function::CommitStamp;
 use super::overlay::{Overlay, Pending};
 use super::readset::{ReadSet, SpaceKey};
 use super::record::{self, RecordFront, Write};
+use super::tally::Tally;
 use crate::error::{CommitId, StoreError, StoreResult};
 use crate::provider::{Batch, Head, Keyspace};
 
@@ -93,6 +94,8 @@ pub(crate) enum Submitted {
     Conflict(Option<SpaceKey>),
     /// The batch is full; try again once it was taken.
     Wait(Proposal),
+    /// It makes more of what is limited, and it is not known what there is; try again once it was counted.
+    Uncounted(Proposal),
     /// The tenant takes no more commits.
     Closed,
 }
@@ -140,6 +143,8 @@ pub(crate) struct State {
     pub(crate) one_by_one: bool,
     /// Validation off lets the history checker's own test see planted anomalies.
     pub(crate) validate: bool,
+    /// What the tenant holds and may hold.
+    pub(crate) tally: Tally,
 }
 
 impl State {
@@ -161,6 +166,7 @@ impl State {
             closed: false,
             one_by_one: false,
             validate: true,
+            tally: Tally::default(),
         }
     }
 
@@ -199,7 +205,7 @@ impl State {
     /// Validates a proposal and, if it stands, numbers it and adds it to the batch.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if a written meta row does not decode.
+    /// [`StoreError::QuotaExceeded`]; [`StoreError::Corrupt`] if a written meta row does not decode.
     pub(crate) fn submit(&mut self, proposal: Proposal, now_ns: u64) -> StoreResult<Submitted> {
         if self.closed {
             return Ok(Submitted::Closed);
@@ -216,6 +222,9 @@ impl State {
         {
             let touched = self.touched(&proposal.reads, proposal.read_sequence);
             return Ok(Submitted::Conflict(touched.cloned()));
+        }
+        if self.tally.must_count_for(&proposal.writes) {
+            return Ok(Submitted::Uncounted(proposal));
         }
         let (reply, receiver) = oneshot::channel();
         let record = if proposal.maintenance {
@@ -234,7 +243,12 @@ impl State {
     }
 
     /// Numbers a proposal and makes it visible to later transactions; returns its record.
+    ///
+    /// # Errors
+    /// As [`State::submit`], and busy if it is not known what the tenant holds. Then nothing changed.
     pub(super) fn accept(&mut self, proposal: &Proposal, now_ns: u64) -> StoreResult<String> {
+        let change = self.tally.weigh(&proposal.writes);
+        self.tally.admit(change)?;
         let catalog = self.catalog_after(proposal)?;
         let sequence = self.head.sequence + 1;
         let timestamp = now_ns.max(self.head.timestamp + 1);
@@ -258,6 +272,7 @@ impl State {
         if let Some(catalog) = catalog {
             self.catalogs.push_back((sequence, catalog));
         }
+        self.tally.note(sequence, change);
         for (key, write) in &proposal.writes {
             self.overlay.insert(
                 key.clone(),
@@ -336,6 +351,7 @@ impl State {
     /// Marks everything up to `head` as durable and forgets what only bridged the gap.
     pub(crate) fn settle(&mut self, head: Head, members: &[Member]) {
         self.durable = head;
+        self.tally.settle(head.sequence);
         for member in members.iter().filter(|m| !m.proposal.maintenance) {
             for key in member.proposal.writes.keys() {
                 self.overlay.settle(key, head.sequence);
@@ -362,6 +378,7 @@ impl State {
         self.overlay.clear();
         self.log_offset = self.durable_log_offset;
         let durable = self.durable.sequence;
+        self.tally.reset(durable);
         self.catalogs.retain(|(from, _)| *from <= durable);
         while self.ring.back().is_some_and(|c| c.sequence > durable) {
             if let Some(dropped) = self.ring.pop_back() {
@@ -373,7 +390,8 @@ impl State {
     }
 
     /// After a reset: validates a member again, alone, and makes a batch of it. Its reads must
-    /// be of durable state only. A member that conflicts comes back as `Err`, to be run again.
+    /// be of durable state only. A member that conflicts, or for which there is no room any more, comes back as
+    /// `Err`, to be run again.
     pub(crate) fn resubmit(
         &mut self,
         mut member: Member,

@@ -66,6 +66,7 @@ pub(crate) struct TenantInner {
     pub(crate) background: Notify,
     pub(crate) log: super::log::LogControl,
     pub(crate) app: super::app::AppControl,
+    pub(crate) counting: super::quota::Counting,
 }
 
 /// A tenant that is open for work. Cheap to clone; keeps the tenant from being closed as idle.
@@ -126,6 +127,7 @@ impl TenantInner {
             background: Notify::new(),
             log: super::log::LogControl::new(log_floor),
             app: super::app::AppControl::default(),
+            counting: super::quota::Counting::default(),
         }
     }
 

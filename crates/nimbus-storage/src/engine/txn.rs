@@ -260,7 +260,8 @@ impl Transaction {
         self.put_meta(&key, def.encode()?).await
     }
 
-    async fn put_meta(&mut self, key: &[u8], after: Bytes) -> StoreResult<()> {
+    /// Writes a row that the catalog follows.
+    pub(crate) async fn put_meta(&mut self, key: &[u8], after: Bytes) -> StoreResult<()> {
         let before = self.view.get(Keyspace::Meta, key).await?;
         let mut catalog = Catalog::clone(&self.view.catalog);
         catalog.apply(key, Some(&after))?;

@@ -60,6 +60,9 @@ checks!(
     a_pruned_log_is_survived,
     the_schema_turn_is_given_back,
     a_dead_servers_schema_change_is_undone,
+    policies_reach_the_other_server,
+    usage_counts_the_other_servers_commits,
+    quotas_hold_over_both_servers,
 );
 
 checks!(

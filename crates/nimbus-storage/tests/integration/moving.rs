@@ -16,7 +16,9 @@ use nimbus_storage::provider::{
     Batch, CommitError, Head, Keyspace, Provider, ProviderError, ProviderResult, Snapshot,
     StoreStats, TenantStore, Turn,
 };
-use nimbus_storage::{Engine, EngineOptions, FilterOp, MovePhase, MoveStatus, StoreError, Tenant};
+use nimbus_storage::{
+    Engine, EngineOptions, FilterOp, MovePhase, MoveStatus, Quota, StoreError, Tenant,
+};
 
 use crate::engine::support::{filter, int, name, object, query, schema, text};
 use crate::local_fixture::keyring;
@@ -319,6 +321,74 @@ async fn what_another_server_acknowledged_moves_too() {
     assert!(!own.is_empty());
     expected.extend(own);
     check(&mover, &expected).await;
+}
+
+/// Puts the next version of the tenant's policy.
+async fn put_policy(engine: &Engine, version: u64) {
+    let put = |tenant: Tenant| async move {
+        let text = format!("text {version}").into();
+        tenant.put_policy(text, None, Some(version - 1)).await
+    };
+    assert_eq!(answered(engine, put).await.version, version);
+}
+
+/// Every version of the policy that is kept, those put meanwhile too; and the quota knows what the copy holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_move_and_quotas_hold_where_they_went() {
+    for (from, to) in [("sqlite", "redb"), ("memory", "sqlite")] {
+        let yard = Yard::new();
+        let engine = yard.engine(&[from, to]);
+        let known = filled(&engine, 100).await;
+        for version in 1..=22 {
+            put_policy(&engine, version).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = tokio::spawn({
+            let (engine, stop) = (engine.clone(), stop.clone());
+            async move {
+                let mut version = 22;
+                while !stop.load(Ordering::Acquire) {
+                    version += 1;
+                    put_policy(&engine, version).await;
+                }
+                version
+            }
+        });
+        let quota = Quota {
+            documents: Some(102),
+            bytes: None,
+        };
+        engine.set_quota(&tenant_id(), quota);
+        let before = engine.tenant(&tenant_id()).await.unwrap();
+        let usage = before.usage().await.unwrap();
+        drop(before);
+        let status = moved(&engine, to).await;
+        assert_eq!(status.phase, MovePhase::Done, "{status:?}");
+        stop.store(true, Ordering::Release);
+        let last = writer.await.unwrap();
+        assert!(last > 22);
+        let tenant = engine.tenant(&tenant_id()).await.unwrap();
+        let kept = tenant.policies().await.unwrap();
+        assert_eq!((kept.len(), kept[0].version), (20, last));
+        for listed in kept {
+            let version = listed.version;
+            let policy = tenant.policy_of(version).await.unwrap().unwrap();
+            assert_eq!(policy.text.as_ref(), format!("text {version}"));
+        }
+        assert_eq!(tenant.policy().await.unwrap().unwrap().version, last);
+        assert_eq!(tenant.usage().await.unwrap(), usage);
+        insert(&tenant, 1, 1).await.unwrap();
+        insert(&tenant, 1, 2).await.unwrap();
+        let full = insert(&tenant, 1, 3).await.unwrap_err();
+        assert!(
+            matches!(full, StoreError::QuotaExceeded { observed: 103, .. }),
+            "{full:?}"
+        );
+        assert_eq!(stored(&tenant).await.len(), known.len() + 2);
+        assert!(tenant.consistency().await.unwrap().ok);
+        drop(tenant);
+        engine.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! The application that a tenant's functions form: deployments and their modules, the schema that
-//! they bring, environment variables and scoped keys.
+//! they bring, environment variables and scoped keys; and the policy that the operator put over it.
 //!
 //! All of it is tenant data: rows of `meta` and `code`, written by ordinary commits, so a backup, a
 //! copy and the consistency check cover it, and a transaction that relied on it has the row in its
@@ -11,6 +11,8 @@
 //! | meta `deployments/` + generation u64 | the same for the newest ten |
 //! | meta `env/` + name | the value of an environment variable |
 //! | meta `key/` + id | a scoped key: name, scope, digest, times |
+//! | meta `policy/current` | the newest twenty versions of the tenant's policy: number, time, length |
+//! | meta `policy/version/` + number u64 | the text of one |
 //! | meta `push` | a push in progress, or code that is to be dropped; see `push` |
 //! | code `m` + SHA-256 | a module: source and source map |
 //! | code `d` + SHA-256 | a manifest: modules by path, analysis, schema |
@@ -21,6 +23,7 @@ mod environment;
 mod error;
 mod keys;
 mod module;
+mod policy;
 mod prepare;
 mod push;
 mod schema;
@@ -39,8 +42,10 @@ pub use deployment::{Deployment, DeploymentId, KEPT_DEPLOYMENTS, ModuleRef};
 pub use error::DeployError;
 pub use keys::{MAX_KEYS, StoredKey};
 pub use module::ModuleSource;
+pub use policy::{KEPT_POLICIES, MAX_POLICY_BYTES, PolicyVersion, StoredPolicy};
 pub use tables::TransactionTables;
 
+pub(crate) use policy::{POLICY_KEY, Policies};
 pub(crate) use push::recover;
 
 use super::txn::Transaction;
@@ -57,6 +62,8 @@ pub(crate) struct AppControl {
     leftover: AtomicBool,
     /// The deployment that was read last.
     current: Mutex<Option<Arc<Deployment>>>,
+    /// The newest policy that was read.
+    policy: Mutex<Option<Arc<StoredPolicy>>>,
 }
 
 impl Default for AppControl {
@@ -65,6 +72,7 @@ impl Default for AppControl {
             pushing: AtomicBool::new(false),
             leftover: AtomicBool::new(true),
             current: Mutex::new(None),
+            policy: Mutex::new(None),
         }
     }
 }

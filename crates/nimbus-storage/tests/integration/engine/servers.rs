@@ -19,6 +19,8 @@ use super::history::anomalies;
 use super::isolation::{CLIENTS, EACH, Mode, TABLE, clients, prepared};
 use super::lists;
 pub use super::lists::planted_anomalies_are_found;
+pub use super::policies::policies_reach_the_other_server;
+pub use super::quotas::{quotas_hold_over_both_servers, usage_counts_the_other_servers_commits};
 use super::support::*;
 
 /// Two engines over the same tenants.
@@ -466,7 +468,10 @@ macro_rules! two_servers {
             schema_changes_and_pruning_take_turns,
             a_pruned_log_is_survived,
             the_schema_turn_is_given_back,
-            a_dead_servers_schema_change_is_undone
+            a_dead_servers_schema_change_is_undone,
+            policies_reach_the_other_server,
+            usage_counts_the_other_servers_commits,
+            quotas_hold_over_both_servers
         );
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
