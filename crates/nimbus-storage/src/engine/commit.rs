@@ -85,6 +85,12 @@ pub(crate) struct Conflicted {
 }
 
 impl Conflicted {
+    /// Of a transaction that found so itself, before it asked to be committed.
+    pub(crate) fn of(view: &View) -> Option<Conflicted> {
+        let key = view.outdated()?.clone();
+        Some(Conflicted { key })
+    }
+
     /// The error after the last of `attempts` runs, with the table whose documents changed.
     pub(crate) fn error(&self, tenant: &Tenant, attempts: u32) -> StoreError {
         let table = self.key.as_ref().and_then(|(space, key)| {
@@ -132,9 +138,15 @@ pub(crate) async fn commit(
 /// From here on the commit happens whether or not the caller goes on waiting.
 pub(crate) async fn submit(
     tenant: &Arc<TenantInner>,
-    transaction: Transaction,
+    mut transaction: Transaction,
 ) -> StoreResult<Result<Accepted, Conflicted>> {
+    if transaction.view.writes.is_empty() {
+        transaction.view.confirm().await?;
+    }
     let view = &transaction.view;
+    if let Some(outdated) = Conflicted::of(view) {
+        return Ok(Err(outdated));
+    }
     if view.writes.is_empty() {
         return Ok(Ok(Accepted::ReadOnly(Saw::of(view))));
     }

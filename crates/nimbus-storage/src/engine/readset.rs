@@ -58,6 +58,11 @@ impl ReadSet {
         self.ranges.insert((space, start), end);
     }
 
+    /// Whether nothing was read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.ranges.is_empty()
+    }
+
     /// Whether a written key was read.
     pub(crate) fn contains(&self, key: &SpaceKey) -> bool {
         self.points.contains(key) || self.range_contains(key.0, &key.1)

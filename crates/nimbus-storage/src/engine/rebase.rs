@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::readset::SpaceKey;
+use super::readset::{ReadSet, SpaceKey};
 use super::state::{Committed, Member, State};
 use super::tally::Change;
 use crate::provider::Head;
@@ -47,6 +47,26 @@ impl State {
         }
         let end = self.ended.iter().find(|(ended, _)| *ended == epoch);
         end.is_some_and(|(_, durable)| sequence <= *durable)
+    }
+
+    /// Whether what was read after the commit `sequence` of an epoch is so after the commit `up_to` of this
+    /// one; if not, the key that changed, if it is known which.
+    pub(crate) fn unchanged(
+        &self,
+        reads: &ReadSet,
+        (epoch, sequence): (u64, u64),
+        up_to: u64,
+    ) -> Result<(), Option<SpaceKey>> {
+        if reads.is_empty() || !self.validate {
+            return Ok(());
+        }
+        if !self.comparable(epoch, sequence) || !self.covers(sequence) {
+            return Err(None);
+        }
+        match self.touched_between(reads, sequence, up_to) {
+            None => Ok(()),
+            Some(key) => Err(Some(key.clone())),
+        }
     }
 
     /// Takes in commits of others that follow the newest durable one. `in_flight` are the members of a

@@ -217,3 +217,27 @@ fn after_a_gap_it_is_counted_again() {
     let waits = state.submit(proposal(&state, &[], 2), 51).unwrap();
     assert!(matches!(waits, Submitted::Uncounted(_)));
 }
+
+/// What was relied on before the snapshot is compared with the commits up to that snapshot, and no others.
+#[test]
+fn what_was_relied_on_is_compared_with_what_came_since() {
+    let mut state = new();
+    let _one = submit(&mut state, &[], 1);
+    let _two = submit(&mut state, &[], 2);
+    let reads = |n| proposal(&new(), &[n], 0).reads;
+    let touched = |state: &State, n, since, up_to| state.unchanged(&reads(n), since, up_to);
+    assert_eq!(touched(&state, 1, (0, 0), 2), Err(Some(key(1))));
+    assert_eq!(touched(&state, 2, (0, 0), 2), Err(Some(key(2))));
+    assert_eq!(touched(&state, 2, (0, 0), 1), Ok(()), "it came later");
+    assert_eq!(touched(&state, 1, (0, 1), 2), Ok(()), "it was seen");
+    assert_eq!(touched(&state, 3, (0, 0), 2), Ok(()));
+    // Thrown away: who saw the first of them saw what never was, and who did not did not.
+    state.reset();
+    assert_eq!(touched(&state, 3, (0, 1), 0), Err(None));
+    assert_eq!(touched(&state, 1, (0, 0), 0), Ok(()));
+    // Who relied on nothing does not mind, nor does anyone once nothing is remembered.
+    assert_eq!(state.unchanged(&ReadSet::default(), (0, 1), 0), Ok(()));
+    state.forget_commits(5);
+    assert_eq!(touched(&state, 3, (1, 4), 5), Err(None));
+    assert_eq!(touched(&state, 3, (1, 5), 5), Ok(()));
+}

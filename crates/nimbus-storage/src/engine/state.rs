@@ -195,9 +195,20 @@ impl State {
 
     /// A key in `reads` that a commit after `sequence` wrote, among those still in the ring.
     pub(crate) fn touched(&self, reads: &ReadSet, sequence: u64) -> Option<&SpaceKey> {
+        self.touched_between(reads, sequence, u64::MAX)
+    }
+
+    /// As [`State::touched`], by commits up to `up_to`.
+    pub(super) fn touched_between(
+        &self,
+        reads: &ReadSet,
+        sequence: u64,
+        up_to: u64,
+    ) -> Option<&SpaceKey> {
         self.ring
             .iter()
             .rev()
+            .skip_while(|c| c.sequence > up_to)
             .take_while(|c| c.sequence > sequence)
             .find_map(|c| c.keys.iter().find(|k| reads.contains(k)))
     }

@@ -19,6 +19,7 @@ use super::function::{CommitStamp, Ran};
 use super::live::Live;
 use super::metrics::{Counters, TenantMetrics};
 use super::query::Query;
+use super::readset::{ReadSet, SpaceKey};
 use super::state::State;
 use super::txn::{self, Transaction};
 use super::view::View;
@@ -289,6 +290,48 @@ impl TenantInner {
                 view.durable_timestamp = durable.timestamp;
                 return Ok(view);
             }
+        }
+    }
+
+    /// As [`TenantInner::newest_view`], without a snapshot until it is needed where servers share the store:
+    /// there it takes two round trips to the database.
+    pub(crate) async fn untaken_view(self: &Arc<Self>) -> StoreResult<View> {
+        if self.store.is_shared() {
+            let state = self.state();
+            // A closed one may have been deleted by another server, as the snapshot tells.
+            if !state.closed {
+                return Ok(View::untaken(self.clone(), &state));
+            }
+        }
+        self.newest_view().await
+    }
+
+    /// The newest view for a transaction that relied on `reads` as they were after a commit of an epoch; if
+    /// they are not so any more, the key that changed, if it is known which.
+    pub(super) async fn view_after(
+        &self,
+        reads: &ReadSet,
+        relied_on: (u64, u64),
+    ) -> StoreResult<Result<View, Option<SpaceKey>>> {
+        loop {
+            let view = self.newest_view().await?;
+            let state = self.state();
+            // Else some of what it shows was thrown away meanwhile, and is not there to be compared.
+            if state.epoch == view.epoch {
+                let unchanged = state.unchanged(reads, relied_on, view.read_sequence);
+                return Ok(unchanged.map(|()| view));
+            }
+        }
+    }
+
+    /// Why a commit found the tenant closed: another server may have deleted it.
+    pub(super) async fn why_closed(&self) -> StoreError {
+        if !self.store.is_shared() {
+            return StoreError::Closed;
+        }
+        match self.store.snapshot().await {
+            Err(gone @ ProviderError::NotFound { .. }) => gone.into(),
+            _ => StoreError::Closed,
         }
     }
 

@@ -55,7 +55,8 @@ impl Transaction {
     }
 
     /// Sequence of the newest commit that this transaction sees. It may not be durable yet, and
-    /// if its batch fails, never will be.
+    /// if its batch fails, never will be. In [`Tenant::transact`] on a store that servers share it may be
+    /// a greater one after the first read.
     pub fn read_sequence(&self) -> u64 {
         self.view.read_sequence
     }
@@ -226,6 +227,7 @@ impl Transaction {
         if let Some(def) = self.table(name).await {
             return Ok(def);
         }
+        let mut counters = self.counters();
         if self.view.catalog.len() >= MAX_TABLES {
             return Err(StoreError::CapExceeded {
                 cap: "tables",
@@ -234,7 +236,6 @@ impl Transaction {
                 advice: "use fewer tables",
             });
         }
-        let mut counters = self.counters();
         let number = TableNumber::new(counters.next_table)
             .ok_or_else(|| StoreError::corrupt("table numbers are used up"))?;
         counters.next_table += 1;
@@ -262,6 +263,8 @@ impl Transaction {
 
     /// Writes a row that the catalog follows.
     pub(crate) async fn put_meta(&mut self, key: &[u8], after: Bytes) -> StoreResult<()> {
+        // What the catalog of the view becomes must follow from the one of the snapshot.
+        self.view.take_snapshot().await?;
         let before = self.view.get(Keyspace::Meta, key).await?;
         let mut catalog = Catalog::clone(&self.view.catalog);
         catalog.apply(key, Some(&after))?;
@@ -344,7 +347,9 @@ impl Transaction {
                 .map(|((s, k), w)| (*s, k.as_ref(), w)),
         );
         Proposal {
-            read_sequence: self.view.read_sequence,
+            // Commits above it did not touch what was read. The newer the sequence, the likelier that its
+            // batch fails: who did not rely on that need not run again.
+            read_sequence: self.view.answered_at(),
             epoch: self.view.epoch,
             reads: self.view.reads,
             writes: self.view.writes,

@@ -3,6 +3,9 @@
 //! Three layers lie over each other: the provider's snapshot, commits that are validated but
 //! not durable (for transactions that write), and the transaction's own writes. What is read
 //! is recorded. Documents and queries are not known here; keys and values are.
+//!
+//! Where a snapshot is a journey to another machine, a transaction has none until it reads what
+//! only a snapshot can answer: one that only inserts never does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +16,8 @@ use super::catalog::Catalog;
 use super::overlay::{self, Overlay};
 use super::readset::{ReadSet, SpaceKey};
 use super::record::Write;
-use super::state::Writes;
+use super::state::{State, Writes};
+use super::tenant::TenantInner;
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{Direction, KeyRange, Keyspace, Row, SCAN_BYTES, Snapshot};
 
@@ -30,11 +34,23 @@ pub(crate) const MAX_WRITE_BYTES: usize = 16 * 1024 * 1024;
 /// Work after which a task lets others run: a few hundred small rows.
 const PACE: usize = 4_096;
 
+/// The lowest layer.
+enum Base {
+    Snapshot(Box<dyn Snapshot>),
+    /// Nothing was read yet that only a snapshot can answer.
+    Untaken(Arc<TenantInner>),
+    /// When the snapshot was to be taken, what had been relied on was not so any more: this key, if it is
+    /// known which.
+    Outdated(Option<SpaceKey>),
+}
+
 /// See the module documentation.
 pub(crate) struct View {
-    snapshot: Box<dyn Snapshot>,
+    base: Base,
     overlay: Overlay,
     pub(crate) catalog: Arc<Catalog>,
+    /// The catalog without the view's own writes.
+    found: Arc<Catalog>,
     pub(crate) writes: Writes,
     pub(crate) reads: ReadSet,
     /// Newest commit visible.
@@ -121,9 +137,44 @@ impl View {
         epoch: u64,
         track: bool,
     ) -> View {
-        View {
-            snapshot,
+        let base = Base::Snapshot(snapshot);
+        View::over(
+            base,
             overlay,
+            catalog,
+            (durable, read_sequence),
+            epoch,
+            track,
+        )
+    }
+
+    /// The newest state without a snapshot, for a transaction: one is taken when it is needed.
+    pub(crate) fn untaken(tenant: Arc<TenantInner>, state: &State) -> View {
+        let mut view = View::over(
+            Base::Untaken(tenant),
+            state.overlay.clone(),
+            state.catalog(),
+            (state.durable.sequence, state.head.sequence),
+            state.epoch,
+            true,
+        );
+        view.timestamp = state.head.timestamp;
+        view.durable_timestamp = state.durable.timestamp;
+        view
+    }
+
+    fn over(
+        base: Base,
+        overlay: Overlay,
+        catalog: Arc<Catalog>,
+        (durable, read_sequence): (u64, u64),
+        epoch: u64,
+        track: bool,
+    ) -> View {
+        View {
+            base,
+            overlay,
+            found: catalog.clone(),
             catalog,
             writes: Writes::new(),
             reads: ReadSet::default(),
@@ -142,6 +193,80 @@ impl View {
             write_bytes: 0,
             documents_read: 0,
             bytes_read: 0,
+        }
+    }
+
+    /// Whether its snapshot was taken.
+    pub(crate) fn has_snapshot(&self) -> bool {
+        matches!(self.base, Base::Snapshot(_))
+    }
+
+    /// Whether it found that what it relied on is not so any more: its transaction is to be run again. Within,
+    /// the key that changed, if it is known.
+    pub(crate) fn outdated(&self) -> Option<&Option<SpaceKey>> {
+        match &self.base {
+            Base::Outdated(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Takes the snapshot unless that is done. The view then shows the newest state, in which everything is
+    /// as it was when it was relied on.
+    ///
+    /// # Errors
+    /// `Conflict` if it is not; else the provider's failure, after which this may be tried again.
+    pub(crate) async fn take_snapshot(&mut self) -> StoreResult<()> {
+        let tenant = match &self.base {
+            Base::Snapshot(_) => return Ok(()),
+            Base::Outdated(key) => return Err(self.conflict(key.as_ref())),
+            Base::Untaken(tenant) => tenant.clone(),
+        };
+        let relied_on = (self.epoch, self.answered_at());
+        match tenant.view_after(&self.reads, relied_on).await? {
+            Ok(newer) => {
+                self.rise_to(newer);
+                Ok(())
+            }
+            Err(key) => {
+                let error = self.conflict(key.as_ref());
+                self.base = Base::Outdated(key);
+                Err(error)
+            }
+        }
+    }
+
+    fn conflict(&self, key: Option<&SpaceKey>) -> StoreError {
+        StoreError::Conflict {
+            attempts: 1,
+            table: key.and_then(|(space, key)| self.catalog.table_of(*space, key)),
+        }
+    }
+
+    /// Puts the layers of a newer view below the own writes, none of which are of the catalog.
+    fn rise_to(&mut self, newer: View) {
+        self.base = newer.base;
+        self.overlay = newer.overlay;
+        self.found = newer.found;
+        self.catalog = newer.catalog;
+        self.read_sequence = newer.read_sequence;
+        self.durable = newer.durable;
+        self.epoch = newer.epoch;
+        self.timestamp = newer.timestamp;
+        self.durable_timestamp = newer.durable_timestamp;
+    }
+
+    /// Compares what was relied on with the newest state, for a transaction that leaves nothing behind: no
+    /// commit does it. [`View::outdated`] tells the result.
+    ///
+    /// # Errors
+    /// The provider's failure.
+    pub(crate) async fn confirm(&mut self) -> StoreResult<()> {
+        if self.reads.is_empty() {
+            return Ok(());
+        }
+        match self.take_snapshot().await {
+            Err(StoreError::Conflict { .. }) => Ok(()),
+            taken => taken,
         }
     }
 
@@ -264,14 +389,28 @@ impl View {
         space: Keyspace,
         keys: &[&[u8]],
     ) -> StoreResult<Vec<Option<Bytes>>> {
+        // Before they count as read: that they changed until now is no conflict.
+        if !self.has_snapshot() && !keys.iter().all(|key| self.knows(space, key)) {
+            self.take_snapshot().await?;
+        }
         for key in keys {
             self.note_point(space, key);
         }
-        self.get_ahead(space, keys).await
+        self.look_up(space, keys).await
     }
 
     /// As [`View::get_many`], for a reader that records what it uses of this by itself.
     pub(crate) async fn get_ahead(
+        &mut self,
+        space: Keyspace,
+        keys: &[&[u8]],
+    ) -> StoreResult<Vec<Option<Bytes>>> {
+        // A later snapshot could show something else, and nothing here says that this was read.
+        self.take_snapshot().await?;
+        self.look_up(space, keys).await
+    }
+
+    async fn look_up(
         &mut self,
         space: Keyspace,
         keys: &[&[u8]],
@@ -289,13 +428,29 @@ impl View {
         }
         if !missing.is_empty() {
             let asked: Vec<&[u8]> = missing.iter().map(|(_, k)| *k).collect();
-            let stored = self.snapshot.get_many(space, &asked).await?;
+            let stored = self.snapshot()?.get_many(space, &asked).await?;
             for ((slot, _), value) in missing.into_iter().zip(stored) {
                 out[slot] = value;
             }
         }
         self.account(space, out.iter().flatten().map(Bytes::len))?;
         Ok(out)
+    }
+
+    /// The snapshot, once it is taken.
+    fn snapshot(&mut self) -> StoreResult<&mut dyn Snapshot> {
+        match &mut self.base {
+            Base::Snapshot(snapshot) => Ok(&mut **snapshot),
+            _ => Err(StoreError::corrupt("a read before its snapshot")),
+        }
+    }
+
+    /// Whether the layers above the snapshot know the key.
+    fn knows(&self, space: Keyspace, key: &[u8]) -> bool {
+        self.overlay.get(space, key).is_some()
+            || self
+                .writes
+                .contains_key(&(space, Bytes::copy_from_slice(key)))
     }
 
     /// The value in the layers above the snapshot; `None` when they do not know the key.
@@ -332,8 +487,9 @@ impl View {
         scan: &mut Scan,
         limit: usize,
     ) -> StoreResult<(Vec<Row>, KeyRange)> {
+        self.take_snapshot().await?;
         let rows = self
-            .snapshot
+            .snapshot()?
             .scan(scan.space, &scan.remaining, scan.direction, limit)
             .await?;
         let bytes: usize = rows.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -465,7 +621,7 @@ impl View {
     pub(crate) fn savepoint(&self) -> Savepoint {
         Savepoint {
             writes: self.writes.clone(),
-            catalog: self.catalog.clone(),
+            catalog: self.has_snapshot().then(|| self.catalog.clone()),
             write_bytes: self.write_bytes,
         }
     }
@@ -474,7 +630,7 @@ impl View {
     pub(crate) fn roll_back(&mut self, savepoint: Savepoint) {
         self.write_version += 1;
         self.writes = savepoint.writes;
-        self.catalog = savepoint.catalog;
+        self.catalog = savepoint.catalog.unwrap_or_else(|| self.found.clone());
         self.write_bytes = savepoint.write_bytes;
     }
 }
@@ -482,6 +638,12 @@ impl View {
 /// See [`View::savepoint`].
 pub(crate) struct Savepoint {
     writes: Writes,
-    catalog: Arc<Catalog>,
+    /// `None` before the snapshot was taken: no own writes are of the catalog yet, and that of the
+    /// snapshot may be a newer one.
+    catalog: Option<Arc<Catalog>>,
     write_bytes: usize,
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

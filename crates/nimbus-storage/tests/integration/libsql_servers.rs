@@ -63,6 +63,14 @@ checks!(
     policies_reach_the_other_server,
     usage_counts_the_other_servers_commits,
     quotas_hold_over_both_servers,
+    inserts_take_no_snapshot,
+    an_index_declared_meanwhile_has_the_insert,
+    a_schema_changed_meanwhile_decides,
+    other_changes_are_seen_without_another_run,
+    answers_of_the_catalogue_are_the_newest,
+    a_savepoint_does_not_bring_back_an_old_catalogue,
+    tables_are_made_once,
+    a_tenant_deleted_meanwhile_is_missed,
 );
 
 checks!(

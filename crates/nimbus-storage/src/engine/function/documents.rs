@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nimbus_core::{DocumentId, Object, TableName, Value};
+use nimbus_core::{DocumentId, Object, TableName, TableNames, Value};
 
 use super::query::FunctionQuery;
 use super::{FunctionError, FunctionResult, stream};
@@ -176,9 +176,9 @@ impl Transaction {
         match lookup(&mut self.view, table) {
             Some(def) if def.number == id.table => Ok(id),
             _ => {
-                let owner = self.view.catalog.by_number(id.table);
+                let owner = self.table_names().name(id.table);
                 let found =
-                    owner.map_or("an unknown table".into(), |t| format!("table `{}`", t.name));
+                    owner.map_or("an unknown table".into(), |name| format!("table `{name}`"));
                 Err(argument(format!(
                     "Expected an ID of table `{table}`, found one of {found}"
                 )))
@@ -194,8 +194,9 @@ impl Transaction {
         table: Option<&TableName>,
     ) -> FunctionResult<(DocumentId, Arc<TableDef>, Document)> {
         let id = self.parse_for(call, text, table)?;
-        let def = self.view.catalog.by_number(id.table).cloned();
+        // First: it can be a newer state that is read than the catalogue's until then.
         let old = self.read(id).await?;
+        let def = self.view.catalog.by_number(id.table).cloned();
         match (def, old) {
             (Some(def), Some(old)) => Ok((id, def, old)),
             _ => Err(call.nonexistent(text)),

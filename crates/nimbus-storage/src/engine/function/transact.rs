@@ -79,8 +79,17 @@ impl Tenant {
             if run > 3 {
                 tokio::time::sleep(back_off(run)).await;
             }
-            let mut transaction = self.begin().await?;
-            let (value, accepted) = match body(&mut transaction, run).await.map(&ended) {
+            let mut transaction = Transaction::new(inner.clone(), inner.untaken_view().await?);
+            let ran = body(&mut transaction, run).await.map(&ended);
+            if rests_on_state(&ran) {
+                transaction.view.confirm().await?;
+            }
+            if let Some(outdated) = Conflicted::of(&transaction.view) {
+                conflicted = outdated;
+                inner.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let (value, accepted) = match ran {
                 Ok(Ran::Commit(value)) => (value, commit::submit(inner, transaction).await?),
                 // What it tells may rest on a commit that is not durable yet, or never will be.
                 Ok(Ran::Discard(value)) => match given_up(transaction).durable(inner).await {
@@ -95,7 +104,11 @@ impl Tenant {
             drop(turn);
             match accepted {
                 Ok(accepted) => {
-                    if let Some(stamp) = accepted.durable(inner).await? {
+                    let durable = match accepted.durable(inner).await {
+                        Err(StoreError::Closed) => return Err(inner.why_closed().await),
+                        other => other?,
+                    };
+                    if let Some(stamp) = durable {
                         return Ok((value, stamp));
                     }
                 }
@@ -151,6 +164,18 @@ impl Transaction {
     /// Time of the state that it reads, ns since 1970-01-01; 0 before the first commit.
     pub fn timestamp(&self) -> u64 {
         self.view.timestamp
+    }
+}
+
+/// Whether a run tells something about the tenant's state that no commit compares with the newest one.
+fn rests_on_state<T>(ran: &StoreResult<Ran<T>>) -> bool {
+    match ran {
+        Ok(Ran::Commit(_)) => false,
+        // It was not read, and would not be now.
+        Err(StoreError::Storage(_) | StoreError::Closed | StoreError::TenantNotFound { .. }) => {
+            false
+        }
+        Ok(Ran::Discard(_)) | Err(_) => true,
     }
 }
 

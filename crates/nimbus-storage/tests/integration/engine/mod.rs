@@ -2,6 +2,7 @@
 //! hold, refuse or lose commits. One file per concern; what they share is in `support`.
 
 mod backup;
+mod blind;
 mod committer;
 mod damage;
 mod deploy_crashes;

@@ -15,6 +15,12 @@ use nimbus_storage::{
     Transaction,
 };
 
+pub use super::blind::{
+    a_savepoint_does_not_bring_back_an_old_catalogue, a_schema_changed_meanwhile_decides,
+    a_tenant_deleted_meanwhile_is_missed, an_index_declared_meanwhile_has_the_insert,
+    answers_of_the_catalogue_are_the_newest, inserts_take_no_snapshot,
+    other_changes_are_seen_without_another_run, tables_are_made_once,
+};
 use super::history::anomalies;
 use super::isolation::{CLIENTS, EACH, Mode, TABLE, clients, prepared};
 use super::lists;
@@ -28,7 +34,7 @@ pub struct Servers {
     pub a: Engine,
     pub b: Engine,
     /// Faults of the second one's storage.
-    hooks: Arc<Hooks>,
+    pub hooks: Arc<Hooks>,
 }
 
 impl Servers {
@@ -46,7 +52,7 @@ impl Servers {
         }
     }
 
-    fn in_memory() -> Servers {
+    pub fn in_memory() -> Servers {
         let provider = MemoryProvider::new();
         Servers::over(Arc::new(provider.clone()), Arc::new(provider))
     }
@@ -471,7 +477,15 @@ macro_rules! two_servers {
             a_dead_servers_schema_change_is_undone,
             policies_reach_the_other_server,
             usage_counts_the_other_servers_commits,
-            quotas_hold_over_both_servers
+            quotas_hold_over_both_servers,
+            inserts_take_no_snapshot,
+            an_index_declared_meanwhile_has_the_insert,
+            a_schema_changed_meanwhile_decides,
+            other_changes_are_seen_without_another_run,
+            answers_of_the_catalogue_are_the_newest,
+            a_savepoint_does_not_bring_back_an_old_catalogue,
+            tables_are_made_once,
+            a_tenant_deleted_meanwhile_is_missed
         );
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
