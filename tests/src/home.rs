@@ -163,13 +163,13 @@ impl Finished {
 
     /// Checks that standard error contains each of `parts`.
     pub fn says(self, parts: &[&str]) -> Finished {
-        for part in parts {
-            assert!(
-                self.stderr.contains(part),
-                "{part:?} is not in:\n{}",
-                self.stderr
-            );
-        }
+        contains(&self.stderr, parts);
+        self
+    }
+
+    /// Checks that standard output contains each of `parts`.
+    pub fn prints(self, parts: &[&str]) -> Finished {
+        contains(&self.stdout, parts);
         self
     }
 
@@ -177,6 +177,12 @@ impl Finished {
     pub fn json(&self) -> Json {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("no JSON ({e}): {}", self.stdout))
+    }
+}
+
+fn contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -42,6 +42,7 @@ pub struct Options {
     env: Vec<(String, String)>,
     sync_takes: Option<Duration>,
     traced: Option<&'static str>,
+    names: Option<(String, IpAddr)>,
 }
 
 impl Options {
@@ -90,6 +91,13 @@ impl Options {
     /// Makes every sync of the disk take this much longer, as slower disks do. Needs `strace`.
     pub fn sync_takes(mut self, delay: Duration) -> Options {
         self.sync_takes = Some(delay);
+        self
+    }
+
+    /// Host names as `hosts` says in the form of `/etc/hosts`, and beside them as the name server at this address
+    /// does. Needs leave to mount.
+    pub fn names(mut self, hosts: &str, name_server: IpAddr) -> Options {
+        self.names = Some((hosts.to_owned(), name_server));
         self
     }
 
@@ -320,10 +328,13 @@ impl Drop for Process {
 
 /// Starts `nimbus start`; the address is `None` when the process ended without listening.
 fn launch(home: &Home, options: &Options) -> (Process, Option<SocketAddr>) {
-    let mut command = match (options.sync_takes, options.traced) {
-        (Some(delay), _) => home.program("strace", slow_syncs(delay, home)),
-        (None, Some(calls)) => home.program("strace", tracing(calls, home)),
-        (None, None) => home.program(binary(), [""; 0]),
+    let mut command = match (options.sync_takes, options.traced, &options.names) {
+        (Some(delay), _, _) => home.program("strace", slow_syncs(delay, home)),
+        (None, Some(calls), _) => home.program("strace", tracing(calls, home)),
+        (None, None, Some((hosts, server))) => {
+            home.program("unshare", own_names(hosts, *server, home))
+        }
+        (None, None, None) => home.program(binary(), [""; 0]),
     };
     command.arg("start");
     if !options.args.iter().any(|arg| arg.starts_with("--port")) {
@@ -379,6 +390,18 @@ fn slow_syncs(delay: Duration, home: &Home) -> Vec<OsString> {
     args.extend(["trace=fsync,fdatasync".into(), "-e".into(), inject.into()]);
     args.extend(["-o".into(), home.path().join(SYNC_LOG).into()]);
     args.push(binary());
+    args
+}
+
+/// Arguments of `unshare`: the binary sees other files of names than the machine has, and nobody else does.
+fn own_names(hosts: &str, server: IpAddr, home: &Home) -> Vec<OsString> {
+    let (names, resolver) = (home.path().join("hosts"), home.path().join("resolv.conf"));
+    std::fs::write(&names, hosts).unwrap();
+    let options = "options timeout:1 attempts:1";
+    std::fs::write(&resolver, format!("nameserver {server}\n{options}\n")).unwrap();
+    let script = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+    let mut args: Vec<OsString> = ["--mount", "sh", "-c", script].map(OsString::from).to_vec();
+    args.extend([names.into(), resolver.into(), binary()]);
     args
 }
 

@@ -61,7 +61,7 @@ pub(crate) enum Command {
     /// Create, list and revoke the keys of a tenant: credentials that open nothing else.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Review policy files offline: validate, explain, prove, diff.
+    /// Review policy files offline (validate, explain, prove, diff, suggest), and change those of a running server (put, restore, show).
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Create, list, delete, adopt, move and prune tenants.
@@ -107,6 +107,10 @@ pub(crate) struct StartArgs {
     /// Allow a host outside loopback; the admin token must have been rotated within 30 days [env: NIMBUS_ALLOW_NETWORK]
     #[arg(long, help_heading = "Network")]
     pub(crate) allow_network: bool,
+    /// Directory of policy files, `<tenant>.yaml` each: they are enforced, a change is taken in as it comes, and a tenant without a file is granted nothing [env: NIMBUS_POLICY_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policy_dir: Option<String>,
+
     /// Origin whose pages may use the server, beside loopback; repeatable [env: NIMBUS_CORS_ALLOW_ORIGINS, comma separated]
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     pub(crate) cors_allow_origin: Vec<String>,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
-/// The file: `{"persistence": {...}, "runtime": {...}, "public_origin": "https://..."}`.
+/// The file: `{"persistence": {...}, "runtime": {...}, "public_origin": "https://...", "policy_dir": "..."}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConfigFile {
@@ -17,6 +17,8 @@ pub(crate) struct ConfigFile {
     pub(crate) runtime: Runtime,
     /// By which clients reach the server.
     pub(crate) public_origin: Option<String>,
+    /// Of policy files.
+    pub(crate) policy_dir: Option<String>,
 }
 
 /// Budgets of functions (nimbus.md 1.2).

@@ -1,10 +1,13 @@
-//! `nimbus policy`: the command line of what nimbus-policy does with policy files. Asks no server.
+//! `nimbus policy`: the command line of what nimbus-policy does with policy files, without a server, and of what a running
+//! server does with them ([`remote`]).
 //!
 //! Exit codes: 0 clean, 1 could not run, 2 wrong usage, 3 invalid policy, 4 advisories or acceptances to look at, 5 authority
 //! was widened and `--deny-widening` was given.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
+
+mod remote;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -24,6 +27,28 @@ pub(crate) enum PolicyCommand {
     Prove(ProveArgs),
     /// Classify what changed between two versions of a policy file.
     Diff(DiffArgs),
+    /// Print the rules that would allow what a server refused to functions, for a person to review. Changes nothing.
+    Suggest(SuggestArgs),
+    /// Put a policy file in force for a tenant of a running server, as its next version.
+    Put(remote::PutArgs),
+    /// Put an earlier version in force again, as the next one.
+    Restore(remote::RestoreArgs),
+    /// Print the policy that governs a tenant of a running server, and its versions.
+    Show(remote::ShowArgs),
+}
+
+/// One policy file, and what was refused.
+#[derive(Debug, Args)]
+pub(crate) struct SuggestArgs {
+    /// The policy file of the tenant.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// Lines of the audit log, as `nimbus audit export --denied` writes them; `-` is standard input.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    audit: PathBuf,
+    /// How to print the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    format: Format,
 }
 
 /// One policy file.
@@ -132,6 +157,14 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<()> {
             };
             (diff, args.format.into())
         }
+        PolicyCommand::Suggest(SuggestArgs {
+            file,
+            audit,
+            format,
+        }) => (command::Command::Suggest { file, audit }, format.into()),
+        PolicyCommand::Put(args) => return remote::put(args),
+        PolicyCommand::Restore(args) => return remote::restore(args),
+        PolicyCommand::Show(args) => return remote::show(args),
     };
     let outcome = command::run(&command, format, std::io::stderr().is_terminal());
     output::raw(outcome.stdout.as_bytes())?;

@@ -108,6 +108,7 @@ pub(crate) struct Settings {
     pub(crate) allow_network: bool,
     pub(crate) data_dir: PathBuf,
     pub(crate) control_data_dir: PathBuf,
+    pub(crate) policy_dir: Option<PathBuf>,
     /// Of new tenants.
     pub(crate) home: Served,
     /// Whose tenants are served too.
@@ -291,6 +292,10 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
     if let Some((_, source)) = host.as_ref().filter(|(host, _)| host.is_empty()) {
         return Err(usage(format!("{source}: the host is empty")));
     }
+    let policy_dir = pick.text(args.policy_dir.clone(), "policy-dir", config.policy_dir);
+    if let Some((_, source)) = policy_dir.as_ref().filter(|(dir, _)| dir.is_empty()) {
+        return Err(usage(format!("{source}: the directory is empty")));
+    }
     let (data_dir, control_data_dir) =
         directories(args.data_dir, args.control_data_dir, &file, env);
     Ok(Settings {
@@ -299,6 +304,7 @@ pub(crate) fn resolve(args: StartArgs, env: Lookup<'_>) -> anyhow::Result<Settin
         allow_network: args.allow_network || pick.switch("allow-network")?,
         data_dir,
         control_data_dir,
+        policy_dir: policy_dir.map(|(dir, _)| PathBuf::from(dir)),
         home,
         also,
         durability,

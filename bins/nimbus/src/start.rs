@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
-use nimbus_http::{Server, Services, Stopped, Store};
+use nimbus_http::{PolicyDirectory, Server, Services, Stopped, Store};
 use nimbus_runtime::{Runtime, RuntimeConfig};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::encryption::Keyring;
@@ -122,6 +122,9 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         tracing::warn!(path = %token_path.display(), "the admin token carries a time in the future; check the clock");
     }
 
+    let policies = settings.policy_dir.as_deref().map(PolicyDirectory::open);
+    let policies = policies.transpose().context("--policy-dir")?;
+
     let files = raise_file_limit();
     // More connections than descriptors would only fail later, in the middle of something.
     let affordable = usize::try_from(files / 2).unwrap_or(usize::MAX);
@@ -158,6 +161,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         token_path,
         audit: Arc::clone(&audit),
         encryption: source::report(settings.encryption.as_ref(), settings.home.name),
+        policies: policies.clone(),
     };
     drop(token);
     let server = Server::bind(&addresses, settings.server, services).await?;
@@ -167,6 +171,7 @@ async fn serve(mut settings: Settings, keyring: Option<Arc<Keyring>>) -> anyhow:
         lock.set_address(address)?;
     }
     let stop = stop_signal()?;
+    reload_on_signal(policies)?;
     tracing::info!(data_dir = %settings.data_dir.display(), durability = ?settings.durability, "listening on http://{address}");
     let stopped = server.run(stop).await;
     if let Stopped::TimedOut { left } = stopped {
@@ -244,6 +249,23 @@ fn raise_file_limit() -> u64 {
         }
     };
     limit.unwrap_or(1 << 20)
+}
+
+/// Reloads policies at SIGHUP, without waiting for them to rest. Without any the signal ends the server, as it does
+/// other programs.
+fn reload_on_signal(policies: Option<PolicyDirectory>) -> anyhow::Result<()> {
+    let Some(policies) = policies else {
+        return Ok(());
+    };
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let policies = policies.clone();
+            // How it went is logged, and in /debug/policy/status.
+            drop(tokio::task::spawn_blocking(move || policies.reload()).await);
+        }
+    });
+    Ok(())
 }
 
 /// Ends at the first SIGTERM or SIGINT. The second one ends the process at once.

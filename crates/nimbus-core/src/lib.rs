@@ -11,6 +11,7 @@ pub mod id;
 pub mod json;
 pub mod key;
 pub mod name;
+pub mod net;
 pub mod validator;
 pub mod value;
 

@@ -68,6 +68,8 @@ pub(crate) struct ApiError {
     convex: Option<&'static str>,
     /// Seconds in `Retry-After`, where it is not [`RETRY_AFTER`].
     retry_after: Option<u64>,
+    /// Whether the policy of the tenant does not let the caller do this.
+    by_policy: bool,
 }
 
 /// The shape of an error for Convex clients (convex.md 1.5).
@@ -107,7 +109,21 @@ impl ApiError {
             inside: None,
             convex: None,
             retry_after: None,
+            by_policy: false,
         }
+    }
+
+    /// A refusal that follows from the policy of the tenant.
+    pub(crate) fn by_policy(code: ErrorCode, message: impl Into<String>) -> ApiError {
+        ApiError {
+            by_policy: true,
+            ..ApiError::new(code, message)
+        }
+    }
+
+    /// Whether it is one of [`ApiError::by_policy`].
+    pub(crate) fn is_by_policy(&self) -> bool {
+        self.by_policy
     }
 
     /// An error with a code that Convex clients know.
@@ -327,14 +343,21 @@ impl ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
-        let (code, message) = (error.code(), error.to_string());
+        let message = error.to_string();
         let inside = error.inside();
-        let unknown = matches!(error, StoreError::OutcomeUnknown { .. });
+        let special = match error {
+            StoreError::OutcomeUnknown { .. } => Some(Special::OutcomeUnknown),
+            StoreError::QuotaExceeded { .. } => Some(Special::QuotaReached),
+            _ => None,
+        };
         ApiError {
             inside,
-            special: unknown.then_some(Special::OutcomeUnknown),
+            special,
             detail: store_detail(&error).map(Box::new),
-            ..ApiError::new(code, message)
+            ..ApiError::new(
+                special.map_or(error.code(), |case| case.meaning().0),
+                message,
+            )
         }
     }
 }
@@ -364,6 +387,11 @@ fn store_detail(error: &StoreError) -> Option<Json> {
         } => {
             json!({"requested": requested, "floor": floor, "head": head})
         }
+        StoreError::QuotaExceeded {
+            quota,
+            limit,
+            observed,
+        } => json!({"quota": quota, "limit": limit, "observed": observed}),
         StoreError::SchemaEnforcement { table, failure } => {
             json!({"table": table, "path": failure.path(), "reason": failure.message()})
         }
@@ -413,6 +441,19 @@ impl From<DoorError> for ApiError {
     fn from(error: DoorError) -> ApiError {
         match error {
             DoorError::Store(error) => error.into(),
+            DoorError::NotExposed { surface } => {
+                ApiError::by_policy(ErrorCode::AuthForbidden, error.to_string())
+                    .with_member("surface", surface)
+            }
+            DoorError::TooFast { retry_after, .. } => {
+                let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+                ApiError::new(ErrorCode::RateLimited, error.to_string())
+                    .retry_after(retry_after)
+                    .with_member("retryAfterMs", ms)
+            }
+            DoorError::PoliciesFromDirectory => {
+                ApiError::special(Special::ElsewhereDecided, error.to_string())
+            }
             DoorError::Backup(error) => error.into(),
             denied => ApiError::new(ErrorCode::AuthPermissionDenied, denied.to_string()),
         }

@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::policy::Policies;
+
 /// Upper bounds of the latency buckets in seconds: around one sync (4 ms) they are close.
 const BUCKETS: [f64; 13] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
@@ -94,8 +96,13 @@ impl Metrics {
     ///
     /// # Errors
     /// None in practice: formatting into a `String` does not fail.
-    pub(crate) fn render(&self, engine: &EngineMetrics) -> Result<String, fmt::Error> {
+    pub(crate) fn render(
+        &self,
+        engine: &EngineMetrics,
+        policies: &Policies,
+    ) -> Result<String, fmt::Error> {
         let mut now = Registry::with_prefix("nimbus");
+        policy_rows(policies, &mut now);
         for (name, help, kind, value) in engine_rows(engine) {
             match kind {
                 Kind::Counter => now.register(name, help, ConstCounter::new(value)),
@@ -116,6 +123,37 @@ impl Metrics {
         encode_eof(&mut text)?;
         Ok(text)
     }
+}
+
+/// What policies refused, and how reloads of their directory went.
+fn policy_rows(policies: &Policies, registry: &mut Registry) {
+    for (kind, count) in policies.refusals() {
+        let name = format!("policy_refusals_{kind}");
+        let help = format!("Refused by a policy: {kind}");
+        registry.register(name, help, ConstCounter::new(count));
+    }
+    let Some(directory) = policies.directory() else {
+        return;
+    };
+    let (last, applied, refused) = directory.reloads();
+    let failing = last.is_some_and(|reload| reload.problem.is_some());
+    let counters = [
+        (
+            "policy_reloads_applied",
+            "Reloads of policies that took effect",
+            applied,
+        ),
+        (
+            "policy_reloads_refused",
+            "Reloads of policies in which something was wrong",
+            refused,
+        ),
+    ];
+    for (name, help, count) in counters {
+        registry.register(name, help, ConstCounter::new(count));
+    }
+    let help = "Whether the last reload was refused, so that older policies are in force";
+    registry.register("policy_reload_failing", help, gauge(u64::from(failing)));
 }
 
 fn gauge(value: u64) -> ConstGauge<i64> {
@@ -273,12 +311,16 @@ mod tests {
         );
         let mut engine = EngineMetrics::default();
         engine.commit_syncs = 7;
-        let text = metrics.render(&engine).unwrap();
+        let policies = Policies::default();
+        policies.count(crate::policy::Refusal::Rate);
+        let text = metrics.render(&engine, &policies).unwrap();
         for line in [
             "nimbus_http_requests_total{family=\"native_api\",status=\"201\"} 1",
             "nimbus_http_request_seconds_bucket{le=\"0.005\",family=\"native_api\"} 1",
             "nimbus_commit_syncs_total 7",
             "nimbus_open_tenants 0",
+            "nimbus_policy_refusals_rate_total 1",
+            "nimbus_policy_refusals_egress_total 0",
         ] {
             assert!(
                 text.lines().any(|found| found == line),

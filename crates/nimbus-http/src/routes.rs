@@ -17,8 +17,8 @@ use crate::edge::Ticket;
 use crate::edge::request_id::Ulid;
 use crate::error::ApiError;
 use crate::handlers::{
-    backup, convex, debug, deployments, documents, export, health, import, journal, keys, query,
-    schema, system, tenants,
+    backup, convex, debug, deployments, documents, export, health, import, journal, keys, policy,
+    query, schema, system, tenants,
 };
 use crate::route::{Route, RouteClass};
 use crate::status::Special;
@@ -54,6 +54,8 @@ fn built() -> Vec<Route> {
         Route::new(POST, "/api/tenants/{tenant}/adopt", ManageTenants, "Take in tenant data that is not registered.", tenants::adopt),
         Route::new(POST, "/api/tenants/{tenant}/move", ManageTenants, "Begin to move a tenant to another provider that the server serves.", tenants::begin_move),
         Route::new(GET, "/api/tenants/{tenant}/move", ManageTenants, "How far the newest move of a tenant is.", tenants::move_status),
+        Route::new(GET, "/api/tenants/{tenant}/policy", ManageTenants, "Read the policy that governs a tenant, and its versions.", policy::get).with_query(policy::PARAMETERS),
+        Route::new(PUT, "/api/tenants/{tenant}/policy", ManageTenants, "Put a policy in force, or an earlier version again.", policy::put),
         Route::new(POST, "/api/tenants/{tenant}/prune", ManageTenants, "Drop the retained commit log now.", tenants::prune),
 
         Route::new(POST, "/api/tenants/{tenant}/documents", WriteData, "Insert a document.", documents::insert),
@@ -95,6 +97,7 @@ fn built() -> Vec<Route> {
         Route::new(GET, "/debug/tenants/{tenant}/engine/metrics", Inspect, "Counters of one tenant.", debug::engine_metrics),
         Route::new(GET, "/debug/encryption/status", Inspect, "State of encryption at rest.", debug::encryption),
         Route::new(GET, "/debug/license/status", Inspect, "State of the licence.", debug::license),
+        Route::new(GET, "/debug/policy/status", Inspect, "Which policies are in force, and how the last reload went.", policy::status),
         Route::new(GET, "/debug/runtime/metrics", Inspect, "Counters of the function runtime.", debug::runtime),
 
         Route::new(POST, "/api/system/token/rotate", ManageSystem, "Replace the admin token at once; needs the Bearer form.", system::rotate),

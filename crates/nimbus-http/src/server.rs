@@ -34,6 +34,8 @@ use crate::encryption::EncryptionReport;
 use crate::functions::{FunctionService, FunctionSettings};
 use crate::io::{Kept, Stalling};
 use crate::metrics::Metrics;
+use crate::policy::Policies;
+use crate::policy::directory::PolicyDirectory;
 use crate::routes::router;
 use crate::store::Store;
 
@@ -62,6 +64,8 @@ pub struct Services {
     pub runtime: Runtime,
     /// What is encrypted at rest, for operators.
     pub encryption: EncryptionReport,
+    /// Where policies come from; `None`: from the tenants themselves.
+    pub policies: Option<PolicyDirectory>,
 }
 
 /// A server that listens and does not serve yet.
@@ -115,9 +119,18 @@ impl Server {
                 None => format!("http://{address}"),
             },
         };
-        let functions = FunctionService::new(services.runtime, settings, Arc::clone(&trail));
+        let policies = Arc::new(Policies::new(services.policies));
+        let store = services
+            .store
+            .governed_by(policies, services.runtime.clone());
+        let functions = FunctionService::new(
+            services.runtime,
+            settings,
+            Arc::clone(&trail),
+            store.clone(),
+        );
         let app = Arc::new(App {
-            store: services.store,
+            store,
             authenticator: Authenticator::new(Arc::clone(&services.verifier)),
             verifier: services.verifier,
             token_path: services.token_path,
@@ -159,6 +172,7 @@ impl Server {
         let mut asked = app.stop.subscribe();
         tokio::select! {
             () = accept_all(&listener, &edge, &app) => {}
+            () = Arc::clone(app.store.policies()).watch() => {}
             () = shutdown => {}
             _ = asked.wait_for(|stop| *stop) => {}
         }

@@ -70,6 +70,11 @@ const OPERATOR: Option<Remedy> = Some(Remedy {
     message: "give the operator the request id",
 });
 
+const QUOTA: Option<Remedy> = Some(Remedy {
+    action: "contact_operator",
+    message: "delete documents, or ask the operator for a higher quota",
+});
+
 const fn error(status: StatusCode, remedy: Option<Remedy>) -> Meaning {
     Meaning {
         status,
@@ -151,6 +156,8 @@ pub(crate) enum Special {
     BodyTooLarge,
     /// An `Expect` header other than `100-continue`.
     Expectation,
+    /// What is asked for is decided elsewhere, such as in a directory of policies.
+    ElsewhereDecided,
     /// Too many or too large request headers.
     HeadersTooLarge,
     /// A content type or encoding other than plain JSON.
@@ -159,18 +166,22 @@ pub(crate) enum Special {
     MethodNotAllowed,
     /// A write that may or may not be durable: a client that tries again blindly may write twice.
     OutcomeUnknown,
+    /// A quota of the tenant's policy is used up: unlike a full disk, that does not pass by itself.
+    QuotaReached,
     /// The request line is too long.
     UriTooLong,
 }
 
 impl Special {
-    const ALL: [Special; 7] = [
+    const ALL: [Special; 9] = [
         Special::BodyTooLarge,
+        Special::ElsewhereDecided,
         Special::Expectation,
         Special::HeadersTooLarge,
         Special::MediaType,
         Special::MethodNotAllowed,
         Special::OutcomeUnknown,
+        Special::QuotaReached,
         Special::UriTooLong,
     ];
 
@@ -179,6 +190,7 @@ impl Special {
         match self {
             Special::BodyTooLarge => with(ErrorCode::OpCapExceeded, StatusCode::PAYLOAD_TOO_LARGE),
             Special::Expectation => with(ErrorCode::OpInvalidInput, StatusCode::EXPECTATION_FAILED),
+            Special::ElsewhereDecided => with(ErrorCode::OpConflict, StatusCode::CONFLICT),
             Special::HeadersTooLarge => with(
                 ErrorCode::OpCapExceeded,
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -193,6 +205,10 @@ impl Special {
             Special::OutcomeUnknown => {
                 let code = ErrorCode::ServiceStorageTransient;
                 (code, error(StatusCode::SERVICE_UNAVAILABLE, REFRESH))
+            }
+            Special::QuotaReached => {
+                let code = ErrorCode::ServiceStorageFull;
+                (code, error(StatusCode::INSUFFICIENT_STORAGE, QUOTA))
             }
             Special::UriTooLong => with(ErrorCode::OpCapExceeded, StatusCode::URI_TOO_LONG),
         }

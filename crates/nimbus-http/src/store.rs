@@ -5,18 +5,26 @@
 //! wire formats; it checks the permission and hands over.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use nimbus_auth::{
-    FunctionContext, KeyClaim, KeyRecord, OperationContext, Permission, ServerContext,
+    FunctionContext, KeyClaim, KeyRecord, OperationContext, Permission, Principal, PrincipalKind,
+    ServerContext,
 };
 use nimbus_core::TenantId;
-use nimbus_storage::StoredKey;
+use nimbus_policy::Surface;
+use nimbus_runtime::Runtime;
 use nimbus_storage::backup::{self, Backup, BackupError, Source, Summary};
 use nimbus_storage::encryption::Keyring;
-use nimbus_storage::{Engine, EngineMetrics, MoveStatus, StoreError, StoreResult, Tenant};
+use nimbus_storage::{
+    Engine, EngineMetrics, MoveStatus, PolicyVersion, Quota, StoreError, StoreResult, StoredKey,
+    StoredPolicy, Tenant, Usage,
+};
 
 use crate::edge::gate::KeySource;
+use crate::policy::authority::Authority;
+use crate::policy::{Policies, Refused};
 
 /// Why the door stayed shut, or what the engine said behind it.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +38,25 @@ pub enum DoorError {
         /// What the context has.
         held: Permission,
     },
+    /// The policy of the tenant does not let its keys in this way.
+    #[error("the policy of this tenant does not expose `{surface}`")]
+    NotExposed {
+        /// The way, as a policy names it.
+        surface: &'static str,
+    },
+    /// The tenant has as many requests as its policy allows.
+    #[error("the policy of this tenant allows {rate} requests in a second")]
+    TooFast {
+        /// Requests in a second.
+        rate: u64,
+        /// When there may be another.
+        retry_after: Duration,
+    },
+    /// Policies come from a directory and are not changed here.
+    #[error(
+        "policies of this server come from its --policy-dir; change the file of the tenant there"
+    )]
+    PoliciesFromDirectory,
     /// A backup was not begun.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -47,6 +74,10 @@ pub struct Store {
     engine: Engine,
     /// What backups are sealed with.
     keyring: Option<Arc<Keyring>>,
+    /// What tenants may do.
+    policies: Arc<Policies>,
+    /// What runs their functions, if there is anything that does.
+    runtime: Option<Runtime>,
 }
 
 impl std::fmt::Debug for Store {
@@ -61,7 +92,63 @@ impl Store {
         Store {
             engine,
             keyring: None,
+            policies: Arc::default(),
+            runtime: None,
         }
+    }
+
+    /// The same door, behind which these policies hold, for functions as well.
+    pub(crate) fn governed_by(self, policies: Arc<Policies>, runtime: Runtime) -> Store {
+        Store {
+            policies,
+            runtime: Some(runtime),
+            ..self
+        }
+    }
+
+    /// What tenants may do.
+    pub(crate) fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// What governs a tenant now; engine and runtime are told its quotas, if they are others than before.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub(crate) async fn authority(&self, id: &TenantId, tenant: &Tenant) -> StoreResult<Authority> {
+        let stored = match self.policies.directory() {
+            Some(_) => None,
+            None => tenant.policy().await?,
+        };
+        let authority = self.policies.authority(id, stored.as_deref());
+        self.policies.tell_quotas(id, &authority, |quotas| {
+            let quota = Quota {
+                documents: quotas.documents,
+                bytes: quotas.storage_bytes,
+            };
+            self.engine.set_quota(id, quota);
+            let functions = quotas.active_functions;
+            let functions = functions.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+            if let Some(runtime) = &self.runtime {
+                runtime.bound_tenant(id, functions);
+            }
+        });
+        Ok(authority)
+    }
+
+    /// Opens a tenant for `principal`, as far as its policy takes requests by this way. Operators always may.
+    async fn open(
+        &self,
+        id: &TenantId,
+        principal: Option<&Principal>,
+        surface: Surface,
+    ) -> DoorResult<Tenant> {
+        let tenant = self.engine.tenant(id).await?;
+        let authority = self.authority(id, &tenant).await?;
+        if principal.map(Principal::kind) != Some(PrincipalKind::Operator) {
+            self.policies.take_request(id, &authority, surface)?;
+        }
+        Ok(tenant)
     }
 
     /// The same door, whose backups are sealed with keys of `keyring`: for a store that is encrypted.
@@ -96,7 +183,89 @@ impl Store {
         needed: Permission,
     ) -> DoorResult<Tenant> {
         check(context.permission(), needed)?;
-        Ok(self.engine.tenant(context.tenant()).await?)
+        let principal = Some(context.principal());
+        self.open(context.tenant(), principal, Surface::NativeApi)
+            .await
+    }
+
+    /// Whether a tenant that was opened for the context still would be, by the policy of this moment; its quotas are
+    /// in force then.
+    ///
+    /// # Errors
+    /// [`DoorError::NotExposed`]; storage errors.
+    pub(crate) async fn still_open(
+        &self,
+        context: &OperationContext,
+        tenant: &Tenant,
+    ) -> DoorResult<()> {
+        let authority = self.authority(context.tenant(), tenant).await?;
+        let operator = context.principal().kind() == PrincipalKind::Operator;
+        match operator || authority.exposes(Surface::NativeApi) {
+            true => Ok(()),
+            false => Err(Refused::Surface {
+                surface: Surface::NativeApi,
+            }
+            .into()),
+        }
+    }
+
+    /// The policy that the tenant of the context keeps, its versions, and what the tenant holds.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; `TenantNotFound`; storage errors.
+    pub(crate) async fn policy(
+        &self,
+        context: &OperationContext,
+        version: Option<u64>,
+    ) -> DoorResult<KeptPolicy> {
+        let tenant = self.tenant(context, Permission::ManageTenants).await?;
+        let current = tenant.policy().await?;
+        let shown = match version {
+            None => current,
+            Some(version) => tenant.policy_of(version).await?.map(Arc::new),
+        };
+        Ok(KeptPolicy {
+            shown,
+            versions: tenant.policies().await?,
+            tenant,
+        })
+    }
+
+    /// What a tenant holds, where a quota in force counts it.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub(crate) async fn counted_usage(
+        &self,
+        context: &OperationContext,
+        tenant: &Tenant,
+    ) -> DoorResult<Option<Usage>> {
+        let quotas = self.authority(context.tenant(), tenant).await?.quotas();
+        match quotas.documents.or(quotas.storage_bytes) {
+            Some(_) => Ok(Some(tenant.usage().await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes a text the policy of the tenant of the context.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; [`DoorError::PoliciesFromDirectory`]; as [`Tenant::put_policy`].
+    pub(crate) async fn put_policy(
+        &self,
+        context: &OperationContext,
+        text: Arc<str>,
+        restored_from: Option<u64>,
+        expected: Option<u64>,
+    ) -> DoorResult<StoredPolicy> {
+        let tenant = self.tenant(context, Permission::ManageTenants).await?;
+        if self.policies.directory().is_some() {
+            return Err(DoorError::PoliciesFromDirectory);
+        }
+        let stored = tenant.put_policy(text, restored_from, expected).await?;
+        // It holds from now on, for requests that are under way as well.
+        self.authority(context.tenant(), &tenant).await?;
+        Ok(stored)
     }
 
     /// The tenant of the context, for running its functions.
@@ -104,7 +273,8 @@ impl Store {
     /// # Errors
     /// `TenantNotFound`; storage errors.
     pub(crate) async fn functions(&self, context: &FunctionContext) -> DoorResult<Tenant> {
-        Ok(self.engine.tenant(context.tenant()).await?)
+        let (id, principal) = (context.tenant(), context.principal());
+        self.open(id, principal, Surface::ConvexHttp).await
     }
 
     /// Creates a tenant.
@@ -117,7 +287,9 @@ impl Store {
         tenant: &TenantId,
     ) -> DoorResult<()> {
         check(context.permission(), Permission::ManageTenants)?;
-        Ok(self.engine.create_tenant(tenant).await?)
+        self.engine.create_tenant(tenant).await?;
+        self.forget_quotas(tenant);
+        Ok(())
     }
 
     /// Deletes the tenant of the context with all that it owns.
@@ -126,7 +298,19 @@ impl Store {
     /// [`DoorError::Denied`]; `TenantNotFound`; storage errors.
     pub async fn delete_tenant(&self, context: &OperationContext) -> DoorResult<()> {
         check(context.permission(), Permission::ManageTenants)?;
-        Ok(self.engine.delete_tenant(context.tenant()).await?)
+        self.engine.delete_tenant(context.tenant()).await?;
+        self.forget_quotas(context.tenant());
+        Ok(())
+    }
+
+    /// Forgets what a tenant of this name was told to be bounded by. Said at its end, and once more at the beginning of
+    /// another one, since a request of the first may have come in between.
+    fn forget_quotas(&self, tenant: &TenantId) {
+        self.policies.forget(tenant);
+        self.engine.set_quota(tenant, Quota::default());
+        if let Some(runtime) = &self.runtime {
+            runtime.bound_tenant(tenant, None);
+        }
     }
 
     /// Takes data that is not registered in as the tenant of the context.
@@ -192,6 +376,25 @@ impl Store {
     /// Counters of the whole engine; they name no tenant.
     pub(crate) fn metrics(&self) -> EngineMetrics {
         self.engine.metrics()
+    }
+}
+
+/// What is known of the policy of a tenant.
+pub(crate) struct KeptPolicy {
+    /// The version that was asked for.
+    pub shown: Option<Arc<StoredPolicy>>,
+    pub versions: Vec<PolicyVersion>,
+    pub tenant: Tenant,
+}
+
+impl From<Refused> for DoorError {
+    fn from(refused: Refused) -> DoorError {
+        match refused {
+            Refused::Surface { surface } => DoorError::NotExposed {
+                surface: surface.name(),
+            },
+            Refused::Rate { rate, retry_after } => DoorError::TooFast { rate, retry_after },
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 
 mod render;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,6 +19,7 @@ use crate::problem::Invalid;
 use crate::prove::prove;
 use crate::report::{ExplainReport, ProveReport};
 use crate::source::{ReadError, Source};
+use crate::suggest::suggest;
 
 /// What to do, with which files; `-` is standard input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,13 @@ pub enum Command {
         to: PathBuf,
         /// Whether more authority is a failure.
         deny_widening: bool,
+    },
+    /// Find the rules that would allow what was refused.
+    Suggest {
+        /// The policy.
+        file: PathBuf,
+        /// Lines of the audit log, as `nimbus audit export` writes them.
+        audit: PathBuf,
     },
 }
 
@@ -121,6 +131,9 @@ pub fn run(command: &Command, format: Format, color: bool) -> Outcome {
             let after = load(to)?;
             Ok(compared(&before, &after, *deny_widening, format))
         }),
+        Command::Suggest { file, audit } => {
+            load(file).and_then(|policy| suggested(&policy, audit, format))
+        }
     };
     outcome.unwrap_or_else(|failure| failed(&failure, format, color))
 }
@@ -142,7 +155,7 @@ pub fn as_of(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-fn load(file: &std::path::Path) -> Result<Policy, Failure> {
+fn load(file: &Path) -> Result<Policy, Failure> {
     let source = Source::read(file).map_err(Failure::Read)?;
     compile(&source).map_err(Failure::Invalid)
 }
@@ -189,6 +202,23 @@ fn compared(before: &Policy, after: &Policy, deny_widening: bool, format: Format
         outcome.stderr = "refused: authority was widened (--deny-widening)\n".to_owned();
     }
     outcome
+}
+
+fn suggested(policy: &Policy, audit: &Path, format: Format) -> Result<Outcome, Failure> {
+    let fail = |source| {
+        Failure::Read(ReadError {
+            path: audit.to_owned(),
+            source,
+        })
+    };
+    let report = if audit == Path::new("-") {
+        suggest(policy, io::stdin().lock())
+    } else {
+        let log = File::open(audit).map_err(fail)?;
+        suggest(policy, io::BufReader::new(log))
+    };
+    let report = report.map_err(fail)?;
+    Ok(told(Exit::Clean, format, &report, || report.text()))
 }
 
 fn told(

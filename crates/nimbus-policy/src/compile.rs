@@ -147,11 +147,15 @@ impl Compiler<'_> {
         }
         decisions.sort_by(|a, b| a.key.cmp(&b.key));
         let limits = self.limits(file.defaults.as_ref(), &decisions);
+        let quotas = file.defaults.as_ref();
+        let quotas = quotas.and_then(|defaults| defaults.tenant_quotas.as_ref());
+        let quotas = quotas.map(|quotas| self.tenant_quotas(quotas));
         Some(Policy {
             name: name.unwrap_or_else(|| tenant.to_string()),
             description,
             tenant,
             limits,
+            quotas: quotas.unwrap_or_default(),
             acceptances,
             decisions,
             places: std::mem::take(&mut self.places),
@@ -269,6 +273,7 @@ impl Compiler<'_> {
             .as_ref()
             .map(|image| self.image(&image.value, isolation));
         let (charge, scaling) = self.quotas(file.quotas.as_ref());
+        let call = self.function_call(file);
         let audit = file
             .audit
             .as_ref()
@@ -301,6 +306,7 @@ impl Compiler<'_> {
             secrets,
             charge,
             scaling,
+            call,
             redactions,
         };
         decision.seal();

@@ -28,6 +28,7 @@ pub struct Policy {
     pub(crate) description: Option<String>,
     pub(crate) tenant: TenantId,
     pub(crate) limits: Limits,
+    pub(crate) quotas: TenantQuotas,
     pub(crate) acceptances: Vec<Acceptance>,
     /// By key.
     pub(crate) decisions: Vec<Decision>,
@@ -43,6 +44,12 @@ impl Policy {
         &self.tenant
     }
 
+    /// What the whole tenant may take up.
+    #[must_use]
+    pub fn quotas(&self) -> TenantQuotas {
+        self.quotas
+    }
+
     /// One decision for each workload, in the order of their keys.
     #[must_use]
     pub fn decisions(&self) -> &[Decision] {
@@ -52,8 +59,13 @@ impl Policy {
     /// The decision of a workload, such as `runtime_function` and `messages:send`.
     #[must_use]
     pub fn decision(&self, kind: WorkloadKind, name: &str) -> Option<&Decision> {
-        let found = |decision: &&Decision| decision.kind == kind && decision.name == name;
-        self.decisions.iter().find(found)
+        let wanted = [kind.name(), "/", name];
+        let order = |decision: &Decision| {
+            let wanted = wanted.iter().flat_map(|part| part.bytes());
+            decision.key.bytes().cmp(wanted)
+        };
+        let at = self.decisions.binary_search_by(order);
+        at.ok().and_then(|at| self.decisions.get(at))
     }
 
     /// Line and column of something of a workload; of the workload, if it has no place of its own.
@@ -72,6 +84,55 @@ pub(crate) struct Limits {
     pub(crate) max_min_warm_total: Option<u32>,
     pub(crate) max_warm_per_function: Option<u32>,
     pub(crate) live_scaling_forbidden: bool,
+}
+
+/// What a tenant may take up; `None` is no limit of the policy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TenantQuotas {
+    /// Bytes of documents as they are stored.
+    pub storage_bytes: Option<u64>,
+    /// Documents.
+    pub documents: Option<u64>,
+    /// Requests in a second.
+    pub requests_per_second: Option<u64>,
+    /// Functions that run at once on one server.
+    pub active_functions: Option<u64>,
+}
+
+impl TenantQuotas {
+    /// Name and value of each.
+    pub(crate) fn parts(&self) -> [(&'static str, Option<u64>); 4] {
+        [
+            ("storage_bytes", self.storage_bytes),
+            ("documents", self.documents),
+            ("requests_per_second", self.requests_per_second),
+            ("active_functions", self.active_functions),
+        ]
+    }
+}
+
+/// What one call of a function may take up; `None` is no limit of the policy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallLimits {
+    /// Longest time of one run, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// CPU time of one run of a query or mutation, in milliseconds.
+    pub user_cpu_ms: Option<u64>,
+    /// Bytes of console lines.
+    pub log_bytes: Option<u64>,
+}
+
+impl CallLimits {
+    /// Name and value of each.
+    pub(crate) fn parts(&self) -> [(&'static str, Option<u64>); 3] {
+        [
+            ("timeout_ms", self.timeout_ms),
+            ("user_cpu_ms", self.user_cpu_ms),
+            ("log_bytes", self.log_bytes),
+        ]
+    }
 }
 
 /// An advisory that someone accepted.
@@ -124,6 +185,7 @@ pub struct Decision {
     pub(crate) secrets: BTreeSet<SecretHandle>,
     pub(crate) charge: Charge,
     pub(crate) scaling: Scaling,
+    pub(crate) call: CallLimits,
     pub(crate) redactions: BTreeSet<String>,
 }
 
@@ -237,6 +299,23 @@ impl Decision {
         &self.egress
     }
 
+    /// What one call of it may take up.
+    #[must_use]
+    pub fn call_limits(&self) -> CallLimits {
+        self.call
+    }
+
+    /// Why it must not run in the server's process; `None` if it may.
+    #[must_use]
+    pub fn kept_out(&self) -> Option<String> {
+        match self.admission() {
+            Admission::InProcess => None,
+            Admission::Route { tier, reason } => {
+                Some(format!("it belongs to {tier}, since {reason}"))
+            }
+        }
+    }
+
     /// Whether it may read the secret behind this handle.
     #[must_use]
     pub fn may_read_secret(&self, handle: &str) -> bool {
@@ -311,9 +390,20 @@ impl Decision {
             "volumes": self.volumes,
             "image": self.image.as_ref().map(Image::canonical),
             "secrets": secrets,
-            "quotas": {"sandbox_charge": self.charge.canonical(), "runtime_scaling": self.scaling.canonical()},
+            "quotas": self.canonical_quotas(),
             "audit": self.redactions,
         }))
+    }
+
+    fn canonical_quotas(&self) -> Value {
+        let mut quotas = json!({
+            "sandbox_charge": self.charge.canonical(), "runtime_scaling": self.scaling.canonical(),
+        });
+        // Came after the form was in use: a decision without them keeps its id.
+        if self.call != CallLimits::default() {
+            quotas["function_call"] = numbers(&self.call.parts());
+        }
+        quotas
     }
 
     fn surface(&self) -> &'static str {
@@ -381,10 +471,7 @@ impl Charge {
     }
 
     fn canonical(&self) -> Value {
-        self.parts()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), json!(value)))
-            .collect()
+        numbers(&self.parts())
     }
 }
 
@@ -405,22 +492,47 @@ impl Scaling {
     }
 }
 
-/// JSON text with the keys of every object in order and no white space.
-pub(crate) fn canonical(value: &Value) -> String {
-    sorted(value).to_string()
+fn numbers(parts: &[(&str, Option<u64>)]) -> Value {
+    let named = parts
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)));
+    named.collect()
 }
 
-fn sorted(value: &Value) -> Value {
+/// JSON text with the keys of every object in order and no white space.
+pub(crate) fn canonical(value: &Value) -> String {
+    let mut out = String::new();
+    write_sorted(value, &mut out);
+    out
+}
+
+fn write_sorted(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {
-            let ordered: BTreeMap<&String, &Value> = map.iter().collect();
-            ordered
-                .into_iter()
-                .map(|(key, value)| (key.clone(), sorted(value)))
-                .collect()
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            out.push('{');
+            for (at, (key, value)) in entries.into_iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write_sorted(value, out);
+            }
+            out.push('}');
         }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        other => other.clone(),
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                write_sorted(item, out);
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
     }
 }
 

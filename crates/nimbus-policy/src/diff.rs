@@ -257,6 +257,7 @@ fn policy_changes(before: &Policy, after: &Policy) -> Vec<Change> {
         });
     }
     grants::limits(&before.limits, &after.limits, &mut changes);
+    grants::tenant_quotas(before.quotas, after.quotas, &mut changes);
     acceptances(before, after, &mut changes);
     changes
 }

@@ -7,7 +7,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::host::{Host, is_public, unmapped};
+use nimbus_core::net::{is_public, unmapped};
+
+use crate::host::Host;
 use crate::path;
 use crate::schema::EgressProtocol;
 
@@ -105,6 +107,30 @@ impl Denied {
     }
 }
 
+/// Which addresses a connection may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reach {
+    /// To public ones.
+    Public,
+    /// To any.
+    Any,
+    /// To this one, public or not.
+    Address(IpAddr),
+}
+
+impl Reach {
+    /// Whether this address is one of them.
+    #[must_use]
+    pub fn admits(self, address: IpAddr) -> bool {
+        match self {
+            Reach::Public => is_public(address),
+            Reach::Any => true,
+            Reach::Address(granted) => unmapped(address) == granted,
+        }
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Verdict<'a> {
@@ -118,12 +144,19 @@ impl Verdict<'_> {
     /// Whether a connection for the request may go to this address.
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
+        self.reach().is_some_and(|reach| reach.admits(address))
+    }
+
+    /// Where a connection for the request may go; `None` if the request is refused.
+    #[must_use]
+    pub fn reach(&self) -> Option<Reach> {
         match self {
-            Verdict::Allowed(rule) => match &rule.host {
-                Host::Address(granted) => unmapped(address) == *granted,
-                Host::Name(_) => rule.allow_internal_ips || is_public(address),
-            },
-            Verdict::Denied(_) => false,
+            Verdict::Allowed(rule) => Some(match &rule.host {
+                Host::Address(granted) => Reach::Address(*granted),
+                Host::Name(_) if rule.allow_internal_ips => Reach::Any,
+                Host::Name(_) => Reach::Public,
+            }),
+            Verdict::Denied(_) => None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! Hosts in their one canonical form: lower-case ASCII names without a dot at the end, addresses as RFC 5952 and
 //! dotted decimals write them, IPv4 in IPv6 as IPv4.
 //!
-//! Knows no rules and resolves nothing. Which addresses are internal follows the IANA registries of special-purpose
-//! addresses (RFC 6890), as `nimbus-runtime`'s guard of `fetch` does.
+//! Knows no rules and resolves nothing.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nimbus_core::net::{is_public, unmapped};
 
 /// Longest name in bytes (RFC 1035).
 const MAX_NAME: usize = 253;
@@ -116,14 +117,6 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// IPv4 addresses as such, however they are written.
-pub(crate) fn unmapped(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
-        IpAddr::V4(_) => address,
-    }
-}
-
 impl Host {
     /// Whether the host is this machine or an address that is not public. What a name leads to is not known here.
     pub(crate) fn is_internal(&self) -> bool {
@@ -153,49 +146,6 @@ impl fmt::Display for Host {
         match self {
             Host::Address(address) => address.fmt(f),
             Host::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// IPv4 ranges that are not public: first address and length of the prefix.
-const SPECIAL_V4: [(Ipv4Addr, u32); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
-    (Ipv4Addr::new(192, 88, 99, 0), 24),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
-    (Ipv4Addr::new(198, 51, 100, 0), 24),
-    (Ipv4Addr::new(203, 0, 113, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
-
-/// Global unicast addresses of IPv6; everything outside is special.
-const GLOBAL_V6: (u128, u32) = (0x2000 << 112, 3);
-/// What is carved out of them: protocol assignments with Teredo, documentation (twice), 6to4.
-const SPECIAL_V6: [(u128, u32); 4] = [
-    (0x2001 << 112, 23),
-    (0x2001_0db8 << 96, 32),
-    (0x2002 << 112, 16),
-    (0x3fff << 112, 20),
-];
-
-/// Whether anyone may be behind this address.
-#[must_use]
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    match unmapped(address) {
-        IpAddr::V4(v4) => !SPECIAL_V4
-            .iter()
-            .any(|(net, bits)| (v4.to_bits() ^ net.to_bits()) >> (32 - bits) == 0),
-        IpAddr::V6(v6) => {
-            let within = |(net, bits): &(u128, u32)| (v6.to_bits() ^ net) >> (128 - bits) == 0;
-            within(&GLOBAL_V6) && !SPECIAL_V6.iter().any(within)
         }
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! Knows no terminal. Secret handles are counted and never told.
 
+mod trace;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::decision::{Acceptance, Admission, Decision, Endpoint, Image, Policy, Sandbox};
+use crate::decision::{
+    Acceptance, Admission, Decision, Endpoint, Image, Policy, Sandbox, TenantQuotas,
+};
 use crate::egress::EgressRule;
 use crate::prove::{AdvisoryKind, Proof, Severity};
 use crate::schema::{
@@ -19,8 +23,8 @@ use crate::schema::{
 pub enum Enforcement {
     /// The server always does it so, whatever a policy says.
     Always,
-    /// The server could; in this version it reads no policy files.
-    NotYet,
+    /// The server enforces what the policy says.
+    Enforced,
     /// This server has no such thing; whoever runs it must see to it.
     NotEnforcedHere,
 }
@@ -30,7 +34,7 @@ impl Enforcement {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Enforcement::Always => "holds always",
-            Enforcement::NotYet => "not enforced yet",
+            Enforcement::Enforced => "enforced",
             Enforcement::NotEnforcedHere => "not enforced here",
         }
     }
@@ -43,9 +47,33 @@ pub struct ExplainReport {
     policy_name: String,
     description: Option<String>,
     tenant_id: String,
+    /// What the whole tenant may take up.
+    tenant_quotas: TenantQuotasReport,
     decision_count: usize,
     /// In the order of their keys.
     decisions: Vec<DecisionReport>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct TenantQuotasReport {
+    storage_bytes: Option<u64>,
+    documents: Option<u64>,
+    requests_per_second: Option<u64>,
+    active_functions: Option<u64>,
+    /// Who enforces them.
+    enforcement: Enforcement,
+}
+
+impl TenantQuotasReport {
+    fn new(quotas: TenantQuotas) -> TenantQuotasReport {
+        TenantQuotasReport {
+            storage_bytes: quotas.storage_bytes,
+            documents: quotas.documents,
+            requests_per_second: quotas.requests_per_second,
+            active_functions: quotas.active_functions,
+            enforcement: Enforcement::Enforced,
+        }
+    }
 }
 
 /// One decision.
@@ -136,6 +164,15 @@ struct ProvenanceReport {
 struct QuotasReport {
     sandbox_charge: ChargeReport,
     runtime_scaling: ScalingReport,
+    function_call: CallReport,
+}
+
+/// What is `null` is limited by the server alone.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CallReport {
+    timeout_ms: Option<u64>,
+    user_cpu_ms: Option<u64>,
+    log_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -166,11 +203,14 @@ pub(crate) struct TraceReport {
 }
 
 impl ExplainReport {
-    pub(crate) fn new(policy: &Policy) -> ExplainReport {
+    /// What a policy grants.
+    #[must_use]
+    pub fn new(policy: &Policy) -> ExplainReport {
         ExplainReport {
             policy_name: policy.name.clone(),
             description: policy.description.clone(),
             tenant_id: policy.tenant.to_string(),
+            tenant_quotas: TenantQuotasReport::new(policy.quotas),
             decision_count: policy.decisions.len(),
             decisions: policy.decisions.iter().map(DecisionReport::new).collect(),
         }
@@ -210,7 +250,7 @@ impl DecisionReport {
             secret_handle_count: decision.secrets.len(),
             quotas: QuotasReport::new(decision),
             audit_redactions: decision.redactions.iter().cloned().collect(),
-            trace: trace(decision),
+            trace: trace::of(decision),
         }
     }
 }
@@ -301,129 +341,13 @@ impl QuotasReport {
                 max_min_warm: scaling.max_min_warm,
                 allow_live_scaling: scaling.allow_live_scaling,
             },
+            function_call: CallReport {
+                timeout_ms: decision.call.timeout_ms,
+                user_cpu_ms: decision.call.user_cpu_ms,
+                log_bytes: decision.call.log_bytes,
+            },
         }
     }
-}
-
-/// What was granted, line by line. What is not granted has no line.
-fn trace(decision: &Decision) -> Vec<TraceReport> {
-    use Enforcement::{Always, NotEnforcedHere, NotYet};
-    let mut lines = Vec::new();
-    let mut add = |grant, text, enforcement| {
-        lines.push(TraceReport {
-            grant,
-            text,
-            enforcement,
-        });
-    };
-    add(
-        "isolation",
-        format!("tenants are kept apart as in {}", decision.isolation),
-        NotYet,
-    );
-    let admission = decision.admission();
-    // What runs elsewhere is out of this server's hands, whatever it is granted.
-    let run = match admission {
-        Admission::InProcess => NotYet,
-        Admission::Route { .. } => NotEnforcedHere,
-    };
-    add(
-        "runtime",
-        format!("the programming interface is {}", decision.profile),
-        run,
-    );
-    let routed = match admission {
-        Admission::InProcess => "admitted to the server's process".to_owned(),
-        Admission::Route { tier, reason } => format!("belongs to {tier}, since {reason}"),
-    };
-    add(
-        "runtime",
-        format!("the tier is {}: {routed}", decision.tier),
-        run,
-    );
-    if let Some(sandbox) = &decision.sandbox {
-        add(
-            "sandbox",
-            format!("runs in {}", sandbox_line(sandbox)),
-            NotEnforcedHere,
-        );
-    }
-    for service in &decision.services {
-        add(
-            "services",
-            format!("may use the service `{service}`"),
-            NotEnforcedHere,
-        );
-    }
-    for endpoint in &decision.endpoints {
-        add("endpoints", endpoint_line(endpoint), NotEnforcedHere);
-    }
-    if decision.egress.rules().is_empty() {
-        add(
-            "egress",
-            "no outbound connection is allowed".to_owned(),
-            run,
-        );
-    }
-    for rule in decision.egress.rules() {
-        add("egress", egress_line(rule), run);
-    }
-    add(
-        "storage",
-        format!(
-            "data lies in the namespace of the tenant `{}`",
-            decision.tenant
-        ),
-        Always,
-    );
-    for volume in &decision.volumes {
-        add(
-            "volumes",
-            format!("may mount the volume `{volume}`"),
-            NotEnforcedHere,
-        );
-    }
-    let secrets = match decision.secrets.len() {
-        0 => "may read no secret".to_owned(),
-        1 => "may read 1 secret".to_owned(),
-        count => format!("may read {count} secrets"),
-    };
-    add("secrets", secrets, run);
-    if let Some(image) = &decision.image {
-        image_lines(image, |text| add("image", text, NotEnforcedHere));
-    }
-    for (name, value) in decision.charge.parts() {
-        if let Some(value) = value {
-            add(
-                "quotas",
-                format!("sandboxes may take up {name} {value}"),
-                NotEnforcedHere,
-            );
-        }
-    }
-    for (name, value) in decision.scaling.parts() {
-        if let Some(value) = value {
-            add(
-                "quotas",
-                format!("instances may be kept warm: {name} {value}"),
-                NotEnforcedHere,
-            );
-        }
-    }
-    if decision.scaling.allow_live_scaling {
-        add(
-            "quotas",
-            "these numbers may be changed while it runs".to_owned(),
-            NotEnforcedHere,
-        );
-    }
-    let redactions: Vec<&str> = decision.redactions.iter().map(String::as_str).collect();
-    add(
-        "audit",
-        format!("audit lines leave out {}", redactions.join(", ")),
-        NotYet,
-    );
-    lines
 }
 
 /// A sandbox in a few words.
@@ -617,7 +541,7 @@ impl ProveReport {
 
 /// The JSON Schemas (2020-12) of what the commands print with `-f json`, by name of the file that publishes them.
 #[must_use]
-pub fn report_schemas() -> [(&'static str, serde_json::Value); 4] {
+pub fn report_schemas() -> [(&'static str, serde_json::Value); 5] {
     [
         (
             "policy-explain",
@@ -630,6 +554,10 @@ pub fn report_schemas() -> [(&'static str, serde_json::Value); 4] {
         (
             "policy-diff",
             schemars::schema_for!(crate::diff::DiffReport).to_value(),
+        ),
+        (
+            "policy-suggest",
+            schemars::schema_for!(crate::suggest::SuggestReport).to_value(),
         ),
         (
             "policy-errors",

@@ -69,6 +69,26 @@ mapping! {
         optional audit_redactions: Spanned<Vec<Spanned<String>>>,
         /// Most warm instances of the whole tenant.
         optional runtime_scaling_limits: Spanned<ScalingLimits>,
+        /// What the whole tenant may take up.
+        optional tenant_quotas: TenantQuotasBlock,
+    }
+}
+
+mapping! {
+    /// What the whole tenant may take up. What is not given is not limited beyond the server's own limits.
+    TenantQuotasBlock {
+        /// Bytes of documents as they are stored; beyond, writes that add to them are answered with 507.
+        #[schemars(range(min = 1))]
+        optional storage_bytes: Spanned<u64>,
+        /// Documents; beyond, writes that add some are answered with 507.
+        #[schemars(range(min = 1))]
+        optional documents: Spanned<u64>,
+        /// Requests in a second, by keys of the tenant and to its functions; twice as many at once. Beyond, the answer is 429.
+        #[schemars(range(min = 1))]
+        optional requests_per_second: Spanned<u64>,
+        /// Functions that run at once on one server; others wait for their turn, and too many of those are answered with 429.
+        #[schemars(range(min = 1))]
+        optional active_functions: Spanned<u64>,
     }
 }
 
@@ -300,6 +320,23 @@ mapping! {
         optional sandbox_charge: SandboxChargeBlock,
         /// How many warm instances it may have.
         optional runtime_scaling: Spanned<RuntimeScalingBlock>,
+        /// What one call of a function may take up.
+        optional function_call: Spanned<FunctionCallBlock>,
+    }
+}
+
+mapping! {
+    /// What one call of a function may take up; the server's own limits hold as well. What is not given is not limited
+    /// further.
+    FunctionCallBlock {
+        /// Longest time of one run, in milliseconds.
+        #[schemars(range(min = 1))]
+        optional timeout_ms: Spanned<u64>,
+        /// CPU time of one run of a query or mutation, in milliseconds.
+        #[schemars(range(min = 1))]
+        optional user_cpu_ms: Spanned<u64>,
+        /// Bytes of its console lines; beyond, the rest is left out, and a line says so. 0 keeps none.
+        optional log_bytes: Spanned<u64>,
     }
 }
 

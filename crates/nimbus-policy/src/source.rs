@@ -88,7 +88,9 @@ impl Source {
         &self.name
     }
 
-    pub(crate) fn text(&self) -> &str {
+    /// The text; empty of a file that is too large.
+    #[must_use]
+    pub fn text(&self) -> &str {
         &self.text
     }
 

@@ -50,6 +50,8 @@ struct TenantQueue {
 #[derive(Default)]
 struct State {
     active: usize,
+    /// Functions that single tenants may run at once, below the budgets.
+    bounds: HashMap<TenantId, usize>,
     tenants: HashMap<TenantId, TenantQueue>,
     /// Tenants with somebody waiting, in the order of their turns.
     turns: VecDeque<TenantId>,
@@ -178,6 +180,17 @@ impl Admission {
         granted
     }
 
+    /// Bounds what a tenant has active and in flight, or leaves it to the budgets.
+    pub(crate) fn bound(&self, tenant: &TenantId, functions: Option<usize>) {
+        let mut state = self.state();
+        match functions {
+            Some(functions) => drop(state.bounds.insert(tenant.clone(), functions.max(1))),
+            None => drop(state.bounds.remove(tenant)),
+        }
+        drop(state);
+        self.hand_out();
+    }
+
     /// Gives free slots to those whose turn it is.
     fn hand_out(&self) {
         loop {
@@ -217,11 +230,18 @@ impl State {
     fn may_start(&self, tenant: &TenantId, budgets: &Budgets) -> bool {
         let idle = TenantQueue::default();
         let queue = self.tenants.get(tenant).unwrap_or(&idle);
+        let (active, in_flight) = self.limits(tenant, budgets);
         self.active < budgets.instances
-            && queue.active < budgets.active
-            && queue.in_flight < budgets.in_flight
+            && queue.active < active
+            && queue.in_flight < in_flight
             && queue.waiting.is_empty()
             && queue.urgent.is_empty()
+    }
+
+    /// What a tenant may have active and in flight.
+    fn limits(&self, tenant: &TenantId, budgets: &Budgets) -> (usize, usize) {
+        let bound = self.bounds.get(tenant).copied().unwrap_or(usize::MAX);
+        (budgets.active.min(bound), budgets.in_flight.min(bound))
     }
 
     fn wait(&mut self, tenant: &TenantId, urgent: bool) -> oneshot::Receiver<Granted> {
@@ -246,8 +266,9 @@ impl State {
         let turn = |urgent: bool| {
             self.turns.iter().position(|tenant| {
                 self.tenants.get(tenant).is_some_and(|queue| {
-                    let room = queue.active < budgets.active;
-                    let new = !queue.waiting.is_empty() && queue.in_flight < budgets.in_flight;
+                    let (active, in_flight) = self.limits(tenant, budgets);
+                    let room = queue.active < active;
+                    let new = !queue.waiting.is_empty() && queue.in_flight < in_flight;
                     room && if urgent {
                         !queue.urgent.is_empty()
                     } else {
@@ -399,6 +420,27 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(*order.lock().unwrap(), ["a-again", "b1", "a1", "a2"]);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_may_be_bound_below_the_budgets_and_set_free() {
+        let gate = gate(4, 4, 8, 0);
+        let (a, b) = (tenant("a"), tenant("b"));
+        gate.bound(&a, Some(1));
+        let held = gate.enter(&a).await.unwrap();
+        assert!(matches!(
+            gate.enter(&a).await,
+            Err(RunError::QueueFull { .. })
+        ));
+        let others = [gate.enter(&b).await.unwrap(), gate.enter(&b).await.unwrap()];
+        // One that waits for the network has given its slot back, and still is one.
+        let (slot, place) = held;
+        drop(slot);
+        assert!(gate.enter(&a).await.is_err());
+        gate.bound(&a, None);
+        let second = gate.enter(&a).await.unwrap();
+        drop((others, place, second));
+        assert!(gate.state().tenants.is_empty());
     }
 
     #[tokio::test]

@@ -79,6 +79,19 @@ pub struct Invocation {
     pub args: String,
     /// Given when a running function calls this one.
     pub nesting: Option<Nesting>,
+    /// What it may take up beside the limits of the runtime.
+    pub bounds: CallBounds,
+}
+
+/// What one run may take up; the limits of the runtime hold as well. `None`: those alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallBounds {
+    /// Longest time on the wall.
+    pub timeout: Option<Duration>,
+    /// CPU time, of queries and mutations.
+    pub user_cpu: Option<Duration>,
+    /// Bytes of console lines.
+    pub log_bytes: Option<u64>,
 }
 
 /// The place of an invocation in a chain of calls; a [`Host`] is told its own and passes it on.

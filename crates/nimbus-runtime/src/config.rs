@@ -2,11 +2,10 @@
 //!
 //! Plain data; it must not know flags or environment variables.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::egress::EgressGrants;
 
 /// The hidden subcommand of this binary that is a worker.
 pub const WORKER: &str = "runtime-worker";
@@ -68,7 +67,7 @@ pub struct RuntimeConfig {
     pub max_queued_per_tenant: Option<usize>,
     /// How deep functions may call one another: 64.
     pub max_nested_calls: u32,
-    /// Where `fetch` may go beside the public Internet, or instead of all of it.
+    /// Where `fetch` may go beside public addresses, for tenants that no policy governs.
     pub egress: EgressGrants,
     /// How long a worker without work is kept: 60 s.
     pub idle: Duration,
@@ -129,54 +128,6 @@ impl RuntimeConfig {
     }
 }
 
-/// Where `fetch` may go. Without grants: public addresses only.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressGrants {
-    /// Exact host names or addresses, with a port or for all ports, that may be reached even where
-    /// their addresses are private.
-    pub hosts: Vec<EgressHost>,
-}
-
-/// One grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressHost {
-    /// Lower-case name, or an address.
-    pub host: String,
-    /// The port; all if `None`.
-    pub port: Option<u16>,
-}
-
-/// A text that is no grant.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no HOST or HOST:PORT")]
-pub struct EgressGrantError(String);
-
-impl std::str::FromStr for EgressHost {
-    type Err = EgressGrantError;
-
-    /// `HOST`, `HOST:PORT`, `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
-    fn from_str(text: &str) -> Result<EgressHost, EgressGrantError> {
-        let bad = || EgressGrantError(text.chars().take(80).collect());
-        let (host, port) = match text.rsplit_once(':') {
-            _ if text.parse::<IpAddr>().is_ok() => (text, None),
-            Some((host, port)) => (host, Some(port.parse().map_err(|_| bad())?)),
-            None => (text, None),
-        };
-        let host = host
-            .strip_prefix('[')
-            .and_then(|h| h.strip_suffix(']'))
-            .unwrap_or(host);
-        let name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if host.is_empty() || !(host.parse::<IpAddr>().is_ok() || host.chars().all(name)) {
-            return Err(bad());
-        }
-        Ok(EgressHost {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -212,17 +163,5 @@ mod tests {
         assert_eq!(all(&config), (1, 1, 3, 9, 9));
         config.max_queued_per_tenant = Some(0);
         assert_eq!(all(&config), (1, 1, 3, 9, 0));
-    }
-
-    #[test]
-    fn grants_are_hosts_with_or_without_a_port() {
-        let grant = |text: &str| text.parse::<EgressHost>().map(|g| (g.host, g.port));
-        assert_eq!(grant("Example.org"), Ok(("example.org".into(), None)));
-        assert_eq!(grant("127.0.0.1:80"), Ok(("127.0.0.1".into(), Some(80))));
-        assert_eq!(grant("[::1]:8080"), Ok(("::1".into(), Some(8080))));
-        assert_eq!(grant("::1"), Ok(("::1".into(), None)));
-        for bad in ["", ":80", "a b", "http://x", "x:99999", "x:", "*"] {
-            assert!(grant(bad).is_err(), "{bad}");
-        }
     }
 }

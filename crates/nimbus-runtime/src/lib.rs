@@ -10,6 +10,7 @@ mod admission;
 mod analysis;
 mod call;
 mod config;
+mod egress;
 #[cfg(feature = "engine")]
 #[allow(
     unsafe_code,
@@ -26,11 +27,13 @@ mod snapshot;
 
 pub use analysis::{Analysis, FunctionSpec, HttpRoute, ModuleAnalysis, Visibility};
 pub use call::{
-    Answer, Code, Host, Invocation, JsFailure, Module, Nesting, Outcome, SubCall, SyscallError,
-    UdfKind,
+    Answer, CallBounds, Code, Host, Invocation, JsFailure, Module, Nesting, Outcome, SubCall,
+    SyscallError, UdfKind,
 };
-pub use config::{
-    EgressGrantError, EgressGrants, EgressHost, RuntimeConfig, WORKER, WorkerCommand,
+pub use config::{RuntimeConfig, WORKER, WorkerCommand};
+pub use egress::{
+    EGRESS, EGRESS_DENIED, EgressGrantError, EgressGrants, EgressHost, EgressLeave, EgressRefusal,
+    EgressRequest,
 };
 pub use error::{AnalyzeError, RunError};
 pub use metrics::{Limits, Metrics};

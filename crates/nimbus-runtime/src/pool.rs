@@ -94,7 +94,6 @@ impl Pool {
         Setup {
             heap_mb: config.heap_mb,
             initial_heap_mb: config.initial_heap_mb,
-            egress: config.egress.clone(),
             lane,
             task,
         }

@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::call::{JsFailure, SubCall, UdfKind};
-use crate::config::EgressGrants;
 
 /// Longest frame that the server takes: results and arguments have at most 16 MiB, and JSON in escapes.
 pub(crate) const MAX_FRAME: usize = 80 * 1024 * 1024;
@@ -33,7 +32,6 @@ pub(crate) enum ToWorker {
 pub(crate) struct Setup {
     pub heap_mb: u64,
     pub initial_heap_mb: u64,
-    pub egress: EgressGrants,
     pub lane: Lane,
     pub task: Task,
 }

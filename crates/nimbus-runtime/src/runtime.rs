@@ -2,6 +2,7 @@
 //!
 //! The conversation with a worker is in [`drive`]; here is who may have one, and what its end means.
 
+mod console;
 mod drive;
 mod watch;
 
@@ -16,11 +17,13 @@ use crate::admission::{ActiveSlot, Admission, Budgets, InFlight, NestedPlace};
 use crate::analysis::Analysis;
 use crate::call::{Code, Host, Invocation, Nesting, Outcome};
 use crate::config::RuntimeConfig;
+use crate::egress::EgressGrants;
 use crate::error::{AnalyzeError, RunError};
 use crate::metrics::{self, Counters, Limits, Metrics};
 use crate::pool::{Key, Pool};
 use crate::process::{Ended, Worker, WorkerError};
 use crate::protocol::{Analyze, Import, Lane, Start, ToWorker};
+use console::Console;
 use drive::{Conversation, Stop};
 use watch::Watch;
 
@@ -176,10 +179,14 @@ impl Runtime {
         let started = Instant::now();
         let mut canceled = CountCanceled(Some(&inner.counters));
         let start = ToWorker::Start(Box::new(start_of(&call)?));
+        let bounds = call.bounds;
+        let least =
+            |bound: Option<Duration>, limit: Duration| bound.map_or(limit, |b| b.min(limit));
+        let timeout = least(bounds.timeout, inner.config.timeout);
         let cpu = call
             .kind
             .is_transactional()
-            .then_some(inner.config.user_cpu);
+            .then(|| least(bounds.user_cpu, inner.config.user_cpu));
         let mut conversation = Conversation {
             admission: &inner.admission,
             tenant: &call.tenant,
@@ -189,11 +196,11 @@ impl Runtime {
             at_once: if call.kind.is_transactional() { 1 } else { 8 },
             stopped,
             closing: inner.closing.subscribe(),
-            watch: Watch::new(&worker, cpu, inner.config.timeout),
-            log_lines: Vec::new(),
+            watch: Watch::new(&worker, cpu, timeout),
+            console: Console::new(bounds.log_bytes),
         };
         let ended = conversation.run(&mut worker, &start).await;
-        let log_lines = std::mem::take(&mut conversation.log_lines);
+        let log_lines = std::mem::take(&mut conversation.console).into_lines();
         drop(conversation);
         canceled.0 = None;
         metrics::add_time(&inner.counters.execution_ns, started.elapsed());
@@ -244,7 +251,7 @@ impl Runtime {
             stopped,
             closing: inner.closing.subscribe(),
             watch: Watch::new(&worker, Some(ANALYZE_CPU), inner.config.timeout),
-            log_lines: Vec::new(),
+            console: Console::default(),
         };
         let ended = conversation.analyze(&mut worker, &message).await;
         drop(conversation);
@@ -290,6 +297,17 @@ impl Runtime {
     pub fn close(&self) {
         self.inner.closing.send_replace(true);
         self.inner.pool.close();
+    }
+
+    /// Bounds how many functions of a tenant run at once, those that wait for a timer or the network included; `None`
+    /// leaves it to the budgets of the runtime. What runs goes on.
+    pub fn bound_tenant(&self, tenant: &TenantId, functions: Option<usize>) {
+        self.inner.admission.bound(tenant, functions);
+    }
+
+    /// What `fetch` may reach for tenants that no policy governs.
+    pub fn egress(&self) -> &EgressGrants {
+        &self.inner.config.egress
     }
 
     /// The budgets in force.
@@ -368,9 +386,8 @@ impl Runtime {
                 metrics::add(&counters.timed_out, 1);
                 RunError::UserTimeout { limit, log_lines }
             }
-            Stop::WallTime => {
+            Stop::WallTime { limit } => {
                 metrics::add(&counters.timed_out, 1);
-                let limit = self.inner.config.timeout;
                 RunError::WallTimeout { limit, log_lines }
             }
             Stop::Worker(_) if ended == Ended::OutOfMemory => {

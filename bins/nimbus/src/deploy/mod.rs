@@ -9,7 +9,7 @@ mod bundle;
 pub(crate) mod cli;
 mod keys;
 mod report;
-mod target;
+pub(crate) mod target;
 mod variables;
 
 use std::io::Write as _;

@@ -87,6 +87,8 @@ pub enum AuthScope {
     Session,
     /// A connection that a function asked for. Ours, not in nimbus.md 4.
     Egress,
+    /// A secret that a function wanted to read. Ours as well.
+    Secret,
 }
 
 impl AuthScope {
@@ -97,6 +99,7 @@ impl AuthScope {
             Self::Origin => "origin",
             Self::Session => "session",
             Self::Egress => "egress",
+            Self::Secret => "secret",
         }
     }
 }

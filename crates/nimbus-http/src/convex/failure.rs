@@ -15,6 +15,9 @@ impl From<CallError> for ApiError {
             CallError::Denied(_) => {
                 ApiError::new(ErrorCode::AuthPermissionDenied, error.to_string())
             }
+            CallError::KeptOut { .. } => {
+                ApiError::by_policy(ErrorCode::AuthPermissionDenied, error.to_string())
+            }
             CallError::Damaged(inside) => ApiError::internal(inside),
         }
     }

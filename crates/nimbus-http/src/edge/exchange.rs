@@ -18,10 +18,11 @@ use nimbus_auth::{
 };
 use nimbus_core::{ErrorCode, TenantId};
 
-use super::egress::Denials;
+use super::egress::{Denials, DeniedFetch, Line};
 use super::request_id::Ulid;
 use super::surface::{Target, classify};
 use crate::error::ApiError;
+use crate::functions::path::FunctionPath;
 
 /// The status in the audit line of a request whose client left before the answer.
 const CLIENT_LEFT: u16 = 499;
@@ -69,32 +70,48 @@ impl AuditTrail {
         outcome.ok()
     }
 
-    /// Writes that a function of `tenant` was kept from reaching `host`, unless that was written a moment ago. The
+    /// Writes that a function of `tenant` was kept from sending a request, unless that was written a moment ago. The
     /// text comes from other people's code: the log cuts and escapes it.
     pub(crate) fn egress_denied(
         &self,
         tenant: &TenantId,
         request: Option<&RequestId>,
-        host: &str,
-        why: &str,
+        denied: &DeniedFetch<'_>,
     ) {
-        for line in self.denials.note(Instant::now(), tenant, host, why) {
-            self.record(&AuditEntry {
-                ts: jiff::Timestamp::now(),
-                route_family: RouteFamily::ConvexHttp,
-                tenant_id: Some(tenant),
-                auth_scope: AuthScope::Egress,
-                auth_method: None,
-                success: false,
-                origin: None,
-                reason: &line.reason,
-                method: "FETCH",
-                path: &line.host,
-                status: StatusCode::FORBIDDEN.as_u16(),
-                request_id: request,
-                client_addr: None,
-            });
+        for line in self.denials.note(Instant::now(), tenant, denied) {
+            self.denied(tenant, request, &line);
         }
+    }
+
+    /// Writes that a function was not shown a variable that is set, unless that was written a moment ago. Which one is
+    /// not said: names of secrets are kept out of the log.
+    pub(crate) fn secret_denied(
+        &self,
+        tenant: &TenantId,
+        request: Option<&RequestId>,
+        function: &FunctionPath,
+    ) {
+        for line in self.denials.note_secret(Instant::now(), tenant, function) {
+            self.denied(tenant, request, &line);
+        }
+    }
+
+    fn denied(&self, tenant: &TenantId, request: Option<&RequestId>, line: &Line) {
+        self.record(&AuditEntry {
+            ts: jiff::Timestamp::now(),
+            route_family: RouteFamily::ConvexHttp,
+            tenant_id: Some(tenant),
+            auth_scope: line.scope,
+            auth_method: None,
+            success: false,
+            origin: None,
+            reason: &line.reason,
+            method: &line.method,
+            path: &line.target,
+            status: StatusCode::FORBIDDEN.as_u16(),
+            request_id: request,
+            client_addr: None,
+        });
     }
 
     /// Forgets what functions of a tenant that is deleted were kept from.
@@ -246,6 +263,11 @@ impl Exchange {
     /// The answer to a failure, in the shape of the surface: `{code, message}` for the clients of
     /// Convex, the envelope for all others (design section 6).
     pub(crate) fn fail(&self, error: ApiError) -> Response<Body> {
+        // Who has no credential is not in the log, whatever is refused.
+        let exempt = matches!(self.decision().recorded, Some(Recorded::Exempt));
+        if error.is_by_policy() && !exempt {
+            self.forbid();
+        }
         match self.target.family {
             RouteFamily::ConvexHttp => error.into_convex_response(&self.id),
             _ => error.into_response(&self.id),

@@ -5,7 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use nimbus_core::Value;
-use nimbus_runtime::{Answer, Host, JsFailure, Nesting, SyscallError, UdfKind};
+use nimbus_runtime::{
+    Answer, EGRESS, EGRESS_DENIED, EgressRefusal, EgressRequest, Host, JsFailure, Nesting,
+    SyscallError, UdfKind,
+};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -15,6 +18,9 @@ use super::reference::CallBody;
 use super::service::{Job, nested_failure};
 use super::syscalls::read;
 use super::transaction::system;
+use crate::edge::egress::DeniedFetch;
+use crate::policy::Refusal;
+use crate::policy::authority::Authority;
 
 /// Refused fetches of one call that the audit log may hear of.
 const MAX_DENIED: usize = 100;
@@ -25,12 +31,6 @@ pub(super) struct ActionHost<'j> {
     nesting: Mutex<Option<Nesting>>,
     /// Fetches that were refused.
     denied: AtomicUsize,
-}
-
-#[derive(Deserialize)]
-struct EgressBody {
-    host: String,
-    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -57,20 +57,57 @@ impl<'j> ActionHost<'j> {
             "1.0/getFunctionMetadata" => Ok(self.job.function_metadata(None)),
             "1.0/getRequestMetadata" => Ok(self.job.request_metadata()),
             "nimbus/env" => self.env(args).await,
-            "nimbus/egressDenied" => self.egress_denied(args),
+            EGRESS => self.egress(args).await,
+            EGRESS_DENIED => self.egress_denied(args),
             other => self.job.common(other, args),
         }
     }
 
-    /// Notes that a fetch was refused. The first ones of a call are enough to know what it is after.
-    fn egress_denied(&self, args: &str) -> Result<String, SyscallError> {
-        if self.denied.fetch_add(1, Ordering::Relaxed) < MAX_DENIED {
-            let denied: EgressBody = read("fetch", args)?;
-            let trail = self.job.service.trail();
-            let request = self.job.request_id.as_ref();
-            trail.egress_denied(&self.job.id, request, &denied.host, &denied.reason);
+    /// What governs the tenant now: an action may run for long, and what is taken back meanwhile is.
+    async fn authority(&self) -> Result<Authority, SyscallError> {
+        let authority = self.job.service.authority(&self.job.id, &self.job.tenant);
+        authority.await.map_err(system)
+    }
+
+    /// Whether a request may be sent.
+    async fn egress(&self, args: &str) -> Result<String, SyscallError> {
+        let request: EgressRequest = read("fetch", args)?;
+        let authority = self.authority().await?;
+        let flags = self.job.service.runtime().egress();
+        let (leave, refused) = authority.leave(&self.job.call.path, &request, flags);
+        if let Some(reason) = refused {
+            self.note_refusal(&request, reason);
         }
+        serde_json::to_string(&leave).map_err(|error| {
+            system(CallError::Damaged(format!(
+                "the answer to a fetch: {error}"
+            )))
+        })
+    }
+
+    /// Told of a name that led where it must not.
+    fn egress_denied(&self, args: &str) -> Result<String, SyscallError> {
+        let refusal: EgressRefusal = read("fetch", args)?;
+        // What a worker says is other people's text; the reason is ours.
+        self.note_refusal(&refusal.request, "leads_to_internal_address");
         Ok("null".to_owned())
+    }
+
+    /// Notes that a fetch was refused. The first ones of a call are enough to know what it is after.
+    fn note_refusal(&self, request: &EgressRequest, reason: &'static str) {
+        self.job.service.policies().count(Refusal::Egress);
+        if self.denied.fetch_add(1, Ordering::Relaxed) < MAX_DENIED {
+            let denied = DeniedFetch {
+                function: &self.job.call.path,
+                request,
+                reason,
+            };
+            let id = self.job.request_id.as_ref();
+            self.job
+                .service
+                .trail()
+                .egress_denied(&self.job.id, id, &denied);
+        }
     }
 
     /// Calls another function. Its identity is the caller's, and internal functions are in reach.
@@ -78,7 +115,10 @@ impl<'j> ActionHost<'j> {
         let body: CallBody = read(name, args)?;
         let call = body.call().map_err(SyscallError::user)?;
         let nesting = *self.nesting.lock().unwrap_or_else(PoisonError::into_inner);
-        let job = self.job.nested(call, nesting);
+        let job = Job {
+            authority: self.authority().await?,
+            ..self.job.nested(call, nesting)
+        };
         let ran = apart(job, kind).await.map_err(nested_failure)?;
         match ran.result {
             Ok(value) => Ok(value.to_json()),
@@ -97,6 +137,8 @@ impl<'j> ActionHost<'j> {
         let failed = |error| system(CallError::Store(error));
         let mut txn = self.job.tenant.begin_read(None).await.map_err(failed)?;
         let value = txn.env(&body.name).await.map_err(failed)?;
+        let (authority, path) = (self.authority().await?, &self.job.call.path);
+        let value = self.job.shown(&authority, path, &body.name, value);
         Ok(value.map_or(Value::Null, Value::String).to_json())
     }
 }

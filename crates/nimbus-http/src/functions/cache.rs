@@ -68,6 +68,8 @@ pub(super) struct Key {
     journal: Option<String>,
     /// Whether internal functions may be called.
     internal: bool,
+    /// Of what governs the tenant.
+    authority: u64,
 }
 
 impl Key {
@@ -78,6 +80,7 @@ impl Key {
             args: job.call.args.to_json(),
             journal: job.journal.clone(),
             internal: job.internal,
+            authority: job.authority.stamp(),
         }
     }
 
@@ -331,6 +334,7 @@ mod tests {
             args: args.into(),
             journal: None,
             internal: false,
+            authority: 0,
         }
     }
 

@@ -63,7 +63,10 @@ impl FunctionService {
     ) -> Result<Deployed, DeployFailure> {
         let environment = tenant.environment().await.map_err(CallError::Store)?;
         let config = UdfConfig::new()?;
-        let analysis = self.analyse(id, &push, &config, &environment).await?;
+        let authority = self.authority(id, tenant).await?;
+        let mut shown = environment.clone();
+        shown.retain(|name, _| authority.deploy_may_read(name));
+        let analysis = self.analyse(id, &push, &config, shown).await?;
         checks::check(&analysis)?;
         let plan = DeployPlan {
             analysis: json(&analysis)?.into(),
@@ -94,7 +97,7 @@ impl FunctionService {
         id: &TenantId,
         push: &Push,
         config: &UdfConfig,
-        environment: &BTreeMap<String, String>,
+        environment: BTreeMap<String, String>,
     ) -> Result<Analysis, DeployFailure> {
         let mut modules: BTreeMap<String, Module> = push.modules.clone();
         if let Some(schema) = &push.schema {
@@ -110,8 +113,8 @@ impl FunctionService {
             import_seed: config.seed()?,
             import_time_ms: config.import_time_ms,
         });
-        let set_by_users = environment.clone().into_iter();
-        let environment = set_by_users.chain(self.system_environment(id)).collect();
+        let environment = environment.into_iter();
+        let environment = environment.chain(self.system_environment(id)).collect();
         match self.runtime().analyze(id, &code, environment).await {
             Ok(analysis) => Ok(analysis),
             Err(error) => Err(refused(error)),

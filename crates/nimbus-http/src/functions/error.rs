@@ -15,6 +15,13 @@ pub(crate) enum CallError {
     /// The caller may call functions, but not this kind of them.
     #[error("this key may not call {0}")]
     Denied(&'static str),
+    /// The policy of the tenant keeps it out of this server.
+    #[error("the policy of this tenant keeps `{path}` out of this server{why}")]
+    KeptOut {
+        path: String,
+        /// Nothing, or `: ` and the reason, for those who may know what a policy says.
+        why: String,
+    },
     /// The runtime did not run it to its end.
     #[error(transparent)]
     Run(RunError),

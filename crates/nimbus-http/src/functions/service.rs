@@ -20,6 +20,9 @@ use super::identity::Identity;
 use super::path::FunctionPath;
 use super::transaction::{Facts, TransactionHost, system};
 use crate::edge::exchange::AuditTrail;
+use crate::policy::authority::Authority;
+use crate::policy::{Policies, Refusal};
+use crate::store::Store;
 
 /// What functions are run with.
 pub(crate) struct FunctionSettings {
@@ -35,6 +38,7 @@ struct Inner {
     cache: QueryCache,
     origin: String,
     trail: Arc<AuditTrail>,
+    store: Store,
 }
 
 /// Runs functions. Cheap to clone.
@@ -58,6 +62,8 @@ pub(super) struct Job {
     /// Of the action that calls.
     pub nesting: Option<Nesting>,
     pub request_id: Option<RequestId>,
+    /// What governed the tenant when the call began.
+    pub authority: Authority,
 }
 
 /// A run of a query or mutation, before its transaction ends.
@@ -72,6 +78,7 @@ impl FunctionService {
         runtime: Runtime,
         settings: FunctionSettings,
         trail: Arc<AuditTrail>,
+        store: Store,
     ) -> FunctionService {
         let inner = Arc::new(Inner {
             runtime,
@@ -79,6 +86,7 @@ impl FunctionService {
             cache: QueryCache::new(settings.cache_bytes),
             origin: settings.origin,
             trail,
+            store,
         });
         FunctionService { inner }
     }
@@ -107,6 +115,19 @@ impl FunctionService {
         &self.inner.trail
     }
 
+    pub(super) fn policies(&self) -> &Policies {
+        self.inner.store.policies()
+    }
+
+    /// What governs a tenant now.
+    pub(super) async fn authority(
+        &self,
+        id: &TenantId,
+        tenant: &Tenant,
+    ) -> Result<Authority, CallError> {
+        Ok(self.inner.store.authority(id, tenant).await?)
+    }
+
     /// Kills what runs for a tenant, refuses more, and forgets what was kept of it: the first step
     /// of its deletion.
     pub(crate) fn stop_tenant(&self, tenant: &TenantId) {
@@ -121,8 +142,14 @@ impl FunctionService {
         self.inner.runtime.allow_tenant(tenant);
     }
 
-    fn job(&self, tenant: &Tenant, caller: &Caller, call: &FunctionCall) -> Job {
-        Job {
+    async fn job(
+        &self,
+        tenant: &Tenant,
+        caller: &Caller,
+        call: &FunctionCall,
+    ) -> Result<Job, CallError> {
+        let authority = self.authority(caller.context.tenant(), tenant).await?;
+        Ok(Job {
             service: self.clone(),
             tenant: tenant.clone(),
             id: caller.context.tenant().clone(),
@@ -132,7 +159,8 @@ impl FunctionService {
             journal: None,
             nesting: None,
             request_id: caller.context.request_id().cloned(),
-        }
+            authority,
+        })
     }
 
     /// Runs a query at the newest state, or at that of a timestamp (ns).
@@ -146,7 +174,7 @@ impl FunctionService {
         call: &FunctionCall,
         at: Option<u64>,
     ) -> Result<Ran, CallError> {
-        let job = self.job(tenant, caller, call);
+        let job = self.job(tenant, caller, call).await?;
         let run = match at {
             None => job.query().await?,
             Some(_) => Arc::new(job.run_query(at).await?),
@@ -166,7 +194,7 @@ impl FunctionService {
         wants: Wants,
     ) -> Result<Ran, CallError> {
         let access = caller.context.access();
-        let job = self.job(tenant, caller, call);
+        let job = self.job(tenant, caller, call).await?;
         let kind = match wants {
             Wants::Mutation => UdfKind::Mutation,
             Wants::Action => UdfKind::Action,
@@ -212,6 +240,41 @@ impl Job {
                 }
             }
         })
+    }
+
+    /// Whether a function may run in this server.
+    pub(super) fn admissible(&self, path: &FunctionPath) -> Result<(), CallError> {
+        let Some(why) = self.authority.kept_out(path) else {
+            return Ok(());
+        };
+        self.service.policies().count(Refusal::Function);
+        let path = path.to_string();
+        // Nested calls are internal whoever made the first one, and are told as little as the public.
+        let told = self.internal && self.nesting.is_none();
+        let why = match told {
+            true => format!(": {why}"),
+            false => String::new(),
+        };
+        Err(CallError::KeptOut { path, why })
+    }
+
+    /// The value of a variable that users set, if the function may read it: one that it may not is as good as
+    /// missing.
+    pub(super) fn shown(
+        &self,
+        authority: &Authority,
+        path: &FunctionPath,
+        name: &str,
+        value: Option<String>,
+    ) -> Option<String> {
+        let value = value?;
+        if authority.may_read(path, name) {
+            return Some(value);
+        }
+        self.service.policies().count(Refusal::Secret);
+        let request = self.request_id.as_ref();
+        self.service.trail().secret_denied(&self.id, request, path);
+        None
     }
 
     /// What kind of function is called.
@@ -350,6 +413,7 @@ impl Job {
             Ok(function) => function,
             Err(error) => return Ok(early(error)),
         };
+        self.admissible(path)?;
         if let Err(error) = call::check_args(function, &self.call.args, &txn.table_names()) {
             return Ok(early(error));
         }
@@ -395,6 +459,7 @@ impl Job {
             Ok(function) => function,
             Err(error) => return Ok(error.into()),
         };
+        self.admissible(path)?;
         let Some(deployed) = deployed.as_ref() else {
             return Ok(UdfError::new("nothing is deployed").into());
         };
@@ -439,6 +504,7 @@ impl Job {
             export: self.call.path.name().to_owned(),
             args: self.call.args_text(),
             nesting: self.nesting,
+            bounds: self.authority.bounds(&self.call.path),
         }
     }
 

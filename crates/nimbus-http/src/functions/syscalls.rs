@@ -355,6 +355,9 @@ impl State<'_> {
         }
         let value = self.txn.env(&body.name).await;
         let value = value.map_err(|error| system(CallError::Store(error)))?;
+        // Its own decision counts, not that of the function that runs it.
+        let path = self.path().unwrap_or(&job.call.path);
+        let value = job.shown(&job.authority, path, &body.name, value);
         Ok(value.map_or(Value::Null, Value::String).to_json())
     }
 

@@ -125,7 +125,7 @@ impl<'t> TransactionHost<'t> {
             "1.0/shallowMerge" if writes => state.merge(args).await?,
             "1.0/replace" if writes => state.replace(args).await?,
             "1.0/remove" if writes => state.remove(args).await?,
-            "1.0/runUdf" => return state.run_udf(args).map(Answer::Run),
+            "1.0/runUdf" => return state.run_udf(args, self.job).map(Answer::Run),
             "1.0/getUserIdentity" => {
                 self.facts.identity.store(true, Ordering::Relaxed);
                 self.job.identity_json()
@@ -209,7 +209,7 @@ impl State<'_> {
     }
 
     /// The function that runs now.
-    fn path(&self) -> Option<&FunctionPath> {
+    pub(super) fn path(&self) -> Option<&FunctionPath> {
         self.frames.last().map(|frame| &frame.path)
     }
 
@@ -232,7 +232,7 @@ impl State<'_> {
     }
 
     /// Starts a function within this transaction (convex.md 5.5, `runUdf`).
-    fn run_udf(&mut self, args: &str) -> Result<SubCall, SyscallError> {
+    fn run_udf(&mut self, args: &str, job: &Job) -> Result<SubCall, SyscallError> {
         let Sub {
             kind,
             at_beginning,
@@ -250,6 +250,7 @@ impl State<'_> {
         }
         let function = call::find(Some(&self.deployed), &call.path, kind, true)
             .map_err(|error| SyscallError::user(error.message))?;
+        job.admissible(&call.path).map_err(system)?;
         let returns = function.returns.clone();
         let checked = call::check_args(function, &call.args, &self.txn.table_names());
         checked.map_err(|error| SyscallError::user(error.message))?;

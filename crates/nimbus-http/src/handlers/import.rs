@@ -111,6 +111,8 @@ pub(crate) async fn lines(call: Call<OperationContext>, body: Lines) -> ApiResul
         stop: call.app.stop.subscribe(),
     };
     loop {
+        // It may go on for long, and what was taken back meanwhile is.
+        store.still_open(&call.context, &stream.tenant).await?;
         match stream.step().await {
             Ok(true) => {}
             Ok(false) => break,

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod journal;
 pub(crate) mod keys;
+pub(crate) mod policy;
 pub(crate) mod query;
 pub(crate) mod schema;
 pub(crate) mod system;

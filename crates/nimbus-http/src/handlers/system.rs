@@ -74,7 +74,10 @@ pub(crate) async fn version(_: Call<ServerContext>, _: ()) -> ApiResult<Found<Ve
 }
 
 pub(crate) async fn metrics(call: Call<ServerContext>, _: ()) -> ApiResult<MetricsText> {
-    let text = call.app.metrics.render(&call.app.store.metrics());
+    let text = call
+        .app
+        .metrics
+        .render(&call.app.store.metrics(), call.app.store.policies());
     text.map(MetricsText)
         .map_err(|error| ApiError::internal(error.to_string()))
 }

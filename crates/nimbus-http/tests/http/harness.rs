@@ -83,6 +83,7 @@ impl Fixture {
                 args: Vec::new(),
             })),
             encryption: nimbus_http::EncryptionReport::disabled(),
+            policies: None,
         };
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&[loopback], config, services).await.unwrap();

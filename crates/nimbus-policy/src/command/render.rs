@@ -26,6 +26,12 @@ fn head(policy: &Policy, out: &mut String) {
 pub(super) fn explain(policy: &Policy, report: &ExplainReport) -> String {
     let mut out = String::new();
     head(policy, &mut out);
+    for (name, value) in policy.quotas.parts() {
+        if let Some(value) = value {
+            let mark = Enforcement::Enforced.text();
+            let _ = writeln!(out, "tenant:    may take up {name} {value} [{mark}]");
+        }
+    }
     for decision in report.decisions() {
         let _ = writeln!(
             out,
@@ -39,9 +45,10 @@ pub(super) fn explain(policy: &Policy, report: &ExplainReport) -> String {
     }
     let _ = writeln!(
         out,
-        "\n[{}] this version of the server reads no policy files\n\
+        "\n[{}] by a server that has the policy: `nimbus start --policy-dir`, or PUT /api/tenants/{}/policy\n\
          [{}] this server has no such thing, or the workload runs elsewhere; whoever runs it must see to it",
-        Enforcement::NotYet.text(),
+        Enforcement::Enforced.text(),
+        policy.tenant,
         Enforcement::NotEnforcedHere.text(),
     );
     out

@@ -1,10 +1,13 @@
 //! Images and quotas.
 
 use super::Compiler;
-use crate::decision::{Charge, Image, Provenance, Scaling};
+use crate::decision::{CallLimits, Charge, Image, Provenance, Scaling, TenantQuotas};
 use crate::decode::Spanned;
 use crate::problem::Code;
-use crate::schema::{ImageBlock, IsolationMode, QuotasBlock, SandboxChargeBlock};
+use crate::schema::{
+    ImageBlock, IsolationMode, QuotasBlock, SandboxChargeBlock, TenantQuotasBlock, Workload,
+    WorkloadKind,
+};
 use crate::text::shown;
 
 /// Hexadecimal digits of a SHA-256.
@@ -129,6 +132,41 @@ impl Compiler<'_> {
         (charge, scaling)
     }
 
+    pub(super) fn tenant_quotas(&mut self, file: &TenantQuotasBlock) -> TenantQuotas {
+        let mut limit = |quota: &Option<Spanned<u64>>, key| {
+            let help = "remove the key for no limit";
+            self.not_zero(quota.as_ref(), key, help)
+        };
+        TenantQuotas {
+            storage_bytes: limit(&file.storage_bytes, "storage_bytes"),
+            documents: limit(&file.documents, "documents"),
+            requests_per_second: limit(&file.requests_per_second, "requests_per_second"),
+            active_functions: limit(&file.active_functions, "active_functions"),
+        }
+    }
+
+    pub(super) fn function_call(&mut self, workload: &Workload) -> CallLimits {
+        let quotas = workload.quotas.as_ref();
+        let Some(file) = quotas.and_then(|quotas| quotas.function_call.as_ref()) else {
+            return CallLimits::default();
+        };
+        if workload.kind != WorkloadKind::RuntimeFunction {
+            let message = format!("a workload of the kind `{}` is not called", workload.kind);
+            self.problems
+                .add(Code::Misplaced, file.span, message)
+                .help("remove the block, or make the workload a `runtime_function`");
+        }
+        let mut limit = |quota: &Option<Spanned<u64>>, key| {
+            let help = "remove the key for no limit but the server's";
+            self.not_zero(quota.as_ref(), key, help)
+        };
+        CallLimits {
+            timeout_ms: limit(&file.value.timeout_ms, "timeout_ms"),
+            user_cpu_ms: limit(&file.value.user_cpu_ms, "user_cpu_ms"),
+            log_bytes: file.value.log_bytes.as_ref().map(|bytes| bytes.value),
+        }
+    }
+
     fn charge(&mut self, file: &SandboxChargeBlock) -> Charge {
         Charge {
             active_sandboxes: self.some(file.active_sandboxes.as_ref(), "active_sandboxes"),
@@ -144,11 +182,21 @@ impl Compiler<'_> {
         quota: Option<&Spanned<T>>,
         key: &str,
     ) -> Option<T> {
+        let help = "remove the key: what is not given is not granted";
+        self.not_zero(quota, key, help)
+    }
+
+    fn not_zero<T: Copy + Default + PartialEq>(
+        &mut self,
+        quota: Option<&Spanned<T>>,
+        key: &str,
+        help: &str,
+    ) -> Option<T> {
         let quota = quota?;
         if quota.value == T::default() {
             self.problems
                 .add(Code::ZeroQuota, quota.span, format!("`{key}` is zero"))
-                .help("remove the key: what is not given is not granted");
+                .help(help);
         }
         Some(quota.value)
     }

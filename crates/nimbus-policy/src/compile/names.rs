@@ -82,7 +82,7 @@ impl Compiler<'_> {
         let mut handles = BTreeSet::new();
         for item in list {
             let text = &item.value;
-            let help = "name the secret by its handle, such as `payments/api-key`; its value stays outside the file";
+            let help = "name the secret by its handle, such as `PAYMENTS_API_KEY`; its value stays outside the file";
             let message = if text.is_empty() {
                 "the handle is empty"
             } else if text.starts_with("raw:") {

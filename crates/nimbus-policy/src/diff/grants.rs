@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::{Change, ChangeKind, Effect};
-use crate::decision::{Decision, Image, Limits, Sandbox};
+use crate::decision::{Decision, Image, Limits, Sandbox, TenantQuotas};
 use crate::egress::EgressRule;
 use crate::report::{egress_line, image_line, sandbox_line};
 use crate::schema::{IsolationMode, RuntimeProfile, SandboxBackend};
@@ -43,6 +43,7 @@ pub(super) fn changes(before: &Decision, after: &Decision) -> Vec<Change> {
     image(before.image.as_ref(), after.image.as_ref(), &mut out);
     secrets(before, after, &mut out);
     quotas(before, after, &mut out);
+    call_limits(before, after, &mut out);
     sets(
         AUDIT,
         &before.redactions,
@@ -414,6 +415,39 @@ fn quotas(before: &Decision, after: &Decision, out: &mut Vec<Change>) {
     }
 }
 
+/// What one call may take up; what is not given is not limited.
+fn call_limits(before: &Decision, after: &Decision, out: &mut Vec<Change>) {
+    let parts = before.call.parts().into_iter().zip(after.call.parts());
+    for ((name, was), (_, is)) in parts {
+        let told = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+        limit("function call", name, (was, is), told, out);
+    }
+}
+
+/// What the whole tenant may take up; what is not given is not limited.
+pub(super) fn tenant_quotas(before: TenantQuotas, after: TenantQuotas, out: &mut Vec<Change>) {
+    for ((name, was), (_, is)) in before.parts().into_iter().zip(after.parts()) {
+        let told = |limit: Option<u64>| limit.map(|limit| limit.to_string());
+        limit("tenant quotas", name, (was, is), told, out);
+    }
+}
+
+/// A limit, where none is the highest.
+fn limit(
+    area: &'static str,
+    name: &str,
+    (was, is): (Option<u64>, Option<u64>),
+    told: impl Fn(Option<u64>) -> Option<String>,
+    out: &mut Vec<Change>,
+) {
+    if was == is {
+        return;
+    }
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let effect = Effect::of(number(is) > number(was), number(is) < number(was));
+    out.push(one(area, Some(name), (told(was), told(is)), effect));
+}
+
 /// Limits of the whole tenant; what is not given is not limited.
 pub(super) fn limits(before: &Limits, after: &Limits, out: &mut Vec<Change>) {
     let parts = |limits: &Limits| {
@@ -429,19 +463,11 @@ pub(super) fn limits(before: &Limits, after: &Limits, out: &mut Vec<Change>) {
         ]
     };
     for ((name, was), (_, is)) in parts(before).into_iter().zip(parts(after)) {
-        if was != is {
-            let number = |limit: Option<u32>| limit.map_or(u64::MAX, u64::from);
-            let effect = Effect::of(number(is) > number(was), number(is) < number(was));
-            let told = |limit: Option<u32>| match (name, limit) {
-                ("allow_live_scaling", limit) => Some(limit.is_none().to_string()),
-                (_, limit) => limit.map(|limit| limit.to_string()),
-            };
-            out.push(one(
-                "runtime scaling limits",
-                Some(name),
-                (told(was), told(is)),
-                effect,
-            ));
-        }
+        let told = |limit: Option<u64>| match name {
+            "allow_live_scaling" => Some(limit.is_none().to_string()),
+            _ => limit.map(|limit| limit.to_string()),
+        };
+        let values = (was.map(u64::from), is.map(u64::from));
+        limit("runtime scaling limits", name, values, told, out);
     }
 }

@@ -1,7 +1,7 @@
 //! Transcripts: every file in `files/` through every command that it is for, as text and as JSON, compared with `golden/`.
 //!
 //! `NIMBUS_UPDATE_GOLDEN=1` writes them anew; what changed is then seen in the diff of the commit. A file's name says what
-//! it is for: `ok-`, `prove-`, `bad-`, and pairs `diff-*.before` and `diff-*.after`.
+//! it is for: `ok-`, `prove-`, `bad-`, pairs `diff-*.before` and `diff-*.after`, and `suggest-` with a log `.jsonl` beside it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -179,8 +179,25 @@ fn changes() {
 }
 
 #[test]
+fn suggestions() {
+    let published = Published::load();
+    for name in named("suggest-") {
+        let mut out = String::new();
+        let command = Command::Suggest {
+            file: file(&name),
+            audit: dir("files").join(format!("{name}.jsonl")),
+        };
+        let typed = format!("suggest --file {name}.yaml --audit {name}.jsonl");
+        for format in [Format::Text, Format::Json] {
+            say(&mut out, &typed, &command, format, &published);
+        }
+        compare(&name, &out);
+    }
+}
+
+#[test]
 fn every_transcript_has_its_files_and_there_are_enough() {
-    let names: BTreeSet<String> = ["ok-", "prove-", "bad-", "diff-"]
+    let names: BTreeSet<String> = ["ok-", "prove-", "bad-", "diff-", "suggest-"]
         .into_iter()
         .flat_map(named)
         .collect();

@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 pub(crate) struct Model {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) local: bool,
+    /// Of [`QUOTAS`]; no limit without a number.
+    quotas: [Option<u64>; 4],
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Workload {
     image: Option<Image>,
     charge: [Option<u64>; 5],
     max_warm: Option<u64>,
+    /// Of [`CALL`], of functions only; no limit without a number.
+    call: [Option<u64>; 3],
     redactions: BTreeSet<&'static str>,
 }
 
@@ -72,6 +76,30 @@ const MANDATORY: [&str; 4] = [
     "raw_credentials",
 ];
 
+const QUOTAS: [&str; 4] = [
+    "storage_bytes",
+    "documents",
+    "requests_per_second",
+    "active_functions",
+];
+const CALL: [&str; 3] = ["timeout_ms", "user_cpu_ms", "log_bytes"];
+
+/// Numbers by their keys, those that are there.
+fn numbers(keys: &[&str], values: &[Option<u64>]) -> Map<String, Value> {
+    let pairs = keys.iter().zip(values);
+    pairs
+        .filter_map(|(key, value)| Some(((*key).to_owned(), (*value)?.into())))
+        .collect()
+}
+
+/// Raises a limit, or lifts it.
+fn lift(limits: &mut [Option<u64>], rng: &mut Rng) -> Option<()> {
+    let limit = &mut limits[rng.usize(0..limits.len())];
+    let value = (*limit)?;
+    *limit = rng.bool().then_some(value + 1);
+    Some(())
+}
+
 fn some(rng: &mut Rng, from: &[&'static str]) -> BTreeSet<&'static str> {
     from.iter().filter(|_| rng.u8(0..3) == 0).copied().collect()
 }
@@ -82,6 +110,7 @@ impl Model {
         Model {
             workloads: (0..count).map(|at| Workload::random(rng, at)).collect(),
             local: rng.bool(),
+            quotas: std::array::from_fn(|_| rng.bool().then(|| rng.u64(1..100))),
         }
     }
 
@@ -89,7 +118,7 @@ impl Model {
     pub(crate) fn widened(&self, rng: &mut Rng) -> Option<(Model, &'static str)> {
         let mut wide = self.clone();
         let at = rng.usize(0..wide.workloads.len());
-        let way = match rng.u8(0..15) {
+        let way = match rng.u8(0..16) {
             0 => {
                 let fresh = Workload::random(rng, 9);
                 wide.workloads.push(fresh);
@@ -98,6 +127,10 @@ impl Model {
             1 if !self.local => {
                 wide.local = true;
                 "isolation"
+            }
+            2 => {
+                lift(&mut wide.quotas, rng)?;
+                "a quota of the tenant"
             }
             _ => wide.workloads[at].widen(rng)?,
         };
@@ -114,7 +147,10 @@ impl Model {
         let file = json!({
             "schema_version": 1,
             "tenant": "acme",
-            "defaults": {"tenant_isolation_mode": isolation},
+            "defaults": {
+                "tenant_isolation_mode": isolation,
+                "tenant_quotas": numbers(&QUOTAS, &self.quotas),
+            },
             "workloads": self.workloads.iter().map(|workload| workload.value(rng)).collect::<Vec<_>>(),
         });
         let file = shuffled(file, rng);
@@ -152,6 +188,7 @@ impl Workload {
             }),
             charge: std::array::from_fn(|_| rng.bool().then(|| rng.u64(1..100))),
             max_warm: rng.bool().then(|| rng.u64(1..100)),
+            call: std::array::from_fn(|_| rng.bool().then(|| rng.u64(1..100))),
             redactions: some(rng, &["body", "query"]),
         }
     }
@@ -162,7 +199,10 @@ impl Workload {
             set.insert(new);
             Some(())
         };
-        match rng.u8(0..12) {
+        match rng.u8(0..13) {
+            12 if self.kind == "runtime_function" => {
+                lift(&mut self.call, rng).map(|()| "a limit of calls")
+            }
             0 => extra(&mut self.services, &NAMES).map(|()| "a service"),
             1 => extra(&mut self.volumes, &NAMES).map(|()| "a volume"),
             2 => extra(&mut self.secrets, &NAMES).map(|()| "a secret"),
@@ -242,15 +282,16 @@ impl Workload {
             "disk_bytes",
             "log_bytes",
         ];
-        let charge = keys.iter().zip(self.charge);
-        let charge: Map<String, Value> = charge
-            .filter_map(|(key, value)| Some(((*key).to_owned(), value?.into())))
-            .collect();
+        let charge = numbers(&keys, &self.charge);
         if !charge.is_empty() || rng.bool() {
             quotas.insert("sandbox_charge".to_owned(), Value::Object(charge));
         }
         if let Some(warm) = self.max_warm {
             quotas.insert("runtime_scaling".to_owned(), json!({"max_warm": warm}));
+        }
+        let call = numbers(&CALL, &self.call);
+        if self.kind == "runtime_function" && (!call.is_empty() || rng.bool()) {
+            quotas.insert("function_call".to_owned(), Value::Object(call));
         }
         let profile = if self.node { "node22" } else { "web_standard" };
         let redactions: Vec<&str> = MANDATORY.iter().chain(&self.redactions).copied().collect();

@@ -40,6 +40,7 @@ impl Published {
             _ if outcome.exit.code() == 3 => "policy-errors",
             "prove" => "policy-prove",
             "diff" => "policy-diff",
+            "suggest" => "policy-suggest",
             _ => "policy-explain",
         };
         let value: Value = serde_json::from_str(&outcome.stdout).unwrap();

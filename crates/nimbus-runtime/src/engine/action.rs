@@ -159,6 +159,7 @@ impl Actions {
         };
         let Prepared { mut runtime, tokio } = next
             .map_err(|error| failure::plain(format!("Uncaught Error: no event loop: {error}")))?;
+        egress::forget();
         session::with(|session| session.frames.push(Frame::new(&call.import)));
         let result = tokio.block_on(async {
             let result = run_in(&mut runtime, call).await;

@@ -107,7 +107,6 @@ fn worker() -> Result<(), Box<dyn std::error::Error>> {
         Lane::Actions => {
             // Nobody else in this process chooses, so there is no error.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            egress::grant(setup.egress.clone());
             actions(link, Actions::new(snapshot, &setup), confined);
         }
     }

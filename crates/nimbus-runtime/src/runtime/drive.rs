@@ -10,6 +10,7 @@ use nimbus_core::TenantId;
 use std::collections::VecDeque;
 use tokio::sync::watch as signal;
 
+use super::console::Console;
 use super::watch::Watch;
 use crate::admission::{ActiveSlot, Admission};
 use crate::call::{Answer, Code, Host, JsFailure, Nesting, SyscallError};
@@ -17,10 +18,6 @@ use crate::error::RunError;
 use crate::process::{Worker, WorkerError};
 use crate::protocol::{Done, FromWorker, Reply, ToWorker, WireAnalyzeError, WireModule};
 
-/// Console lines of one invocation at most (convex.md 1.5).
-const MAX_LOG_LINES: usize = 256;
-/// Longest console line in bytes, as the worker sends it: 32,768 characters and a mark.
-const MAX_LOG_BYTES: usize = 160 * 1024;
 /// Syscalls that a worker may have sent and that nobody answers yet.
 const MAX_WAITING: usize = 4_096;
 /// Bytes of their arguments: sixteen at once of a transaction, each with a document, or one with 16 MiB.
@@ -31,7 +28,7 @@ const MAX_UNSENT: usize = 8 * 1024 * 1024;
 /// Why a conversation ended early.
 pub(crate) enum Stop {
     UserTime { limit: Duration },
-    WallTime,
+    WallTime { limit: Duration },
     Worker(WorkerError),
     Host(Box<dyn std::error::Error + Send + Sync>),
     TenantStopped,
@@ -57,7 +54,7 @@ pub(crate) struct Conversation<'a> {
     pub stopped: signal::Receiver<bool>,
     pub closing: signal::Receiver<bool>,
     pub watch: Watch,
-    pub log_lines: Vec<String>,
+    pub console: Console,
 }
 
 type Answered = (u32, Result<Reply, SyscallError>);
@@ -210,7 +207,7 @@ impl Conversation<'_> {
                 Next::Nothing
             }
             FromWorker::Log(line) => {
-                self.log(line);
+                self.console.add(line);
                 Next::Nothing
             }
             FromWorker::Park => {
@@ -224,16 +221,6 @@ impl Conversation<'_> {
                 return Err(WorkerError::Unexpected.into());
             }
         })
-    }
-
-    fn log(&mut self, line: String) {
-        match self.log_lines.len() {
-            n if n < MAX_LOG_LINES && line.len() <= MAX_LOG_BYTES => self.log_lines.push(line),
-            MAX_LOG_LINES => self.log_lines.push(format!(
-                "[WARN] Log overflow (maximum {MAX_LOG_LINES} lines); the rest is left out."
-            )),
-            _ => {}
-        }
     }
 }
 

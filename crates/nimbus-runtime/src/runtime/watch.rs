@@ -43,7 +43,7 @@ impl Watch {
     pub(crate) fn check(&mut self) -> Result<(), Stop> {
         let now = Instant::now();
         if now >= self.deadline {
-            return Err(Stop::WallTime);
+            return Err(Stop::WallTime { limit: self.limit });
         }
         self.next = now + TICK;
         let Some((limit, start)) = self.cpu else {

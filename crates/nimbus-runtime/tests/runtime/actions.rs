@@ -4,7 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use nimbus_runtime::{Code, Host, Outcome, RunError, RuntimeConfig, UdfKind};
+use futures_util::future::BoxFuture;
+use nimbus_runtime::{
+    Answer, Code, EGRESS, EGRESS_DENIED, EgressGrants, EgressLeave, EgressRefusal, EgressRequest,
+    Host, JsFailure, Nesting, Outcome, RunError, SyscallError, UdfKind,
+};
 use serde_json::json;
 
 use crate::support::{Table, bundle, call, code, ending, per_engine, runtime, runtime_with};
@@ -286,48 +290,64 @@ fn plain(body: &str) -> String {
     )
 }
 
-fn granting(grant: &str) -> impl FnOnce(&mut RuntimeConfig) {
-    let grant = grant.parse().unwrap();
-    move |config| config.egress.hosts.push(grant)
+/// A host that grants what a flag would.
+fn granting(grant: &str) -> Table {
+    let hosts = vec![grant.parse().unwrap()];
+    Table {
+        egress: EgressGrants { hosts },
+        ..Table::default()
+    }
 }
 
-async fn fetching(grant: Option<&str>, url: &str, host: &Table) -> Result<Outcome, RunError> {
+async fn fetching(url: &str, host: &Table) -> Result<Outcome, RunError> {
     let main = format!(
         "export const f = action(async () => {{ try {{ const r = await fetch({url:?}); return [r.status, await r.text()]; }} catch (e) {{ return [e.name, e.message, String(e.cause ?? '')]; }} }});"
     );
-    let runtime = match grant {
-        Some(grant) => runtime_with(granting(grant)),
-        None => runtime(),
-    };
-    runtime
+    runtime()
         .run(call(&code(&main), UdfKind::Action, "f"), host)
         .await
+}
+
+/// What was asked before it was sent, and what turned out to lead inside.
+fn told(host: &Table) -> (Vec<EgressRequest>, Vec<EgressRefusal>) {
+    let asked = host.asked.lock().unwrap();
+    let (mut requests, mut refused) = (Vec::new(), Vec::new());
+    for (op, args) in asked.iter() {
+        match op.as_str() {
+            EGRESS => requests.push(serde_json::from_str(args).unwrap()),
+            EGRESS_DENIED => refused.push(serde_json::from_str(args).unwrap()),
+            _ => {}
+        }
+    }
+    (requests, refused)
 }
 
 #[tokio::test]
 async fn fetch_reaches_what_was_granted() {
     let port = server(|request| plain(request.lines().next().unwrap_or_default()));
     for grant in [format!("127.0.0.1:{port}"), "127.0.0.1".to_owned()] {
-        let outcome = fetching(
-            Some(&grant),
-            &format!("http://127.0.0.1:{port}/x"),
-            &Table::default(),
-        )
-        .await
-        .unwrap();
+        let host = granting(&grant);
+        let outcome = fetching(&format!("http://127.0.0.1:{port}/x?q=1"), &host)
+            .await
+            .unwrap();
         assert_eq!(
             outcome.result.as_deref(),
-            Ok(r#"[200,"GET /x HTTP/1.1"]"#),
+            Ok(r#"[200,"GET /x?q=1 HTTP/1.1"]"#),
             "{grant}"
         );
+        let request = EgressRequest {
+            scheme: "http".into(),
+            host: "127.0.0.1".into(),
+            port,
+            method: "GET".into(),
+            path: "/x".into(),
+        };
+        assert_eq!(told(&host), (vec![request], vec![]));
     }
-    let outcome = fetching(
-        Some("localhost"),
-        &format!("http://localhost:{port}/x"),
-        &Table::default(),
-    )
-    .await
-    .unwrap();
+    let host = granting("localhost");
+    let outcome = fetching(&format!("http://LOCALHOST:{port}/x"), &host)
+        .await
+        .unwrap();
     assert_eq!(outcome.result.as_deref(), Ok(r#"[200,"GET /x HTTP/1.1"]"#));
 }
 
@@ -346,32 +366,32 @@ async fn fetch_is_refused_everywhere_else_and_the_server_is_told() {
         "http://10.0.0.1/".to_owned(),
     ] {
         let host = Table::default();
-        let outcome = fetching(None, &url, &host).await.unwrap();
+        let outcome = fetching(&url, &host).await.unwrap();
         let text = outcome.result.unwrap();
         assert!(
             text.contains("is refused") || text.contains("error sending request"),
             "{url}: {text}"
         );
         assert!(!text.contains("must not be read"), "{url}: {text}");
-        let asked = host.asked.lock().unwrap();
-        assert!(
-            asked.iter().any(|(op, _)| op == "nimbus/egressDenied"),
-            "{url}: {asked:?}"
-        );
+        // A name is granted as far as it leads to public addresses, and then it does not.
+        let (asked, refused) = told(&host);
+        assert_eq!(asked.len(), 1, "{url}");
+        let name = url.contains("localhost");
+        assert_eq!(refused.len(), usize::from(name), "{url}: {refused:?}");
     }
     // A grant for one port is none for another, by address and by name.
     for (grant, url) in [
         ("127.0.0.1:1", format!("http://127.0.0.1:{port}/")),
         ("localhost:1", format!("http://localhost:{port}/")),
     ] {
-        let text = fetching(Some(grant), &url, &Table::default())
+        let text = fetching(&url, &granting(grant))
             .await
             .unwrap()
             .result
             .unwrap();
         assert!(!text.contains("must not be read"), "{url}: {text}");
     }
-    let text = fetching(None, "file:///etc/passwd", &Table::default())
+    let text = fetching("file:///etc/passwd", &Table::default())
         .await
         .unwrap()
         .result
@@ -387,19 +407,56 @@ async fn a_redirect_is_checked_like_a_request() {
             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{inner}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
     });
-    let host = Table::default();
-    let grant = format!("127.0.0.1:{outer}");
-    let outcome = fetching(Some(&grant), &format!("http://127.0.0.1:{outer}/"), &host)
+    let host = granting(&format!("127.0.0.1:{outer}"));
+    let outcome = fetching(&format!("http://127.0.0.1:{outer}/"), &host)
         .await
         .unwrap();
     let text = outcome.result.unwrap();
     assert!(text.contains("is refused"), "{text}");
+    let ports: Vec<u16> = told(&host).0.iter().map(|request| request.port).collect();
+    assert_eq!(ports, [outer, inner]);
+}
+
+#[tokio::test]
+async fn a_host_is_internal_for_all_requests_of_a_call_or_for_none() {
+    /// Grants internal addresses to one path alone.
+    struct Differs;
+    impl Host for Differs {
+        fn syscall<'a>(
+            &'a self,
+            op: &'a str,
+            args: &'a str,
+        ) -> BoxFuture<'a, Result<Answer, SyscallError>> {
+            assert_eq!(op, EGRESS);
+            let request: EgressRequest = serde_json::from_str(args).unwrap();
+            let leave = EgressLeave::Granted {
+                internal: request.path == "/inside",
+                advice: String::new(),
+            };
+            let answer = Answer::Json(serde_json::to_string(&leave).unwrap());
+            Box::pin(std::future::ready(Ok(answer)))
+        }
+        fn udf_finished<'a>(
+            &'a self,
+            _: u64,
+            _: Result<String, JsFailure>,
+        ) -> BoxFuture<'a, Result<String, SyscallError>> {
+            unreachable!("an action has none")
+        }
+        fn nesting(&self, _: Nesting) {}
+    }
+    let port = server(|_| plain("inside"));
+    let main = format!(
+        "export const f = action(async () => {{ const r = await fetch('http://localhost:{port}/inside'); await r.text(); try {{ return [(await fetch('http://localhost:{port}/other')).status]; }} catch (e) {{ return [r.status, e.message]; }} }});"
+    );
+    let outcome = runtime()
+        .run(call(&code(&main), UdfKind::Action, "f"), &Differs)
+        .await
+        .unwrap();
+    let text = outcome.result.unwrap();
     assert!(
-        host.asked
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|(op, _)| op == "nimbus/egressDenied")
+        text.starts_with("[200,") && text.contains("differ in whether"),
+        "{text}"
     );
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use nimbus_core::TenantId;
 use nimbus_runtime::{
-    Answer, Code, Host, Invocation, JsFailure, Module, Nesting, Outcome, RunError, Runtime,
-    RuntimeConfig, SubCall, SyscallError, UdfKind, WorkerCommand,
+    Answer, CallBounds, Code, EGRESS, EgressGrants, Host, Invocation, JsFailure, Module, Nesting,
+    Outcome, RunError, Runtime, RuntimeConfig, SubCall, SyscallError, UdfKind, WorkerCommand,
 };
 
 /// What `convex/server` wraps functions with, in short.
@@ -100,6 +100,7 @@ pub struct Table {
     pub asked: Mutex<Vec<(String, String)>>,
     pub finished: Mutex<Vec<Result<String, JsFailure>>>,
     pub environment: BTreeMap<String, String>,
+    pub egress: EgressGrants,
 }
 
 impl Table {
@@ -148,6 +149,10 @@ impl Host for Table {
                 let value = self.environment.get(&name["name"]);
                 Ok(Answer::Json(serde_json::to_string(&value).unwrap()))
             }
+            (None, EGRESS) => {
+                let leave = self.egress.leave(&serde_json::from_str(args).unwrap());
+                Ok(Answer::Json(serde_json::to_string(&leave).unwrap()))
+            }
             (None, "echo") => Ok(Answer::Json(args.to_owned())),
             (None, "system") => Err(SyscallError::System("the disk is gone".into())),
             (None, _) => Err(SyscallError::user(format!("Unknown async operation {op}"))),
@@ -185,6 +190,7 @@ pub fn call(code: &Arc<Code>, kind: UdfKind, export: &str) -> Invocation {
         export: export.into(),
         args: "[{}]".into(),
         nesting: None,
+        bounds: CallBounds::default(),
     }
 }
 

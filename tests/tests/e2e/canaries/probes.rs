@@ -126,6 +126,14 @@ fn bodies(method: &str, template: &str, other: &Tenant) -> Vec<(Json, bool)> {
             all
         }
         ("POST", "/move") => vec![(json!({"to": other.id}), false)],
+        ("PUT", "/policy") => {
+            let (id, surface) = (&other.id, "{kind: http_request, name: native_api}");
+            let policy = format!("schema_version: 1\ntenant: {id}\nworkloads: [{surface}]\n");
+            vec![
+                (json!({ "policy": policy }), false),
+                (json!({"restoreVersion": 1}), false),
+            ]
+        }
         ("POST", "/keys") => vec![(json!({"scope": "read", "name": "probe"}), true)],
         ("POST", "/environment") => {
             vec![(json!({"changes": [{"name": "PROBE", "value": "x"}]}), true)]

@@ -7,6 +7,8 @@ mod bombs;
 mod calls;
 mod clients;
 mod deploys;
+mod policies;
+mod quotas;
 mod refusals;
 mod shared;
 
@@ -15,6 +17,12 @@ use serde_json::{Value as Json, json};
 
 /// The variable without which the chat cannot be deployed.
 const ISSUER: &str = "https://id.example";
+
+/// Calls a function of the tenant `demo`.
+fn call(client: &Client, kind: &str, path: &str, args: &Json) -> Reply {
+    let body = json!({"path": path, "args": args, "format": "convex_encoded_json"});
+    client.post(&format!("/convex/demo/api/{kind}"), &body)
+}
 
 /// A server with the tenant `demo`, to which an application is deployed.
 struct World {
@@ -69,9 +77,7 @@ impl World {
 
     /// Calls a function as anybody may.
     fn call(&self, kind: &str, path: &str, args: &Json) -> Reply {
-        let body = json!({"path": path, "args": args, "format": "convex_encoded_json"});
-        let anybody = self.server.anonymous();
-        anybody.post(&format!("/convex/demo/api/{kind}"), &body)
+        call(&self.server.anonymous(), kind, path, args)
     }
 
     /// The value of a function that must succeed.
