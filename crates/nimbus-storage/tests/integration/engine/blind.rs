@@ -230,7 +230,7 @@ pub async fn other_changes_are_seen_without_another_run(servers: Servers) {
 pub async fn answers_of_the_catalogue_are_the_newest(servers: Servers) {
     let (a, b) = servers.tenant("t").await;
     a.insert(&table(), row(0.0)).await.unwrap();
-    let ends: [(&str, fn(bool) -> Ran<bool>); 2] = [("u", Ran::Commit), ("v", Ran::Discard)];
+    let ends = ["u", "v"].into_iter().zip([Ran::Commit, Ran::Discard]);
     for (table, end) in ends {
         let id = a.insert(&name(table), row(1.0)).await.unwrap();
         let asked = b.transact_function(|tx, _| {
@@ -291,9 +291,7 @@ fn after_a_savepoint(
         tx.insert(&table(), row(2.0)).await?;
         tx.get(read).await?;
         tx.roll_back(before);
-        let tables = tx.table_names();
-        let known = nimbus_storage::core::TableNames::number(&tables, "u").is_some();
-        drop(tables);
+        let known = nimbus_storage::core::TableNames::number(&tx.table_names(), "u").is_some();
         Ok(Ran::Commit(known))
     }
     .boxed()
