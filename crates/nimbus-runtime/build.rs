@@ -15,22 +15,29 @@ use std::process::{Command, Output};
 /// Crates whose extensions a realm of actions has.
 const CRATES: [&str; 4] = ["deno_webidl", "deno_web", "deno_fetch", "deno_crypto"];
 
+/// Where our own scripts are.
+const OWN: &str = "src/engine/js";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     // The versions of the crates are pinned in the workspace's manifest.
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../../Cargo.toml");
-    println!("cargo:rerun-if-changed=src/engine/js");
+    println!("cargo:rerun-if-changed={OWN}");
     if env::var_os("CARGO_FEATURE_ENGINE").is_none() {
         return Ok(());
     }
-    let mut dirs = crate_dirs(&root)?;
-    dirs.push(root.join("src/engine/js"));
     let mut table = String::from("&[\n");
-    for dir in dirs {
+    for dir in crate_dirs(&root)? {
         for path in scripts(&dir)? {
             writeln!(table, "({path:?}, ascii_str_include!({path:?})),")?;
         }
+    }
+    // Our own are named from this checkout: another one that shares the build directory takes the table as it is.
+    for path in scripts(&root.join(OWN))? {
+        let name = path.file_name().unwrap_or_default().display();
+        let path = format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{OWN}/{name}\")");
+        writeln!(table, "({path}, ascii_str_include!({path})),")?;
     }
     table.push(']');
     fs::write(Path::new(&env::var("OUT_DIR")?).join("sources.rs"), table)?;
