@@ -128,8 +128,7 @@ pub(crate) async fn get(call: Call<OperationContext>, _: ()) -> ApiResult<Found<
     if let Some(version) = version
         && kept.shown.is_none()
     {
-        let text = format!("the policy has no version {version}, or it is not kept any more");
-        return Err(ApiError::new(ErrorCode::OpNotFound, text));
+        return Err(no_version(version));
     }
     let directory = store.policies().directory().filter(|_| version.is_none());
     let file = directory.and_then(|directory| {
@@ -137,11 +136,18 @@ pub(crate) async fn get(call: Call<OperationContext>, _: ()) -> ApiResult<Found<
         loaded.files.get(context.tenant()).cloned()
     });
     let stored = kept.shown.filter(|_| directory.is_none());
-    let text = match (&file, &stored) {
-        (Some(file), _) => Some(Arc::clone(&file.text)),
-        (None, stored) => stored.as_ref().map(|stored| Arc::clone(&stored.text)),
+    let (text, explanation) = match (&file, &stored) {
+        // It is compiled already.
+        (Some(file), _) => (
+            Some(&file.text),
+            file.authority.policy().map(ExplainReport::new),
+        ),
+        (None, Some(stored)) => (
+            Some(&stored.text),
+            read(&stored.text).ok().as_ref().map(ExplainReport::new),
+        ),
+        (None, None) => (None, None),
     };
-    let shown = text.as_deref().and_then(|text| read(text).ok());
     Ok(Found(PolicyAnswer {
         source: match (directory, &stored) {
             (Some(_), _) => PolicySource::Directory,
@@ -152,10 +158,15 @@ pub(crate) async fn get(call: Call<OperationContext>, _: ()) -> ApiResult<Found<
         created_ms: stored.as_ref().map(|stored| stored.created_ms),
         restored_from: stored.as_ref().and_then(|stored| stored.restored_from),
         policy: text.map(|text| text.to_string()),
-        explanation: shown.as_ref().map(ExplainReport::new),
+        explanation,
         usage: store.counted_usage(context, &kept.tenant).await?,
         versions: kept.versions,
     }))
+}
+
+fn no_version(version: u64) -> ApiError {
+    let text = format!("the policy has no version {version}, or it is not kept any more");
+    ApiError::new(ErrorCode::OpNotFound, text)
 }
 
 fn read(text: &str) -> Result<Policy, ApiError> {
@@ -176,7 +187,7 @@ pub(crate) async fn put(
         return Err(DoorError::PoliciesFromDirectory.into());
     }
     let kept = store.policy(context, None).await?;
-    let (text, restored_from) = wanted(&call, &body).await?;
+    let (text, restored_from) = wanted(&kept, &body).await?;
     let policy = read(&text)?;
     if policy.tenant() != context.tenant() {
         let (found, tenant) = (policy.tenant(), context.tenant());
@@ -211,20 +222,13 @@ pub(crate) async fn put(
 }
 
 /// The text to put in force, and the version that it comes from.
-async fn wanted(
-    call: &Call<OperationContext>,
-    body: &PutPolicy,
-) -> ApiResult<(Arc<str>, Option<u64>)> {
+async fn wanted(kept: &KeptPolicy, body: &PutPolicy) -> ApiResult<(Arc<str>, Option<u64>)> {
     match (&body.policy, body.restore_version) {
         (Some(text), None) => Ok((text.as_str().into(), None)),
         (None, Some(version)) => {
-            let kept = call.app.store.policy(&call.context, Some(version)).await?;
-            let shown = kept.shown.ok_or_else(|| {
-                let text =
-                    format!("the policy has no version {version}, or it is not kept any more");
-                ApiError::new(ErrorCode::OpNotFound, text)
-            })?;
-            Ok((Arc::clone(&shown.text), Some(version)))
+            let found = kept.tenant.policy_of(version).await?;
+            let found = found.ok_or_else(|| no_version(version))?;
+            Ok((found.text, Some(version)))
         }
         _ => Err(ApiError::invalid(
             "send either `policy` or `restoreVersion`",

@@ -7,31 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
-use nimbus_storage::core::{DocumentId, Object, TableName};
-use nimbus_storage::{
-    FilterOp, ProviderError, Query, Ran, StoreError, StoreResult, Tenant, Transaction,
-};
+use nimbus_storage::core::{DocumentId, TableName};
+use nimbus_storage::{ProviderError, Query, Ran, StoreError, StoreResult, Tenant, Transaction};
 
-use super::servers::Servers;
+use super::servers::{Servers, by_n, declare, row, table};
 use super::support::*;
-
-fn table() -> TableName {
-    name("t")
-}
-
-fn row(n: f64) -> Object {
-    object([("n", num(n))])
-}
-
-fn by_n(n: f64) -> Query {
-    query("t", vec![filter("n", FilterOp::Eq, num(n))], None)
-}
-
-async fn declare(tenant: &Tenant) {
-    let declared = schema("t", &["n"], &[("by_n", &["n"])]);
-    tenant.put_schema(declared).await.unwrap();
-    indexes_ready(tenant, "t").await;
-}
 
 fn snapshots(servers: &Servers) -> u64 {
     servers.a.metrics().snapshots + servers.b.metrics().snapshots

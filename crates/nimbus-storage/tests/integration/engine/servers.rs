@@ -70,19 +70,19 @@ impl Servers {
     }
 }
 
-fn table() -> TableName {
+pub(super) fn table() -> TableName {
     name("t")
 }
 
-fn row(n: f64) -> Object {
+pub(super) fn row(n: f64) -> Object {
     object([("n", num(n))])
 }
 
-fn by_n(n: f64) -> Query {
+pub(super) fn by_n(n: f64) -> Query {
     query("t", vec![filter("n", FilterOp::Eq, num(n))], None)
 }
 
-async fn declare(tenant: &Tenant) {
+pub(super) async fn declare(tenant: &Tenant) {
     let declared = schema("t", &["n"], &[("by_n", &["n"])]);
     tenant.put_schema(declared).await.unwrap();
     indexes_ready(tenant, "t").await;
