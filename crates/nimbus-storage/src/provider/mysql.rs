@@ -4,23 +4,19 @@
 //! shared databases is in `external`.
 
 mod adopt;
-mod commit;
+mod backend;
 mod connect;
 mod error;
 mod lifecycle;
 mod options;
 mod plan;
 mod poll;
-mod read;
 mod registry;
 mod space;
 mod sql;
-mod store;
 mod trouble;
-mod turn;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
@@ -34,9 +30,10 @@ pub use super::external::{DatabaseUrl, PoolSize};
 use self::connect::{MyDial, Pool};
 use self::poll::Seen;
 use self::registry::Registry;
-use self::store::MyStore;
+use super::external::backend::{Base, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
+use super::external::store::Store;
 use super::external::{Known, Names};
 use super::{Durability, Provider, ProviderError, ProviderResult, TenantStore};
 use crate::control::{RandomId, TenantState};
@@ -44,49 +41,16 @@ use crate::control::{RandomId, TenantState};
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "mysql";
 
-/// How long things may take. Shorter in tests.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timing {
-    /// A wait for a connection.
-    pub(crate) wait: Duration,
-    /// A wait for the head's lock, in whole seconds.
-    pub(crate) lock: Duration,
-    /// How long a turn may do nothing before the server ends it, in whole seconds.
-    pub(crate) turn_idle: Duration,
-    /// An answer to a statement; longer counts as a lost connection. More than `lock`.
-    pub(crate) statement: Duration,
-    /// Finding out what became of a commit.
-    pub(crate) settle: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Timing {
-        Timing {
-            wait: Duration::from_secs(5),
-            lock: Duration::from_secs(10),
-            turn_idle: Duration::from_secs(5),
-            statement: Duration::from_secs(30),
-            settle: Duration::from_secs(10),
-        }
-    }
-}
-
 /// What the provider and its stores share.
 struct Shared {
-    pool: Arc<Pool>,
+    base: Base<MyDial>,
     names: Names,
     registry: Registry,
     known: Known,
-    bus: Arc<HintBus>,
     seen: Arc<Seen>,
-    /// Turns at once: each holds a connection while it waits for other servers.
-    turns: Arc<Semaphore>,
-    timing: Timing,
     durability: Durability,
     /// Bytes of the longest packet that the server takes.
     max_packet: u64,
-    /// For ends of transactions whose owners are gone.
-    runtime: Handle,
     tasks: Tasks,
     #[cfg(test)]
     stop_at: std::sync::Mutex<Option<&'static str>>,
@@ -189,18 +153,21 @@ impl MysqlProvider {
             tokio::spawn(tend).abort_handle(),
         ];
         let turns = (options.pool.pooled() / 2).max(1) as usize;
-        let shared = Shared {
+        let base = Base {
             pool,
+            bus,
+            turns: Arc::new(Semaphore::new(turns)),
+            timing,
+            runtime: Handle::current(),
+        };
+        let shared = Shared {
+            base,
             names,
             registry,
             known: Known::default(),
-            bus,
             seen,
-            turns: Arc::new(Semaphore::new(turns)),
-            timing,
             durability,
             max_packet: fitness.max_packet,
-            runtime: Handle::current(),
             tasks: Tasks(tasks.into()),
             #[cfg(test)]
             stop_at: std::sync::Mutex::default(),
@@ -216,7 +183,7 @@ impl MysqlProvider {
     /// Ends its tasks and connections. Stores that are open fail from then on.
     pub async fn close(&self) {
         self.shared.tasks.end();
-        self.shared.pool.close().await;
+        self.shared.base.pool.close().await;
     }
 
     async fn ready(&self) -> ProviderResult<Vec<TenantId>> {
@@ -235,7 +202,7 @@ impl MysqlProvider {
     }
 
     async fn look(&self) -> ProviderResult<()> {
-        let pool = &self.shared.pool;
+        let pool = &self.shared.base.pool;
         loop {
             let mut lease = pool.get(Use::Commit).await?;
             let dial = pool.dial();
@@ -286,8 +253,9 @@ impl Provider for MysqlProvider {
         async move {
             let (space, head) = lifecycle::open(&self.shared, tenant).await?;
             self.noted(tenant, true);
-            let store = MyStore::new(self.shared.clone(), space, head);
-            let store: Arc<dyn TenantStore> = Arc::new(store);
+            let namespace = space.name.clone();
+            let store: Arc<dyn TenantStore> = Arc::new(Store::new(self.shared.clone(), space));
+            self.shared.seen.saw(&namespace, head);
             Ok(store)
         }
         .boxed()

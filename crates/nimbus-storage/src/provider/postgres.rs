@@ -3,21 +3,18 @@
 //! It knows Postgres. It must not know documents. What it has in common with other shared databases is in
 //! `external`.
 
-mod commit;
+mod backend;
 mod connect;
 mod error;
 mod hints;
 mod lifecycle;
 mod options;
-mod read;
+mod plan;
 mod registry;
 mod space;
 mod sql;
-mod store;
-mod turn;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_core::TenantId;
@@ -32,9 +29,10 @@ pub use super::external::{DatabaseUrl, PoolSize};
 use self::connect::{PgDial, Pool};
 use self::hints::Outbox;
 use self::registry::Registry;
-use self::store::PgStore;
+use super::external::backend::{Base, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
+use super::external::store::Store;
 use super::external::{Known, Names};
 use super::{Provider, ProviderError, ProviderResult, TenantStore};
 use crate::control::{RandomId, TenantState};
@@ -42,46 +40,13 @@ use crate::control::{RandomId, TenantState};
 /// The provider's name, on the command line and in the registry.
 const NAME: &str = "postgres";
 
-/// How long things may take. Shorter in tests.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timing {
-    /// A wait for a connection.
-    pub(crate) wait: Duration,
-    /// A wait for the head's lock.
-    pub(crate) lock: Duration,
-    /// How long a turn may do nothing before the server ends it.
-    pub(crate) turn_idle: Duration,
-    /// An answer to a statement; longer counts as a lost connection. More than `lock`.
-    pub(crate) statement: Duration,
-    /// Finding out what became of a commit.
-    pub(crate) settle: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Timing {
-        Timing {
-            wait: Duration::from_secs(5),
-            lock: Duration::from_secs(10),
-            turn_idle: Duration::from_secs(5),
-            statement: Duration::from_secs(30),
-            settle: Duration::from_secs(10),
-        }
-    }
-}
-
 /// What the provider and its stores share.
 struct Shared {
-    pool: Arc<Pool>,
+    base: Base<PgDial>,
     names: Names,
     registry: Registry,
     known: Known,
-    bus: Arc<HintBus>,
     outbox: Arc<Outbox>,
-    /// Turns at once: each holds a connection while it waits for other servers.
-    turns: Arc<Semaphore>,
-    timing: Timing,
-    /// For ends of transactions whose owners are gone.
-    runtime: Handle,
     tasks: Tasks,
     #[cfg(test)]
     stop_at: std::sync::Mutex<Option<&'static str>>,
@@ -149,7 +114,7 @@ impl PostgresProvider {
         timing: Timing,
     ) -> ProviderResult<PostgresProvider> {
         let (names, client) = options.check()?;
-        let lock_ms = commit::millis(timing.lock);
+        let lock_ms = backend::millis(timing.lock);
         let dial = PgDial::new(client, options.url.clone(), options.durability, lock_ms);
         let pool = Pool::new(dial, options.pool, timing.wait);
         let registry = Registry::new(&options.metadata_schema);
@@ -170,16 +135,19 @@ impl PostgresProvider {
             tokio::spawn(hints::tend(pool.clone())).abort_handle(),
         ];
         let turns = (options.pool.pooled() / 2).max(1) as usize;
-        let shared = Shared {
+        let base = Base {
             pool,
-            names,
-            registry,
-            known: Known::default(),
             bus,
-            outbox,
             turns: Arc::new(Semaphore::new(turns)),
             timing,
             runtime: Handle::current(),
+        };
+        let shared = Shared {
+            base,
+            names,
+            registry,
+            known: Known::default(),
+            outbox,
             tasks: Tasks(tasks.into()),
             #[cfg(test)]
             stop_at: std::sync::Mutex::default(),
@@ -208,7 +176,7 @@ impl PostgresProvider {
     /// Ends its tasks and connections. Stores that are open fail from then on.
     pub async fn close(&self) {
         self.shared.tasks.end();
-        self.shared.pool.close().await;
+        self.shared.base.pool.close().await;
     }
 
     async fn ready(&self) -> ProviderResult<Vec<TenantId>> {
@@ -230,7 +198,7 @@ impl PostgresProvider {
 
     async fn look(&self) -> ProviderResult<()> {
         let shared = &self.shared;
-        let what = || format!("looking at {}", shared.pool.dial().shown());
+        let what = || format!("looking at {}", shared.base.pool.dial().shown());
         let standby = lifecycle::with_lease!(shared, |conn| async {
             let row = sqlx::query("SELECT pg_is_in_recovery()").fetch_one(conn);
             let row = row.await.and_then(|row| row.try_get(0));
@@ -277,7 +245,7 @@ impl Provider for PostgresProvider {
         async move {
             let space = lifecycle::open(&self.shared, tenant).await?;
             self.noted(tenant, true);
-            let store: Arc<dyn TenantStore> = Arc::new(PgStore::new(self.shared.clone(), space));
+            let store: Arc<dyn TenantStore> = Arc::new(Store::new(self.shared.clone(), space));
             Ok(store)
         }
         .boxed()

@@ -3,6 +3,12 @@
 //!
 //! Must not know any particular database: Postgres and MySQL build on it.
 
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) mod backend;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod commit;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) mod error;
 mod format;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod hints;
@@ -11,6 +17,8 @@ mod names;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
 pub(crate) mod queue;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod reader;
 mod registry;
 #[cfg(all(target_os = "linux", any(feature = "mysql", feature = "postgres")))]
 pub(crate) mod relay;
@@ -29,6 +37,10 @@ pub(crate) mod relay {
 mod settings;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod snapshots;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) mod store;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod turn;
 mod url;
 
 #[cfg(any(feature = "mysql", feature = "postgres"))]

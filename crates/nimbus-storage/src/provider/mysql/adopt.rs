@@ -46,7 +46,7 @@ pub(super) async fn unregistered(shared: &Shared) -> ProviderResult<Vec<TenantId
 }
 
 async fn strays(shared: &Shared) -> ProviderResult<Vec<String>> {
-    let (prefix, limit) = (shared.names.prefix(), shared.timing.statement);
+    let (prefix, limit) = (shared.names.prefix(), shared.base.timing.statement);
     let sql = format!(
         "SELECT schema_name FROM information_schema.schemata WHERE LEFT(schema_name,{})={}",
         prefix.len(),
@@ -115,7 +115,7 @@ async fn check_tables(shared: &Shared, conn: &mut MySqlConnection, namespace: &s
     for keyspace in Keyspace::ALL {
         let table = sql::table(namespace, keyspace);
         let sql = format!("SELECT `key`,`value` FROM {table} LIMIT 1");
-        let read = rows(conn, shared.timing.statement, sql).await;
+        let read = rows(conn, shared.base.timing.statement, sql).await;
         let read = read.and_then(|rows| match rows.first() {
             Some(row) => column::<&[u8]>(row, 0)
                 .and(column::<&[u8]>(row, 1))

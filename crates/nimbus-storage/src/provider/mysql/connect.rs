@@ -3,15 +3,16 @@
 //! Must not know tenants.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use sqlx::mysql::{MySqlConnectOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, raw_sql};
 
+use super::MysqlOptions;
 use super::error::{self, text_column};
-use super::{MysqlOptions, Timing};
+use crate::provider::external::backend::Timing;
+use crate::provider::external::error::within;
 use crate::provider::external::{DatabaseUrl, pool, relay};
 use crate::provider::{Durability, ProviderError, ProviderResult};
 
@@ -236,22 +237,6 @@ fn parse_version(version: &str) -> (bool, (u32, u32)) {
     let mut parts = version.split(|c: char| !c.is_ascii_digit());
     let mut part = || parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     (is_mariadb, (part(), part()))
-}
-
-/// A statement, bounded in time. One that took too long counts as a lost connection.
-pub(super) async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => {
-            let seconds = limit.as_secs_f64();
-            let why = format!("no answer from the database within {seconds} s");
-            let kind = std::io::ErrorKind::TimedOut;
-            Err(sqlx::Error::Io(std::io::Error::new(kind, why)))
-        }
-    }
 }
 
 /// Runs statements, bounded in time.

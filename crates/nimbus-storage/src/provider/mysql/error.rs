@@ -5,28 +5,9 @@
 use sqlx::mysql::{MySqlDatabaseError, MySqlRow};
 use sqlx::{Decode, MySql, Row as _, Type};
 
-use crate::provider::{CommitError, ProviderError};
+use crate::provider::{ProviderError, external};
 
-/// What became of a statement that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The connection is gone; whether the statement was done is not known.
-    Lost,
-    /// Someone was in the way; the same may work in a moment.
-    Passing,
-    /// No space.
-    Full,
-    /// A table or database is not there.
-    Gone,
-    /// The server has no connection left for this user or at all.
-    NoConnection,
-    /// The head was not the expected one (see `sql::guard`).
-    Moved,
-    /// The user lacks a right.
-    Denied,
-    /// Anything else: the server refused and did nothing.
-    Refused,
-}
+pub(super) use crate::provider::external::error::Kind;
 
 /// The lock was not had in time.
 pub(super) const LOCK_TIMEOUT: u16 = 1205;
@@ -109,31 +90,7 @@ pub(super) fn text(error: &sqlx::Error) -> String {
 
 /// A failure of anything but a commit. `Gone` is for the caller, who knows the tenant.
 pub(super) fn provider(what: impl Into<String>, error: sqlx::Error) -> ProviderError {
-    let what = what.into();
-    match kind(&error) {
-        Kind::Full => ProviderError::Full {
-            what: format!("{what}: {}", text(&error)),
-        },
-        Kind::Passing | Kind::NoConnection => ProviderError::Busy {
-            what: format!("{what}: {}", text(&error)),
-        },
-        Kind::Lost | Kind::Gone | Kind::Moved | Kind::Denied | Kind::Refused => {
-            ProviderError::io(what, text(&error))
-        }
-    }
-}
-
-/// A failure of a commit that did nothing, as the server said.
-pub(super) fn commit(namespace: &str, error: &sqlx::Error) -> CommitError {
-    let reason = format!("committing to {namespace}: {}", text(error));
-    match kind(error) {
-        Kind::Full => CommitError::Full { what: reason },
-        Kind::Gone => CommitError::Closed,
-        Kind::Refused | Kind::Denied => CommitError::Refused { reason },
-        Kind::Lost | Kind::Passing | Kind::NoConnection | Kind::Moved => {
-            CommitError::Transient { reason }
-        }
-    }
+    external::error::provider(what, kind(&error), &text(&error))
 }
 
 /// A column, whatever the server calls its type: expressions have types that differ between servers.

@@ -55,7 +55,7 @@ pub(super) enum Outcome {
 macro_rules! read {
     ($shared:expr, |$conn:ident| $read:expr) => {
         loop {
-            let mut lease = $shared.pool.get(Use::Commit).await?;
+            let mut lease = $shared.base.pool.get(Use::Commit).await?;
             let $conn = lease.conn()?;
             match $read.await {
                 Ok(value) => {
@@ -63,7 +63,7 @@ macro_rules! read {
                     break Ok::<_, ProviderError>(value);
                 }
                 Err(trouble) if trouble.kind() == Some(Kind::Lost) && !lease.fresh => {
-                    $shared.pool.forget_idle();
+                    $shared.base.pool.forget_idle();
                 }
                 Err(trouble) => break Err(trouble.into_provider()),
             }
@@ -98,14 +98,14 @@ pub(super) async fn lock(
     tenant: &TenantId,
     wait_s: u64,
 ) -> ProviderResult<Option<Lease>> {
-    let timing = &shared.timing;
+    let timing = &shared.base.timing;
     let name = lock_name(shared, tenant);
     let idle_s = seconds(timing.turn_idle);
     let sql = format!(
         "SET SESSION wait_timeout={idle_s},lock_wait_timeout={DROP_WAIT_S};SELECT GET_LOCK({name},{wait_s})"
     );
     loop {
-        let mut lease = shared.pool.get(Use::Commit).await?;
+        let mut lease = shared.base.pool.get(Use::Commit).await?;
         let got = rows(lease.conn()?, timing.statement, sql.clone()).await;
         let got = got.and_then(|rows| match rows.first() {
             Some(row) => column::<Option<i64>>(row, 0),
@@ -117,19 +117,21 @@ pub(super) async fn lock(
                 unlock(shared, tenant, lease).await;
                 return Ok(None);
             }
-            Err(e) if error::kind(&e) == Kind::Lost && !lease.fresh => shared.pool.forget_idle(),
+            Err(e) if error::kind(&e) == Kind::Lost && !lease.fresh => {
+                shared.base.pool.forget_idle()
+            }
             Err(e) => return Err(error::provider(format!("locking tenant {tenant}"), e)),
         }
     }
 }
 
 pub(super) async fn unlock(shared: &Shared, tenant: &TenantId, mut lease: Lease) {
-    let (name, lock_s) = (lock_name(shared, tenant), seconds(shared.timing.lock));
+    let (name, lock_s) = (lock_name(shared, tenant), seconds(shared.base.timing.lock));
     let sql = format!(
         "DO RELEASE_LOCK({name});SET SESSION wait_timeout={SESSION_IDLE_S},lock_wait_timeout={lock_s}"
     );
     let Ok(conn) = lease.conn() else { return };
-    if run(conn, shared.timing.statement, sql).await.is_ok() {
+    if run(conn, shared.base.timing.statement, sql).await.is_ok() {
         lease.give_back();
     }
 }
@@ -153,7 +155,7 @@ macro_rules! change {
                 match trouble.kind() {
                     Some(Kind::Lost) if $attempt < TRIES => {
                         drop(lease);
-                        $shared.pool.forget_idle();
+                        $shared.base.pool.forget_idle();
                     }
                     Some(Kind::Passing) if $attempt < TRIES && !trouble.is_lock_timeout() => {
                         unlock($shared, $tenant, lease).await;
@@ -251,7 +253,7 @@ async fn make(shared: &Shared, birth: &Birth<'_>, conn: &mut MySqlConnection) ->
 
 /// Makes the database and its rows.
 async fn fill(shared: &Shared, birth: &Birth<'_>, conn: &mut MySqlConnection) -> Step<()> {
-    let (name, limit) = (&birth.namespace, shared.timing.statement);
+    let (name, limit) = (&birth.namespace, shared.base.timing.statement);
     let doing = || Trouble::sql(format!("creating database {name}"));
     let sql = format!("CREATE DATABASE {}", quoted(name));
     run(conn, limit, sql).await.map_err(doing())?;
@@ -288,7 +290,7 @@ async fn is_there(shared: &Shared, conn: &mut MySqlConnection, namespace: &str) 
         "SELECT 1 FROM information_schema.schemata WHERE schema_name={}",
         word(namespace)
     );
-    let found = rows(conn, shared.timing.statement, sql).await;
+    let found = rows(conn, shared.base.timing.statement, sql).await;
     let found = found.map_err(Trouble::sql("looking for databases"))?;
     Ok(!found.is_empty())
 }
@@ -366,7 +368,7 @@ pub(super) async fn finish(
 
 /// Whether a database is what a creation left that was cut short: of this life, or without any row.
 async fn is_unfinished(shared: &Shared, entry: &Entry, conn: &mut MySqlConnection) -> Step<bool> {
-    let (name, limit) = (&entry.namespace, shared.timing.statement);
+    let (name, limit) = (&entry.namespace, shared.base.timing.statement);
     let doing = || Trouble::sql(format!("looking at database {name}"));
     if let Some(State { format, .. }) = state(shared, conn, name).await?
         && format.is_some()
@@ -465,7 +467,7 @@ pub(super) async fn state(
     conn: &mut MySqlConnection,
     namespace: &str,
 ) -> Step<Option<State>> {
-    let found = rows(conn, shared.timing.statement, sql::state(namespace)).await;
+    let found = rows(conn, shared.base.timing.statement, sql::state(namespace)).await;
     match found {
         Ok(found) => Ok(Some(state_rows(namespace, &found)?)),
         Err(e) if error::kind(&e) == Kind::Gone => Ok(None),

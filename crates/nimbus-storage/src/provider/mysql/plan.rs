@@ -10,10 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
-use super::connect::{SESSION_IDLE_S, run, within};
+use super::connect::{SESSION_IDLE_S, run};
+use super::error::{self, Kind};
 use super::space::Space;
 use super::sql;
 use crate::provider::external::FORMAT_KEY;
+use crate::provider::external::backend::{Goal, Sent};
+use crate::provider::external::error::within;
 use crate::provider::{Batch, CommitError, HEAD_KEY, Head, Keyspace};
 
 /// Text of SQL after which a packet is sent.
@@ -28,35 +31,9 @@ const DELETES: usize = 500;
 /// A batch as the server takes it.
 pub(super) struct Plan {
     pub(super) space: Arc<Space>,
-    pub(super) expected: Head,
-    pub(super) new: Head,
+    pub(super) goal: Goal,
     puts: [Vec<(Vec<u8>, Bytes)>; Keyspace::ALL.len()],
     deletes: [Vec<Vec<u8>>; Keyspace::ALL.len()],
-    /// A row of the log that this batch alone writes.
-    pub(super) log: Option<(Vec<u8>, Bytes)>,
-}
-
-/// How far a batch came that was not done.
-pub(super) enum Failed {
-    /// The end of the transaction was not sent yet, so nothing of it is done.
-    Before(sqlx::Error),
-    /// The end of the transaction was sent.
-    AtEnd(sqlx::Error),
-}
-
-impl Failed {
-    /// Where the server's answer is the same.
-    pub(super) fn into_error(self) -> sqlx::Error {
-        match self {
-            Failed::Before(e) | Failed::AtEnd(e) => e,
-        }
-    }
-
-    pub(super) fn error(&self) -> &sqlx::Error {
-        match self {
-            Failed::Before(e) | Failed::AtEnd(e) => e,
-        }
-    }
 }
 
 impl Plan {
@@ -70,18 +47,20 @@ impl Plan {
     ) -> Result<Plan, CommitError> {
         let mut plan = Plan {
             space: space.clone(),
-            expected,
-            new: batch.head,
+            goal: Goal {
+                expected,
+                new: batch.head,
+                log: None,
+            },
             puts: Default::default(),
             deletes: Default::default(),
-            log: None,
         };
         for ((keyspace, key), value) in batch.writes {
             plan.check(keyspace, &key, value.as_ref(), max_packet)?;
             match value {
                 Some(value) => {
-                    if keyspace == Keyspace::Log && plan.log.is_none() {
-                        plan.log = Some((key.clone(), value.clone()));
+                    if keyspace == Keyspace::Log && plan.goal.log.is_none() {
+                        plan.goal.log = Some((key.clone(), value.clone()));
                     }
                     plan.puts[keyspace as usize].push((key, value));
                 }
@@ -121,11 +100,6 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether it leaves the head as it is, so that the head cannot tell whether it was done.
-    pub(super) fn keeps_head(&self) -> bool {
-        self.expected == self.new
-    }
-
     /// Sends it and commits. `begin` begins the transaction, and is empty in one that was begun. With
     /// `one_packet`, what fits one packet is sent as one.
     pub(super) async fn apply(
@@ -134,24 +108,31 @@ impl Plan {
         limit: Duration,
         begin: String,
         one_packet: bool,
-    ) -> Result<(), Failed> {
+    ) -> Sent {
         let mut out = Out {
             conn,
             limit,
             text: begin,
             sent: !one_packet,
         };
-        self.send(&mut out).await.map_err(Failed::Before)?;
-        if out.sent {
-            out.flush().await.map_err(Failed::Before)?;
+        let mut gathered = self.send(&mut out).await;
+        if gathered.is_ok() && out.sent {
+            // The end is sent alone, so that it is known when it was.
+            gathered = out.flush().await;
+        }
+        if let Err(error) = gathered {
+            return failed(error, false);
         }
         out.text.push_str(&sql::end("COMMIT", SESSION_IDLE_S));
-        out.flush().await.map_err(Failed::AtEnd)
+        match out.flush().await {
+            Ok(()) => Sent::Committed,
+            Err(error) => failed(error, true),
+        }
     }
 
     async fn send(&self, out: &mut Out<'_>) -> Result<(), sqlx::Error> {
         let Space { name, format, .. } = &*self.space;
-        let guard = sql::guard(name, &self.expected, &self.new, format);
+        let guard = sql::guard(name, &self.goal.expected, &self.goal.new, format);
         out.text.push_str(&guard);
         out.text.push(';');
         if out.sent {
@@ -234,6 +215,13 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+fn failed(error: sqlx::Error, at_end: bool) -> Sent {
+    match error::kind(&error) {
+        Kind::Moved => Sent::Moved,
+        _ => Sent::Failed { error, at_end },
     }
 }
 

@@ -6,8 +6,9 @@ use nimbus_core::TenantId;
 use sqlx::mysql::MySqlRow;
 
 use super::error::{self, column};
+use crate::provider::external::backend::Namespace;
 use crate::provider::external::{FORMAT_KEY, decode_head};
-use crate::provider::{HEAD_KEY, Head, ProviderError, ProviderResult};
+use crate::provider::{HEAD_KEY, Head, ProviderResult};
 
 /// A tenant and its database.
 pub(super) struct Space {
@@ -30,11 +31,15 @@ impl Space {
         }
         decode_head(&self.name, head.as_deref())
     }
+}
 
-    pub(super) fn not_found(&self) -> ProviderError {
-        ProviderError::NotFound {
-            tenant: self.tenant.clone(),
-        }
+impl Namespace for Space {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 

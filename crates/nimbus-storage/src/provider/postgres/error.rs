@@ -4,24 +4,9 @@
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::provider::{CommitError, ProviderError};
+use crate::provider::{ProviderError, external};
 
-/// What became of a statement that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The connection is gone; whether the statement was done is not known.
-    Lost,
-    /// Someone was in the way; the same may work in a moment.
-    Passing,
-    /// No space.
-    Full,
-    /// A table or schema is not there.
-    Gone,
-    /// The server has no connection left for this role or at all.
-    NoConnection,
-    /// Anything else: the server refused and did nothing.
-    Refused,
-}
+pub(super) use crate::provider::external::error::Kind;
 
 /// The kind of an error; see [`Kind`].
 pub(super) fn kind(error: &sqlx::Error) -> Kind {
@@ -74,25 +59,5 @@ pub(super) fn text(error: &sqlx::Error) -> String {
 
 /// A failure of anything but a commit. `Gone` is for the caller, who knows the tenant.
 pub(super) fn provider(what: impl Into<String>, error: sqlx::Error) -> ProviderError {
-    let what = what.into();
-    match kind(&error) {
-        Kind::Full => ProviderError::Full {
-            what: format!("{what}: {}", text(&error)),
-        },
-        Kind::Passing | Kind::NoConnection => ProviderError::Busy {
-            what: format!("{what}: {}", text(&error)),
-        },
-        Kind::Lost | Kind::Gone | Kind::Refused => ProviderError::io(what, text(&error)),
-    }
-}
-
-/// A failure of a commit that did nothing, as the server said.
-pub(super) fn commit(namespace: &str, error: &sqlx::Error) -> CommitError {
-    let reason = format!("committing to {namespace}: {}", text(error));
-    match kind(error) {
-        Kind::Full => CommitError::Full { what: reason },
-        Kind::Gone => CommitError::Closed,
-        Kind::Refused => CommitError::Refused { reason },
-        Kind::Lost | Kind::Passing | Kind::NoConnection => CommitError::Transient { reason },
-    }
+    external::error::provider(what, kind(&error), &text(&error))
 }

@@ -33,6 +33,7 @@ macro_rules! with_lease {
     ($shared:expr, |$conn:ident| $work:expr) => {
         loop {
             let mut lease = $shared
+                .base
                 .pool
                 .get($crate::provider::external::pool::Use::Commit)
                 .await?;
@@ -43,7 +44,7 @@ macro_rules! with_lease {
                     break Ok(value);
                 }
                 Err($crate::provider::ProviderError::Io { .. }) if !lease.fresh => {
-                    $shared.pool.forget_idle();
+                    $shared.base.pool.forget_idle();
                 }
                 Err(e) => break Err(e),
             }
@@ -77,7 +78,7 @@ pub(super) async fn create(
         if is_there(shared, &birth).await? {
             return Ok(());
         }
-        let mut lease = shared.pool.get(Use::Commit).await?;
+        let mut lease = shared.base.pool.get(Use::Commit).await?;
         let made = make(shared, &birth, lease.conn()?).await;
         let e = match made {
             Ok(true) => {
@@ -107,7 +108,7 @@ pub(super) async fn create(
         match error::kind(&e) {
             // Whether it was made shows in the registry.
             Kind::Lost | Kind::Passing if attempt < TRIES => {
-                shared.pool.forget_idle();
+                shared.base.pool.forget_idle();
                 tokio::time::sleep(PAUSE).await;
             }
             _ => {
@@ -200,7 +201,7 @@ pub(super) async fn delete(shared: &Shared, tenant: &TenantId) -> ProviderResult
 /// Finishes the deletion of a tenant, unless someone else did.
 pub(super) async fn finish(shared: &Shared, tenant: &TenantId) -> ProviderResult<()> {
     for attempt in 0.. {
-        let mut lease = shared.pool.get(Use::Commit).await?;
+        let mut lease = shared.base.pool.get(Use::Commit).await?;
         let e = match drop_all(shared, tenant, lease.conn()?).await? {
             Ok(()) => {
                 lease.give_back();
@@ -211,7 +212,7 @@ pub(super) async fn finish(shared: &Shared, tenant: &TenantId) -> ProviderResult
         drop(lease);
         match error::kind(&e) {
             Kind::Lost | Kind::Passing if attempt < TRIES => {
-                shared.pool.forget_idle();
+                shared.base.pool.forget_idle();
                 tokio::time::sleep(PAUSE).await;
             }
             _ => return Err(error::provider(format!("deleting tenant {tenant}"), e)),
@@ -369,7 +370,7 @@ pub(super) async fn adopt(shared: &Shared, tenant: &TenantId) -> ProviderResult<
     let Some((_, life)) = tenant_of(format.as_deref()) else {
         return Err(ProviderError::Closed);
     };
-    let mut lease: Lease = shared.pool.get(Use::Commit).await?;
+    let mut lease: Lease = shared.base.pool.get(Use::Commit).await?;
     check_tables(lease.conn()?, &namespace).await?;
     let entry = (namespace.as_str(), life);
     let done = shared.registry.insert(lease.conn()?, tenant, entry).await;

@@ -10,15 +10,16 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::sql::{self, Touched};
+use crate::provider::external::backend::Namespace;
 use crate::provider::external::{FORMAT_KEY, decode_head};
-use crate::provider::{HEAD_KEY, Head, Keyspace, ProviderError, ProviderResult};
+use crate::provider::{HEAD_KEY, Head, Keyspace, ProviderResult};
 
 /// SQL that holds no value.
 pub(super) type Text = Arc<str>;
 
 /// The names and the SQL of one tenant.
 pub(super) struct Space {
-    pub(super) tenant: TenantId,
+    tenant: TenantId,
     /// The schema.
     pub(super) name: String,
     /// The format row: another one means that the tenant was deleted and created again.
@@ -90,11 +91,15 @@ impl Space {
         }
         decode_head(&self.name, head.as_deref())
     }
+}
 
-    pub(super) fn not_found(&self) -> ProviderError {
-        ProviderError::NotFound {
-            tenant: self.tenant.clone(),
-        }
+impl Namespace for Space {
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 

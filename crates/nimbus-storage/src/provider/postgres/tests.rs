@@ -9,6 +9,7 @@ mod several;
 mod shown;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 

@@ -330,7 +330,7 @@ async fn commits_are_synchronous_unless_that_was_given_up() {
         let provider = PostgresProvider::connect_with(options, installation('a'), world.timing)
             .await
             .unwrap();
-        let mut lease = provider.shared.pool.get(Use::Commit).await.unwrap();
+        let mut lease = provider.shared.base.pool.get(Use::Commit).await.unwrap();
         let row = sqlx::query("SHOW synchronous_commit")
             .fetch_one(lease.conn().unwrap())
             .await

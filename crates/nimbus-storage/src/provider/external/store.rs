@@ -1,4 +1,4 @@
-//! One open tenant: a queue of commits that are done in turn, and the way to reads and turns.
+//! One open tenant of a shared database: its queue of commits, and the way to reads and turns.
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
@@ -7,14 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::Shared;
-use super::commit::{self, Plan};
-use super::read;
-use super::space::Space;
-use super::turn;
-use crate::provider::external::hints::Hints;
-use crate::provider::external::queue::CommitQueue;
-use crate::provider::external::snapshots::OpenSnapshots;
+use super::backend::{Backend, Namespace as _};
+use super::hints::Hints;
+use super::queue::CommitQueue;
+use super::snapshots::OpenSnapshots;
+use super::{commit, reader, turn};
 use crate::provider::{
     Batch, CommitError, Head, ProviderError, ProviderResult, Snapshot, StoreStats, TenantStore,
     Turn,
@@ -34,27 +31,35 @@ impl Counters {
 }
 
 /// An open tenant.
-pub(super) struct PgStore {
-    shared: Arc<Shared>,
-    space: Arc<Space>,
+pub(crate) struct Store<B: Backend> {
+    backend: Arc<B>,
+    space: Arc<B::Space>,
     counters: Arc<Counters>,
     snapshots: Arc<OpenSnapshots>,
     hints: Hints,
     commits: CommitQueue,
 }
 
-impl PgStore {
-    pub(super) fn new(shared: Arc<Shared>, space: Space) -> PgStore {
+impl<B: Backend> Store<B> {
+    pub(crate) fn new(backend: Arc<B>, space: B::Space) -> Store<B> {
         let space = Arc::new(space);
         let counters = Arc::<Counters>::default();
-        let hints = shared.bus.subscribe(&space.name);
-        let (committer, place, count) = (shared.clone(), space.clone(), counters.clone());
-        let commits = CommitQueue::start(&shared.runtime, &space.name, move |expected, batch| {
-            let (shared, space, counters) = (committer.clone(), place.clone(), count.clone());
-            async move { commit(&shared, &space, &counters, (expected, batch)).await }
+        let base = backend.base();
+        let hints = base.bus.subscribe(space.name());
+        let (committer, place, count) = (backend.clone(), space.clone(), counters.clone());
+        let commits = CommitQueue::start(&base.runtime, space.name(), move |expected, batch| {
+            let (backend, space, counters) = (committer.clone(), place.clone(), count.clone());
+            async move {
+                let head = batch.head;
+                let plan = backend.plan(&space, expected, batch)?;
+                commit::commit(&backend, &plan).await?;
+                counters.committed();
+                backend.committed(&space, head);
+                Ok(())
+            }
         });
-        PgStore {
-            shared,
+        Store {
+            backend,
             space,
             counters,
             snapshots: Arc::default(),
@@ -64,26 +69,13 @@ impl PgStore {
     }
 }
 
-async fn commit(
-    shared: &Arc<Shared>,
-    space: &Arc<Space>,
-    counters: &Counters,
-    (expected, batch): (Head, Batch),
-) -> Result<(), CommitError> {
-    let plan = Plan::new(space, expected, batch)?;
-    commit::commit(shared, &plan).await?;
-    counters.committed();
-    shared.outbox.committed(&space.name);
-    Ok(())
-}
-
-impl TenantStore for PgStore {
+impl<B: Backend> TenantStore for Store<B> {
     fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
         async move {
-            if self.commits.is_closed() {
-                return Err(ProviderError::Closed);
+            match self.commits.is_closed() {
+                true => Err(ProviderError::Closed),
+                false => reader::snapshot(&self.backend, &self.space, &self.snapshots).await,
             }
-            read::snapshot(&self.shared, &self.space, &self.snapshots).await
         }
         .boxed()
     }
@@ -105,10 +97,10 @@ impl TenantStore for PgStore {
 
     fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
         async move {
-            if self.commits.is_closed() {
-                return Err(CommitError::Closed);
+            match self.commits.is_closed() {
+                true => Err(CommitError::Closed),
+                false => turn::turn(&self.backend, &self.space, &self.counters).await,
             }
-            turn::turn(&self.shared, &self.space, &self.counters).await
         }
         .boxed()
     }
