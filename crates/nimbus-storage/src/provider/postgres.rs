@@ -9,6 +9,7 @@ mod error;
 mod hints;
 mod lifecycle;
 mod options;
+mod pooler;
 mod read;
 mod registry;
 mod space;
@@ -155,6 +156,9 @@ impl PostgresProvider {
         let registry = Registry::new(&options.metadata_schema);
 
         let mut lease = pool.get(Use::Commit).await?;
+        let mut second = pool.get(Use::Commit).await?;
+        pooler::check(&pool.dial().shown(), lease.conn()?, second.conn()?).await?;
+        second.give_back();
         pool.dial().check_server(lease.conn()?).await?;
         let ids = (installation, options.join_installation);
         let installation = registry.enter(lease.conn()?, ids, names.prefix()).await?;
@@ -200,8 +204,13 @@ impl PostgresProvider {
         let (_, client) = options.check()?;
         let dial = PgDial::new(client, options.url.clone(), options.durability, 1_000);
         let mut conn = pool::Dial::dial(&dial).await?;
-        let version = dial.check_server(&mut conn).await;
+        let mut second = pool::Dial::dial(&dial).await?;
+        let version = match pooler::check(&dial.shown(), &mut conn, &mut second).await {
+            Ok(()) => dial.check_server(&mut conn).await,
+            Err(refused) => Err(refused),
+        };
         <PgDial as pool::Dial>::hang_up(conn).await;
+        <PgDial as pool::Dial>::hang_up(second).await;
         version
     }
 
