@@ -89,8 +89,8 @@ pub(crate) struct Start {
     pub(crate) key: Option<PathBuf>,
     /// Syncs that take longer than the disk's.
     pub(crate) slow_sync: Option<SlowSync>,
-    /// URL, metadata schema and prefix of a Postgres database.
-    pub(crate) postgres: Option<[String; 3]>,
+    /// Arguments that choose what keeps the tenants; SQLite when there are none.
+    pub(crate) storage: Vec<String>,
     /// More arguments.
     pub(crate) more: &'static [&'static str],
 }
@@ -121,12 +121,7 @@ impl Nimbus {
                 .arg("--encryption-master-key-file")
                 .arg(key);
         }
-        if let Some([url, metadata, prefix]) = &start.postgres {
-            command
-                .args(["--tenant-provider", "postgres", "--postgres-url", url])
-                .args(["--postgres-metadata-schema", metadata])
-                .args(["--postgres-tenant-schema-prefix", prefix]);
-        }
+        command.args(&start.storage);
         command.args(start.more);
         let process = Process::start(command, start.cpu)?;
         let token = site.token()?;

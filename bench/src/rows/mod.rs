@@ -10,6 +10,7 @@ pub(crate) mod pages;
 pub(crate) mod policies;
 pub(crate) mod postgres;
 pub(crate) mod reads;
+pub(crate) mod replica;
 pub(crate) mod scan;
 pub(crate) mod sqlcipher;
 pub(crate) mod tenants;
@@ -29,7 +30,7 @@ use crate::report::Line;
 pub(crate) type Row = (&'static str, fn(&Plan) -> Result<Vec<Line>>);
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Row; 11] = [
+pub(crate) const ALL: [Row; 12] = [
     ("inserts", inserts::run),
     ("reads", reads::run),
     ("sqlcipher", sqlcipher::run),
@@ -41,6 +42,7 @@ pub(crate) const ALL: [Row; 11] = [
     ("functions", functions::run),
     ("policies", policies::run),
     ("postgres", postgres::run),
+    ("replica", replica::run),
 ];
 
 /// An engine over SQLite at full durability in `dir`, as the server makes it.

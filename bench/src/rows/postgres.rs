@@ -177,7 +177,15 @@ fn durable_inserts(plan: &Plan, base: &Base<'_>) -> Result<Vec<Line>> {
     ))?;
     let site = Site::new(&plan.dir)?;
     let how = Start {
-        postgres: Some([base.url.to_owned(), base.metadata(), base.prefix()]),
+        storage: [
+            ("--tenant-provider", "postgres"),
+            ("--postgres-url", base.url),
+            ("--postgres-metadata-schema", &base.metadata()),
+            ("--postgres-tenant-schema-prefix", &base.prefix()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
+        .collect(),
         ..Start::default()
     };
     let server = inserts::start(plan, &site, &how)?;

@@ -17,6 +17,7 @@ use crate::plan::{CLIENTS, Plan};
 use crate::process::{Hello, Nimbus, Site, Start};
 use crate::report::{Bound, Line, Unit};
 use crate::rounds;
+use crate::stats::Spread;
 
 const ROW: &str = "reads";
 const TENANT: &str = "bench";
@@ -126,6 +127,51 @@ impl From<Measured> for Leg {
     }
 }
 
+/// Two servers that are asked in turn.
+pub(super) struct SideBySide {
+    /// Documents in each.
+    pub(super) documents: u64,
+    pub(super) per_cpu_second: [Spread; 2],
+    pub(super) p50_ms: [Spread; 2],
+    pub(super) noise: Value,
+    pub(super) noisy: bool,
+}
+
+/// Gets by id of 64 clients from two servers that hold the same, one after the other in each round.
+pub(super) fn side_by_side(
+    plan: &Plan,
+    label: &str,
+    places: [(&Site, &Start); 2],
+) -> Result<SideBySide> {
+    let mut servers = Vec::new();
+    for (site, start) in places {
+        let filling = Start {
+            cpu: None,
+            ..start.clone()
+        };
+        let ids: Arc<[String]> = fill(plan, site, &filling)?.into();
+        servers.push((Nimbus::start(&plan.binary, site, start)?, ids));
+    }
+    let pids: Vec<u32> = servers.iter().map(|(server, _)| server.pid()).collect();
+    let leg = |round: u64, at: usize| {
+        let (server, ids) = &servers[at];
+        let make = gets(server.token(), ids);
+        measure(plan, server.address(), server.pid(), CLIENTS, round, make)
+    };
+    let rounds = rounds::run(plan, label, &pids, 2, leg, |legs| legs)?;
+    for (server, _) in servers {
+        server.stop()?;
+    }
+    let of = |figure: fn(&Leg) -> f64| [0, 1].map(|at| rounds.each(|legs| figure(&legs[at])));
+    Ok(SideBySide {
+        documents: plan.documents,
+        per_cpu_second: of(|leg| leg.per_cpu_second),
+        p50_ms: of(|leg| leg.p50_ms),
+        noise: rounds.noise(),
+        noisy: rounds.noisy(),
+    })
+}
+
 pub(super) fn measure(
     plan: &Plan,
     address: std::net::SocketAddr,
@@ -151,7 +197,7 @@ pub(super) fn measure(
 }
 
 /// Fills a table with three indexes and returns the ids of its documents.
-pub(super) fn fill(plan: &Plan, site: &Site, start: &Start) -> Result<Vec<String>> {
+fn fill(plan: &Plan, site: &Site, start: &Start) -> Result<Vec<String>> {
     let server = Nimbus::start(&plan.binary, site, start)?;
     server.call("POST", "/api/tenants", Some(&json!({ "id": TENANT })), 201)?;
     let schema = format!("/api/tenants/{TENANT}/schema/{TABLE}");
@@ -206,7 +252,7 @@ fn wait_for_indexes(server: &Nimbus, schema: &str) -> Result<()> {
     }
 }
 
-pub(super) fn gets(token: &str, ids: &Arc<[String]>) -> impl Make {
+fn gets(token: &str, ids: &Arc<[String]>) -> impl Make {
     let (token, ids) = (token.to_owned(), Arc::clone(ids));
     move |rng: &mut crate::random::Rng, _, out: &mut Vec<u8>| {
         let id = &ids[rng.below(ids.len() as u64) as usize];

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
@@ -11,7 +10,7 @@ use serde_json::json;
 use super::{inserts, reads};
 use crate::machine;
 use crate::plan::{CLIENTS, Plan};
-use crate::process::{Nimbus, Site, Start};
+use crate::process::{Site, Start};
 use crate::report::{Bound, Line, Unit};
 use crate::rounds;
 
@@ -45,39 +44,18 @@ fn gets(plan: &Plan) -> Result<Vec<Line>> {
         key: Some(key(&sealed_site)?),
         ..plain.clone()
     };
-    let mut servers = Vec::new();
-    for (site, start) in [(&plain_site, &plain), (&sealed_site, &sealed)] {
-        let filling = Start {
-            cpu: None,
-            ..start.clone()
-        };
-        let ids: Arc<[String]> = reads::fill(plan, site, &filling)?.into();
-        servers.push((Nimbus::start(&plan.binary, site, start)?, ids));
-    }
-    let pids: Vec<u32> = servers.iter().map(|(server, _)| server.pid()).collect();
-    let leg = |round: u64, at: usize| {
-        let (server, ids) = &servers[at];
-        let make = reads::gets(server.token(), ids);
-        reads::measure(plan, server.address(), server.pid(), CLIENTS, round, make)
-    };
-    let rounds = rounds::run(plan, "sqlcipher gets", &pids, 2, leg, |legs| legs)?;
-    for (server, _) in servers {
-        server.stop()?;
-    }
-    let rate = |at: usize| rounds.each(|legs: &Vec<reads::Leg>| legs[at].per_cpu_second);
+    let places = [(&plain_site, &plain), (&sealed_site, &sealed)];
+    let both = reads::side_by_side(plan, "sqlcipher gets", places)?;
+    let what = format!(
+        "get by id over HTTP, 64 clients, {} documents, SQLCipher",
+        both.documents
+    );
+    let [plain, sealed] = both.per_cpu_second;
     Ok(vec![
-        Line::new(
-            ROW,
-            format!(
-                "get by id over HTTP, 64 clients, {} documents, SQLCipher",
-                plan.documents
-            ),
-            Unit::PerCpuSecond,
-            rate(1),
-        )
-        .against("plain SQLite", Unit::PerCpuSecond, rate(0))
-        .ratio_goal(Bound::AtLeast(0.9))
-        .facts(json!({ "noise": rounds.noise() }), rounds.noisy()),
+        Line::new(ROW, what, Unit::PerCpuSecond, sealed)
+            .against("plain SQLite", Unit::PerCpuSecond, plain)
+            .ratio_goal(Bound::AtLeast(0.9))
+            .facts(json!({ "noise": both.noise }), both.noisy),
     ])
 }
 

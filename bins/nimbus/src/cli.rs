@@ -579,8 +579,11 @@ pub(crate) enum TenantsCommand {
         #[arg(long)]
         tenant: TenantId,
         /// The provider that is to keep it: sqlite, redb, postgres, mysql or libsql-replica.
-        #[arg(long, value_name = "PROVIDER")]
-        to: ProviderName,
+        #[arg(long, value_name = "PROVIDER", required_unless_present = "cancel")]
+        to: Option<ProviderName>,
+        /// End the move that is under way, unless the tenant is with the other provider already.
+        #[arg(long, conflicts_with = "to")]
+        cancel: bool,
         #[command(flatten)]
         place: Place,
     },

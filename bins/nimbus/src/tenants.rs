@@ -28,6 +28,7 @@ enum Act {
     Adopt(TenantId),
     Prune(TenantId),
     Move(TenantId, ProviderName),
+    CancelMove(TenantId),
 }
 
 /// Runs one of the commands.
@@ -43,7 +44,12 @@ pub(crate) fn run(command: TenantsCommand) -> anyhow::Result<()> {
         }
         TenantsCommand::Adopt { tenant, place } => (Act::Adopt(tenant), place),
         TenantsCommand::Prune { tenant, place } => (Act::Prune(tenant), place),
-        TenantsCommand::Move { tenant, to, place } => (Act::Move(tenant, to), place),
+        TenantsCommand::Move {
+            tenant, to, place, ..
+        } => match to {
+            Some(to) => (Act::Move(tenant, to), place),
+            None => (Act::CancelMove(tenant), place),
+        },
     };
     let format = place.format;
     let result = perform(&act, place)?;
@@ -95,6 +101,9 @@ fn over_http(act: &Act, remote: &Remote) -> anyhow::Result<Json> {
             remote.call("POST", &path, Some(&json!({"to": to.name()})))?;
             watch(|| remote.call("GET", &path, None))
         }
+        Act::CancelMove(id) => {
+            cancelled(remote.call("DELETE", &format!("/api/tenants/{id}/move"), None)?)
+        }
     }
 }
 
@@ -123,6 +132,15 @@ fn watch(mut ask: impl FnMut() -> anyhow::Result<Json>) -> anyhow::Result<Json> 
             _ => wait(),
         }
     }
+}
+
+/// Fails when the move had been decided before it could be cancelled.
+fn cancelled(status: Json) -> anyhow::Result<Json> {
+    if status["phase"] == "done" {
+        let to = status["to"].as_str().unwrap_or_default();
+        bail!("it was too late: the tenant is with {to} now");
+    }
+    Ok(status)
 }
 
 async fn through_the_door(act: &Act, offline: &Offline) -> anyhow::Result<Json> {
@@ -166,6 +184,10 @@ async fn through_the_door(act: &Act, offline: &Offline) -> anyhow::Result<Json> 
             }
             serde_json::to_value(status)?
         }
+        Act::CancelMove(id) => {
+            let status = store.cancel_move(&on(id)?).await?;
+            cancelled(serde_json::to_value(status)?)?
+        }
     })
 }
 
@@ -176,7 +198,7 @@ fn report(act: &Act, result: &Json, format: Format) -> anyhow::Result<()> {
             Act::Prune(id) => json!({"id": id.as_str(), "pruned": result["pruned"]}),
             Act::Create(id) | Act::Adopt(id) => json!({"id": id.as_str()}),
             Act::Delete(id) => json!({"id": id.as_str(), "deleted": true}),
-            Act::Move(id, _) => {
+            Act::Move(id, _) | Act::CancelMove(id) => {
                 let mut all = result.clone();
                 all["id"] = id.as_str().into();
                 all
@@ -202,6 +224,10 @@ fn report(act: &Act, result: &Json, format: Format) -> anyhow::Result<()> {
             result["commits"],
             result["pause_ms"],
             result["elapsed_ms"],
+        )),
+        Act::CancelMove(id) => output::line(&format!(
+            "cancelled: {id} stays with {}",
+            result["from"].as_str().unwrap_or_default()
         )),
         Act::Prune(id) => {
             output::line(&format!("dropped {} log records of {id}", result["pruned"]))

@@ -54,6 +54,7 @@ fn built() -> Vec<Route> {
         Route::new(POST, "/api/tenants/{tenant}/adopt", ManageTenants, "Take in tenant data that is not registered.", tenants::adopt),
         Route::new(POST, "/api/tenants/{tenant}/move", ManageTenants, "Begin to move a tenant to another provider that the server serves.", tenants::begin_move),
         Route::new(GET, "/api/tenants/{tenant}/move", ManageTenants, "How far the newest move of a tenant is.", tenants::move_status),
+        Route::new(DELETE, "/api/tenants/{tenant}/move", ManageTenants, "Cancel a move that is not decided yet, and wait until it is over.", tenants::cancel_move),
         Route::new(GET, "/api/tenants/{tenant}/policy", ManageTenants, "Read the policy that governs a tenant, and its versions.", policy::get).with_query(policy::PARAMETERS),
         Route::new(PUT, "/api/tenants/{tenant}/policy", ManageTenants, "Put a policy in force, or an earlier version again.", policy::put),
         Route::new(POST, "/api/tenants/{tenant}/prune", ManageTenants, "Drop the retained commit log now.", tenants::prune),

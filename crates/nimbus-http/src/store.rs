@@ -331,6 +331,15 @@ impl Store {
         Ok(self.engine.begin_move(context.tenant(), to).await?)
     }
 
+    /// Ends the move of the tenant of the context unless it is decided, and waits until it is over.
+    ///
+    /// # Errors
+    /// [`DoorError::Denied`]; as [`Engine::cancel_move`].
+    pub async fn cancel_move(&self, context: &OperationContext) -> DoorResult<MoveStatus> {
+        check(context.permission(), Permission::ManageTenants)?;
+        Ok(self.engine.cancel_move(context.tenant()).await?)
+    }
+
     /// Waits until the newest move of the tenant of the context is over.
     ///
     /// # Errors

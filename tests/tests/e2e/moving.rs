@@ -215,6 +215,13 @@ fn without_a_server_and_with_wrong_names() {
     let nobody = ["--tenant", "nobody", "--to", "redb", "--url", &url];
     run(&nobody).expect(1);
     run(&["--tenant", "acme", "--to", "oracle", "--url", &url]).expect(2);
+    run(&["--tenant", "acme", "--url", &url]).expect(2);
+    run(&[
+        "--tenant", "acme", "--to", "redb", "--cancel", "--url", &url,
+    ])
+    .expect(2);
+    let nothing = run(&["--tenant", "acme", "--cancel", "--url", &url]).expect(1);
+    assert!(nothing.stderr.contains("is not being moved"), "{nothing:?}");
     server.terminate();
 
     let data = home.data_dir().display().to_string();
@@ -233,4 +240,38 @@ fn without_a_server_and_with_wrong_names() {
     // One that does not serve redb does not have it.
     let server = Server::start(Options::new().home(&home));
     assert!(server.client().tenants().is_empty());
+}
+
+/// The copy is cut off in the middle, or it was too late; the command says which.
+#[test]
+fn a_move_is_cancelled_from_the_command_line() {
+    let home = Arc::new(Home::new());
+    let mut server = Server::start(embedded(&home, "sqlite", "redb"));
+    let client = server.client();
+    let expected = fill(&client, 3_000);
+    let url = server.base();
+    let (mut from, mut to) = ("sqlite", "redb");
+    loop {
+        let begun = client.post("/api/tenants/acme/move", &json!({"to": to}));
+        begun.expect(202);
+        let args = ["tenants", "move", "--tenant", "acme", "--cancel"];
+        let ended = home.run(args.into_iter().chain(["--url", &url]));
+        if ended.code == Some(0) {
+            let told = format!("cancelled: acme stays with {from}\n");
+            assert_eq!(ended.stdout, told);
+            break;
+        }
+        let too_late = ended.stderr.contains("it was too late: the tenant is with")
+            || ended.stderr.contains("is not being moved");
+        assert!(too_late, "{ended:?}");
+        std::mem::swap(&mut from, &mut to);
+    }
+    let status = client.get("/api/tenants/acme/move").expect(200).json();
+    assert_eq!(status["phase"], "failed");
+    assert_eq!(status["error"], "the move was cancelled");
+    assert_eq!(numbers(&client), expected);
+    server.terminate();
+    let names = files::names(&server.data_dir());
+    let files = ["acme.sqlite3", "acme.redb"];
+    assert_eq!(files.iter().filter(|f| names.contains(**f)).count(), 1);
 }

@@ -68,6 +68,14 @@ pub(crate) async fn move_status(
     Ok(Found(newest_move(store, &call.context)?))
 }
 
+pub(crate) async fn cancel_move(
+    call: Call<OperationContext>,
+    _: (),
+) -> ApiResult<Found<TenantMove>> {
+    let status = call.app.store.cancel_move(&call.context).await?;
+    Ok(Found(TenantMove::of(status)))
+}
+
 fn newest_move(store: &Store, context: &OperationContext) -> ApiResult<TenantMove> {
     let status = store.move_status(context)?.ok_or_else(|| {
         let tenant = context.tenant();

@@ -287,7 +287,7 @@ impl Engine {
 
     async fn delete_in_turn(&self, tenant: &TenantId) -> StoreResult<()> {
         // Not within the gate, which the end of a move passes too. One that begins after this finds the tenant gone.
-        self.end_move(tenant).await;
+        self.end_move(tenant, "the tenant is being deleted").await;
         let gate = self.gate(tenant);
         let _held = gate.lock().await;
         if !self.inner.provider.contains(tenant).await? {

@@ -6,8 +6,8 @@
 //! is left ([`crate::provider::combined`]). Who asked for it is not known here.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nimbus_core::TenantId;
@@ -101,8 +101,8 @@ pub(super) struct Moves(Mutex<HashMap<TenantId, Progress>>);
 struct Progress {
     status: Arc<watch::Sender<MoveStatus>>,
     begun: Instant,
-    /// Set when the tenant is to be deleted.
-    unwanted: Arc<AtomicBool>,
+    /// Why nobody wants it any more; the first reason stays.
+    unwanted: Arc<OnceLock<&'static str>>,
 }
 
 impl Progress {
@@ -128,9 +128,9 @@ impl Progress {
 
     /// Fails once nobody wants the move any more.
     fn go_on(&self) -> StoreResult<()> {
-        match self.unwanted.load(Ordering::Acquire) {
-            true => Err(StoreError::Closed),
-            false => Ok(()),
+        match self.unwanted.get() {
+            Some(_) => Err(StoreError::Closed),
+            None => Ok(()),
         }
     }
 
@@ -143,6 +143,12 @@ impl Progress {
 
     fn phase(&self, phase: MovePhase) {
         self.change(|status| status.phase = phase);
+    }
+
+    async fn ended(&self) -> Option<MoveStatus> {
+        let mut status = self.status.subscribe();
+        let over = status.wait_for(|status| status.phase.is_over()).await;
+        over.map(|status| status.clone()).ok()
     }
 
     fn now(&self) -> MoveStatus {
@@ -246,22 +252,32 @@ impl Engine {
         moves.get(tenant).map(Progress::now)
     }
 
-    /// Ends a move that is not decided yet, and waits until it is over either way.
-    pub(super) async fn end_move(&self, tenant: &TenantId) {
+    /// Ends a move that is not decided yet, and waits until it is over either way: the tenant is where it was, or was
+    /// moved before this came.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the tenant is not being moved.
+    pub async fn cancel_move(&self, tenant: &TenantId) -> StoreResult<MoveStatus> {
+        let ended = self.end_move(tenant, "the move was cancelled").await;
+        ended.ok_or_else(|| StoreError::invalid(format!("tenant {tenant} is not being moved")))
+    }
+
+    /// As [`Engine::cancel_move`], for `why`; `None` if there is none.
+    pub(super) async fn end_move(
+        &self,
+        tenant: &TenantId,
+        why: &'static str,
+    ) -> Option<MoveStatus> {
         let running = lock(&self.inner.moves.0).get(tenant).cloned();
-        let Some(running) = running.filter(|m| !m.now().phase.is_over()) else {
-            return;
-        };
-        running.unwanted.store(true, Ordering::Release);
-        let _ = self.move_ended(tenant).await;
+        let running = running.filter(|m| !m.now().phase.is_over())?;
+        running.unwanted.get_or_init(|| why);
+        running.ended().await
     }
 
     /// Waits until the newest move of a tenant is over.
     pub async fn move_ended(&self, tenant: &TenantId) -> Option<MoveStatus> {
         let progress = lock(&self.inner.moves.0).get(tenant).cloned()?;
-        let mut status = progress.status.subscribe();
-        let over = status.wait_for(|status| status.phase.is_over()).await;
-        over.map(|status| status.clone()).ok()
+        progress.ended().await
     }
 }
 
@@ -284,10 +300,12 @@ impl Job {
             Ok(()) => status.phase = MovePhase::Done,
             Err(error) => {
                 status.phase = MovePhase::Failed;
-                status.error = Some(match error {
-                    _ if self.progress.go_on().is_err() => "the tenant is being deleted".into(),
-                    StoreError::Storage(_) => "storage failed; the server's log says why".into(),
-                    other => other.to_string(),
+                status.error = Some(match (self.progress.unwanted.get(), error) {
+                    (Some(why), _) => (*why).to_owned(),
+                    (None, StoreError::Storage(_)) => {
+                        "storage failed; the server's log says why".to_owned()
+                    }
+                    (None, other) => other.to_string(),
                 });
                 status.inside = error.inside();
             }

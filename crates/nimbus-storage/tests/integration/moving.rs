@@ -714,3 +714,36 @@ async fn a_tenant_that_is_deleted_while_it_is_moved_is_gone() {
     // The name can be used again.
     filled(&engine, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_cancelled_leaves_the_tenant_where_it_was() {
+    let yard = Yard::new();
+    let providers = yard.open(&["sqlite", "redb"]);
+    let engine = engine_over(providers.clone());
+    let refused = engine.cancel_move(&tenant_id()).await.unwrap_err();
+    assert!(refused.to_string().contains("is not being moved"));
+    let expected = filled(&engine, 500).await;
+    // A move may be decided before it can be cancelled; then it is tried the other way.
+    let (mut from, mut to) = ("sqlite", "redb");
+    let mut status;
+    loop {
+        engine.begin_move(&tenant_id(), to).await.unwrap();
+        status = engine.cancel_move(&tenant_id()).await;
+        match &status {
+            Ok(status) if status.phase == MovePhase::Failed => break,
+            // It was over before it was asked to end, or when it was.
+            Ok(_) | Err(StoreError::InvalidInput { .. }) => std::mem::swap(&mut from, &mut to),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let error = status.unwrap().error;
+    assert_eq!(error.as_deref(), Some("the move was cancelled"));
+    assert_eq!(holders(&providers).await, [from]);
+    check(&engine, &expected).await;
+    let again = engine.cancel_move(&tenant_id()).await.unwrap_err();
+    assert!(matches!(again, StoreError::InvalidInput { .. }), "{again}");
+    // Nothing of it is in the way of the next.
+    let status = moved(&engine, to).await;
+    assert_eq!(status.phase, MovePhase::Done);
+    check(&engine, &expected).await;
+}

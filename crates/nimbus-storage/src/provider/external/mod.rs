@@ -1,7 +1,7 @@
 //! What the providers of databases that run elsewhere share: names of namespaces, settings that hold a
 //! password, the installation that a database belongs to, and hints that another server committed.
 //!
-//! Must not know any particular database, nor open a connection: Postgres and MySQL build on it.
+//! Must not know any particular database: Postgres and MySQL build on it.
 
 mod format;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
@@ -10,7 +10,21 @@ mod installation;
 mod names;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
+pub(crate) mod queue;
 mod registry;
+#[cfg(all(target_os = "linux", any(feature = "mysql", feature = "postgres")))]
+pub(crate) mod relay;
+/// See `relay.rs`, which is for Linux.
+#[cfg(all(not(target_os = "linux"), any(feature = "mysql", feature = "postgres")))]
+pub(crate) mod relay {
+    pub(crate) async fn connect(
+        _: &str,
+        _: u16,
+        _: &str,
+    ) -> std::io::Result<Option<std::path::PathBuf>> {
+        Ok(None)
+    }
+}
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod settings;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

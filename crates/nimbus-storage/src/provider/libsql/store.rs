@@ -2,18 +2,18 @@
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::runtime::Handle;
 
 use super::Shared;
 use super::commit::{self, Plan, Space};
 use super::primary::Tag;
 use super::replica::Replica;
 use super::turn;
+use crate::provider::external::queue::CommitQueue;
 use crate::provider::{
     Batch, CommitError, Head, ProviderError, ProviderResult, ReplicaFreshness, Snapshot,
     StoreStats, TenantStore, Turn,
@@ -54,23 +54,10 @@ impl Desk {
     }
 }
 
-struct Job {
-    expected: Head,
-    batch: Batch,
-    reply: oneshot::Sender<Result<(), CommitError>>,
-}
-
-/// What is there until the store is closed.
-struct Open {
-    jobs: mpsc::UnboundedSender<Job>,
-    worker: JoinHandle<()>,
-}
-
 /// An open tenant.
 pub(super) struct LibsqlStore {
     desk: Arc<Desk>,
-    /// `None` once closed.
-    open: Mutex<Option<Open>>,
+    commits: CommitQueue,
 }
 
 impl LibsqlStore {
@@ -86,63 +73,20 @@ impl LibsqlStore {
             commits: AtomicU64::new(0),
             turns: Arc::default(),
         });
-        let (jobs, waiting) = mpsc::unbounded_channel();
-        let worker = tokio::spawn(work(desk.clone(), waiting));
-        LibsqlStore {
-            desk,
-            open: Mutex::new(Some(Open { jobs, worker })),
-        }
-    }
-
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.open().is_none()
-    }
-
-    /// Queues a commit. It goes on without whoever waits for it.
-    async fn queue(&self, expected: Head, batch: Batch) -> Result<(), CommitError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            expected,
-            batch,
-            reply,
-        };
-        let sent = match &*self.open() {
-            Some(open) => open.jobs.send(job).is_ok(),
-            None => false,
-        };
-        if !sent {
-            return Err(CommitError::Closed);
-        }
-        answer.await.unwrap_or_else(|_| {
-            let reason = format!("the committer of {} ended", self.desk.space.name);
-            Err(CommitError::OutcomeUnknown { reason })
-        })
-    }
-}
-
-/// Does the commits of one store, one after the other.
-async fn work(desk: Arc<Desk>, mut waiting: mpsc::UnboundedReceiver<Job>) {
-    let mut unknown = false;
-    while let Some(job) = waiting.recv().await {
-        let result = match unknown {
-            true => Err(CommitError::Closed),
-            false => desk.commit((job.expected, job.batch), None).await,
-        };
-        // Until the store is opened again, which looks at the head.
-        unknown |= matches!(result, Err(CommitError::OutcomeUnknown { .. }));
-        // Whoever asked may be gone.
-        let _ = job.reply.send(result);
+        let committer = desk.clone();
+        let runtime = Handle::current();
+        let commits = CommitQueue::start(&runtime, &desk.space.name, move |expected, batch| {
+            let desk = committer.clone();
+            async move { desk.commit((expected, batch), None).await }
+        });
+        LibsqlStore { desk, commits }
     }
 }
 
 impl TenantStore for LibsqlStore {
     fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
         async move {
-            match self.is_closed() {
+            match self.commits.is_closed() {
                 true => Err(ProviderError::Closed),
                 false => self.desk.replica.snapshot().await,
             }
@@ -155,7 +99,7 @@ impl TenantStore for LibsqlStore {
     }
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
-        self.queue(expected, batch).boxed()
+        self.commits.commit(expected, batch).boxed()
     }
 
     fn is_shared(&self) -> bool {
@@ -168,7 +112,7 @@ impl TenantStore for LibsqlStore {
 
     fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
         async move {
-            match self.is_closed() {
+            match self.commits.is_closed() {
                 true => Err(CommitError::Closed),
                 false => turn::turn(&self.desk).await,
             }
@@ -178,15 +122,9 @@ impl TenantStore for LibsqlStore {
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
         async move {
-            let open = self.open().take();
-            let Some(Open { jobs, worker }) = open else {
-                return Ok(());
-            };
-            // It ends after the commits that it was given.
-            drop(jobs);
-            let ended = worker.await;
+            let ended = self.commits.close().await;
             self.desk.replica.close().await?;
-            ended.map_err(|e| ProviderError::io(format!("closing {}", self.desk.space.name), e))
+            ended
         }
         .boxed()
     }

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, raw_sql};
 
 use super::error::{self, text_column};
 use super::{MysqlOptions, Timing};
-use crate::provider::external::{DatabaseUrl, pool};
+use crate::provider::external::{DatabaseUrl, pool, relay};
 use crate::provider::{Durability, ProviderError, ProviderResult};
 
 /// The oldest servers that are taken: MySQL and MariaDB.
@@ -68,10 +68,23 @@ impl MyDial {
                 _ => ProviderError::io(what, why),
             }
         };
-        let mut conn = self.options.connect().await.map_err(failed)?;
+        let options = self.reachable().await.map_err(failed)?;
+        let mut conn = options.connect().await.map_err(failed)?;
         let setup = raw_sql(AssertSqlSafe(self.setup.as_str()));
         setup.execute(&mut conn).await.map_err(failed)?;
         Ok(conn)
+    }
+
+    /// The options, with a way to the server on which nothing waits to be sent.
+    async fn reachable(&self) -> Result<MySqlConnectOptions, sqlx::Error> {
+        let options = self.options.clone();
+        if options.get_socket().is_some() {
+            return Ok(options);
+        }
+        match relay::connect(options.get_host(), options.get_port(), "").await? {
+            Some(path) => Ok(options.socket(path)),
+            None => Ok(options),
+        }
     }
 
     /// Refuses a server that cannot keep its promises. Called once, at the start.

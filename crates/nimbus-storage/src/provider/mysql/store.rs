@@ -2,12 +2,10 @@
 //!
 //! Must not know the registry: whether the tenant may be opened was decided before.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::commit;
@@ -16,6 +14,7 @@ use super::read;
 use super::space::Space;
 use super::turn;
 use crate::provider::external::hints::Hints;
+use crate::provider::external::queue::CommitQueue;
 use crate::provider::external::snapshots::OpenSnapshots;
 use crate::provider::{
     Batch, CommitError, Head, ProviderError, ProviderResult, Snapshot, StoreStats, TenantStore,
@@ -35,18 +34,6 @@ impl Counters {
     }
 }
 
-struct Job {
-    expected: Head,
-    batch: Batch,
-    reply: oneshot::Sender<Result<(), CommitError>>,
-}
-
-/// What is there until the store is closed.
-struct Open {
-    jobs: mpsc::UnboundedSender<Job>,
-    worker: JoinHandle<()>,
-}
-
 /// An open tenant.
 pub(super) struct MyStore {
     shared: Arc<Shared>,
@@ -54,8 +41,7 @@ pub(super) struct MyStore {
     counters: Arc<Counters>,
     snapshots: Arc<OpenSnapshots>,
     hints: Hints,
-    /// `None` once closed.
-    open: Mutex<Option<Open>>,
+    commits: CommitQueue,
 }
 
 impl MyStore {
@@ -65,80 +51,40 @@ impl MyStore {
         let counters = Arc::<Counters>::default();
         let hints = shared.bus.subscribe(&space.name);
         shared.seen.saw(&space.name, head);
-        let (jobs, waiting) = mpsc::unbounded_channel();
-        let worker = work(shared.clone(), space.clone(), counters.clone(), waiting);
-        let worker = shared.runtime.spawn(worker);
+        let (committer, place, count) = (shared.clone(), space.clone(), counters.clone());
+        let commits = CommitQueue::start(&shared.runtime, &space.name, move |expected, batch| {
+            let (shared, space, counters) = (committer.clone(), place.clone(), count.clone());
+            async move { commit(&shared, &space, &counters, (expected, batch)).await }
+        });
         MyStore {
             shared,
             space,
             counters,
             snapshots: Arc::default(),
             hints,
-            open: Mutex::new(Some(Open { jobs, worker })),
+            commits,
         }
-    }
-
-    fn open(&self) -> std::sync::MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.open().is_none()
-    }
-
-    async fn commit(&self, expected: Head, batch: Batch) -> Result<(), CommitError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            expected,
-            batch,
-            reply,
-        };
-        let sent = match &*self.open() {
-            Some(open) => open.jobs.send(job).is_ok(),
-            None => false,
-        };
-        if !sent {
-            return Err(CommitError::Closed);
-        }
-        answer.await.unwrap_or_else(|_| {
-            let reason = format!("the committer of {} ended", self.space.name);
-            Err(CommitError::OutcomeUnknown { reason })
-        })
     }
 }
 
-/// Does the commits of one store, one after the other. A commit goes on without whoever waits for it.
-async fn work(
-    shared: Arc<Shared>,
-    space: Arc<Space>,
-    counters: Arc<Counters>,
-    mut waiting: mpsc::UnboundedReceiver<Job>,
-) {
-    let mut unknown = false;
-    while let Some(job) = waiting.recv().await {
-        let head = job.batch.head;
-        let result = match unknown {
-            true => Err(CommitError::Closed),
-            false => match Plan::new(&space, job.expected, job.batch, shared.max_packet) {
-                Ok(plan) => commit::commit(&shared, &plan).await,
-                Err(e) => Err(e),
-            },
-        };
-        if result.is_ok() {
-            counters.committed();
-            shared.seen.saw(&space.name, head);
-        }
-        // Until the store is opened again, which looks at the head.
-        unknown |= matches!(result, Err(CommitError::OutcomeUnknown { .. }));
-        // Whoever asked may be gone.
-        let _ = job.reply.send(result);
-    }
+async fn commit(
+    shared: &Arc<Shared>,
+    space: &Arc<Space>,
+    counters: &Counters,
+    (expected, batch): (Head, Batch),
+) -> Result<(), CommitError> {
+    let head = batch.head;
+    let plan = Plan::new(space, expected, batch, shared.max_packet)?;
+    commit::commit(shared, &plan).await?;
+    counters.committed();
+    shared.seen.saw(&space.name, head);
+    Ok(())
 }
 
 impl TenantStore for MyStore {
     fn snapshot(&self) -> BoxFuture<'_, ProviderResult<Box<dyn Snapshot>>> {
         async move {
-            if self.is_closed() {
+            if self.commits.is_closed() {
                 return Err(ProviderError::Closed);
             }
             read::snapshot(&self.shared, &self.space, &self.snapshots).await
@@ -150,7 +96,7 @@ impl TenantStore for MyStore {
     fn look_again(&self) {}
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
-        self.commit(expected, batch).boxed()
+        self.commits.commit(expected, batch).boxed()
     }
 
     fn is_shared(&self) -> bool {
@@ -163,7 +109,7 @@ impl TenantStore for MyStore {
 
     fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
         async move {
-            if self.is_closed() {
+            if self.commits.is_closed() {
                 return Err(CommitError::Closed);
             }
             turn::turn(&self.shared, &self.space, &self.counters).await
@@ -172,18 +118,7 @@ impl TenantStore for MyStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
-        async move {
-            let open = self.open().take();
-            let Some(Open { jobs, worker }) = open else {
-                return Ok(());
-            };
-            // It ends after the commits that it was given.
-            drop(jobs);
-            worker
-                .await
-                .map_err(|e| ProviderError::io(format!("closing {}", self.space.name), e))
-        }
-        .boxed()
+        self.commits.close().boxed()
     }
 
     fn stats(&self) -> StoreStats {

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row, raw_sql};
 
 use super::error;
-use crate::provider::external::{DatabaseUrl, pool};
+use crate::provider::external::{DatabaseUrl, pool, relay};
 use crate::provider::{Durability, ProviderError, ProviderResult};
 
 /// The oldest server that is taken, as in `server_version_num`.
@@ -70,12 +70,28 @@ impl PgDial {
                 _ => ProviderError::io(what, why),
             }
         };
-        let mut conn = self.options.connect().await.map_err(failed)?;
+        let options = self.reachable().await.map_err(failed)?;
+        let mut conn = options.connect().await.map_err(failed)?;
         raw_sql(sqlx::AssertSqlSafe(self.setup.as_str()))
             .execute(&mut conn)
             .await
             .map_err(failed)?;
         Ok(conn)
+    }
+
+    /// The options, with a way to the server on which nothing waits to be sent.
+    async fn reachable(&self) -> Result<PgConnectOptions, sqlx::Error> {
+        let options = self.options.clone();
+        let (host, port) = (options.get_host(), options.get_port());
+        if options.get_socket().is_some() || host.starts_with('/') {
+            return Ok(options);
+        }
+        // What the client adds to the directory of a socket.
+        let suffix = format!("/.s.PGSQL.{port}");
+        match relay::connect(host, port, &suffix).await? {
+            Some(path) => Ok(options.socket(path)),
+            None => Ok(options),
+        }
     }
 
     /// Refuses a server that cannot keep its promises; its version. Called once, at the start.

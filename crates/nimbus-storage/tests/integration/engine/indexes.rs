@@ -222,7 +222,7 @@ fn hold_steps(world: &World) -> Arc<Gate> {
 /// The process dies while an index is half filled: no runtime, no close.
 #[test]
 fn filling_resumes_after_a_crash() {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let dir = Arc::new(Site::new());
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(2).enable_all().build().unwrap()
@@ -360,7 +360,7 @@ async fn an_index_may_be_dropped_while_it_is_filled() {
 /// check was cut off by a crash.
 #[test]
 fn a_schema_change_that_a_crash_cut_off_is_forgotten() {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let dir = Arc::new(Site::new());
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(2).enable_all().build().unwrap()

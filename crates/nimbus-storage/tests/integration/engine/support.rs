@@ -6,6 +6,7 @@
 mod app;
 mod faults;
 mod functions;
+mod site;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,14 +14,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nimbus_crypto::{MasterKeyFile, WrappingKey};
 use nimbus_storage::control::ControlDb;
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
-use nimbus_storage::encryption::Keyring;
-use nimbus_storage::provider::memory::MemoryProvider;
-use nimbus_storage::provider::redb::{self, RedbOptions, RedbProvider};
-use nimbus_storage::provider::sqlite::{Durability, SqliteOptions, SqliteProvider};
-use nimbus_storage::provider::{Keyspace, Provider};
+use nimbus_storage::provider::Keyspace;
 use nimbus_storage::{
     Direction, Document, Engine, EngineOptions, FieldSchema, FieldType, Filter, FilterOp,
     IndexSchema, IndexState, Order, ProviderError, Query, TableSchema, Tenant, WakeStore,
@@ -29,6 +25,7 @@ use nimbus_storage::{
 pub use app::*;
 pub use faults::*;
 pub use functions::*;
+pub use site::Site;
 
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -182,13 +179,12 @@ impl Random {
     }
 }
 
-/// A data directory with an engine over it, on the SQLite provider behind the wrapper.
+/// A site with an engine over it, whose provider is behind the wrapper.
 pub struct World {
     engine: Option<Engine>,
     pub hooks: Arc<Hooks>,
     settings: Settings,
-    memory: MemoryProvider,
-    pub dir: Arc<tempfile::TempDir>,
+    pub dir: Arc<Site>,
 }
 
 /// How a [`World`] is made, again on each reopening.
@@ -216,16 +212,15 @@ impl World {
     }
 
     pub async fn with(settings: Settings) -> World {
-        World::at(Arc::new(tempfile::tempdir().unwrap()), settings).await
+        World::at(Arc::new(Site::new()), settings).await
     }
 
-    /// A world over a directory that may hold data already.
-    pub async fn at(dir: Arc<tempfile::TempDir>, settings: Settings) -> World {
+    /// A world over a site that may hold data already.
+    pub async fn at(dir: Arc<Site>, settings: Settings) -> World {
         let mut world = World {
             engine: None,
             hooks: Arc::default(),
             settings,
-            memory: MemoryProvider::new(),
             dir,
         };
         world.start().await;
@@ -240,33 +235,14 @@ impl World {
             control = ControlDb::open(self.dir.path());
         }
         let control = Arc::new(control.unwrap());
-        let inner = self.provider(control.clone());
+        let inner = self
+            .dir
+            .provider(control.clone(), self.settings.readers)
+            .await;
         let hooks = self.hooks.clone();
         let mut options = self.settings.options.clone();
         options.wakes = Some((self.settings.wakes)(control));
         self.engine = Some(Engine::new(Arc::new(Wrapper { inner, hooks }), options));
-    }
-
-    /// SQLite, or what `NIMBUS_TEST_PROVIDER` says. Nothing here cuts the power.
-    fn provider(&self, control: Arc<ControlDb>) -> Arc<dyn Provider> {
-        let encrypted = match std::env::var("NIMBUS_TEST_PROVIDER").as_deref() {
-            Ok("redb") => false,
-            Ok("redb-encrypted") => true,
-            Ok("memory") => return Arc::new(self.memory.clone()),
-            Ok(other) if other != "sqlite" => panic!("NIMBUS_TEST_PROVIDER={other}"),
-            _ => {
-                let mut sqlite = SqliteOptions::new(self.dir.path());
-                sqlite.durability = Durability::Relaxed;
-                sqlite.readers = self.settings.readers;
-                return Arc::new(SqliteProvider::open(sqlite, control).unwrap());
-            }
-        };
-        let mut redb = RedbOptions::new(self.dir.path());
-        redb.durability = redb::Durability::Relaxed;
-        // The same key each time, since the world may be opened again.
-        let key = MasterKeyFile::new(WrappingKey::from_bytes(&[7; 32]));
-        redb.keyring = encrypted.then(|| Keyring::new(Arc::new(key)).unwrap());
-        Arc::new(RedbProvider::open(redb, control).unwrap())
     }
 
     pub fn engine(&self) -> &Engine {
