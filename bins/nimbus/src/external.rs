@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use nimbus_storage::Provider;
 use nimbus_storage::control::{ControlDb, RandomId};
 use nimbus_storage::encryption::Keyring;
@@ -56,7 +55,13 @@ impl External {
                 .await
                 .map(|provider| Arc::new(provider) as Arc<dyn Provider>),
         };
-        opened.with_context(|| format!("connecting to {}", self.shown()))
+        opened.map_err(|error| {
+            let (shown, told) = (self.shown(), error.to_string());
+            match told.contains(&shown) {
+                true => error.into(),
+                false => anyhow::Error::from(error).context(format!("connecting to {shown}")),
+            }
+        })
     }
 
     /// Asks the database what it is, changing nothing there. Blocks.
