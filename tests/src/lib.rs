@@ -12,6 +12,7 @@
 )]
 
 pub mod apps;
+pub mod certificates;
 pub mod databases;
 pub mod faults;
 pub mod files;
@@ -23,16 +24,19 @@ pub mod power;
 pub mod process;
 pub mod python;
 pub mod raw;
+pub mod recorder;
 pub mod rng;
 pub mod server;
 pub mod transcript;
 pub mod wait;
 
 pub use apps::App;
+pub use certificates::Authority;
 pub use databases::Database;
 pub use faults::{Fault, FaultProxy};
 pub use home::{Finished, Home};
 pub use http::{Client, Reply};
 pub use moto::Moto;
+pub use recorder::Recorder;
 pub use rng::Rng;
 pub use server::{Options, Server};

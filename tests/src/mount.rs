@@ -5,11 +5,14 @@
 //! is stored there.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
+
+use crate::files::set_mode;
 
 /// A mounted file system, unmounted when dropped.
 #[derive(Debug)]
@@ -26,6 +29,25 @@ pub fn switched_off(test: &str) -> bool {
     off
 }
 
+/// Writes to a file until no byte more goes in.
+pub fn fill(path: &Path) {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    for size in [64 * 1024, 512, 1] {
+        let block = vec![0x55; size];
+        loop {
+            match file.write(&block) {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::StorageFull => break,
+                Err(e) => panic!("{}: {e}", path.display()),
+            }
+        }
+    }
+}
+
 impl Mount {
     /// A file system in memory of `mebibytes` MiB.
     pub fn tmpfs(mebibytes: u32) -> Mount {
@@ -34,6 +56,15 @@ impl Mount {
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &options, "nimbus-e2e"]);
         run(command.arg(mount.point()), "a tmpfs");
+        mount
+    }
+
+    /// The same, which servers of other users find their way into.
+    pub fn shared_tmpfs(mebibytes: u32) -> Mount {
+        let mount = Mount::tmpfs(mebibytes);
+        for path in [mount.dir.path(), &mount.point()] {
+            set_mode(path, 0o755);
+        }
         mount
     }
 

@@ -43,6 +43,8 @@ pub struct Options {
     sync_takes: Option<Duration>,
     traced: Option<&'static str>,
     names: Option<(String, IpAddr)>,
+    /// Chosen here, since nobody chose; cleared with the last server that has it.
+    database: Option<Arc<Database>>,
 }
 
 impl Options {
@@ -81,6 +83,21 @@ impl Options {
         self
     }
 
+    /// The same with a provider: where none is named, what the run of the tests asks for.
+    fn placed(self) -> Options {
+        if self.args.iter().any(|arg| arg == "--tenant-provider") {
+            return self;
+        }
+        match Database::asked_for() {
+            Some(database) => {
+                let mut options = self.on(&database);
+                options.database = Some(Arc::new(database));
+                options
+            }
+            None => self,
+        }
+    }
+
     /// An environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<Path>) -> Options {
         let value = value.as_ref().to_str().unwrap().to_owned();
@@ -111,15 +128,17 @@ impl Options {
 
 /// A running server, or one that was ended and can be started again.
 pub struct Server {
+    // First, since it is ended before what it uses is removed.
+    process: Option<Process>,
     home: Arc<Home>,
     options: Options,
-    process: Option<Process>,
     address: SocketAddr,
 }
 
 impl Server {
     /// Starts a server and waits until it listens.
     pub fn start(options: Options) -> Server {
+        let options = options.placed();
         let home = options.home.clone().unwrap_or_default();
         let (process, address) = launch(&home, &options);
         let Some(address) = address else {
@@ -139,6 +158,7 @@ impl Server {
 
     /// Starts a server that must refuse to start, and returns how it ended.
     pub fn refused(options: Options) -> Finished {
+        let options = options.placed();
         let home = options.home.clone().unwrap_or_default();
         let (process, address) = launch(&home, &options);
         if let Some(address) = address {

@@ -39,7 +39,7 @@ pub(crate) enum Suite {
     },
     /// List appends and transfers of 64 clients, judged: two servers on each shared provider, one on each local one
     Histories(Histories),
-    /// Crashes of a private Postgres under two servers that are written to
+    /// Crashes of a private Postgres, MariaDB and libSQL primary under two servers that are written to
     Restarts {
         /// How many
         #[arg(long, default_value_t = 100)]

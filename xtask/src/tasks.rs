@@ -65,10 +65,24 @@ fn test_phases(checkout: &Checkout, args: &[OsString], phases: &mut Phases) -> R
         })?;
         // Before the others, so that the output ends with nextest's count and its list of failures.
         phases.run("doc tests", || shell::run(&mut doc_tests(checkout)))?;
-    } else {
-        println!("documentation tests are left out, since nextest arguments were given");
+        // Fails the task at its end only: one failure must not hide the others.
+        let on_postgres = phases.run("functions on pg", || {
+            shell::run(&mut functions_on_postgres(checkout))
+        });
+        phases.run("run tests", || shell::run(&mut nextest(checkout, args)))?;
+        return on_postgres;
     }
+    println!(
+        "documentation tests and functions on Postgres are left out, since nextest arguments were given"
+    );
     phases.run("run tests", || shell::run(&mut nextest(checkout, args)))
+}
+
+/// The end-to-end tests of functions once more, their tenants in Postgres. `.config/nextest.toml` says which.
+fn functions_on_postgres(checkout: &Checkout) -> Command {
+    let mut command = nextest(checkout, &["--profile".into(), "postgres".into()]);
+    command.env("NIMBUS_TEST_DATABASE", "postgres");
+    command
 }
 
 fn doc_tests(checkout: &Checkout) -> Command {
@@ -201,6 +215,23 @@ mod tests {
         assert_eq!(server.unwrap().1.unwrap(), "/build/ci/nimbus");
         let one = nextest(&checkout, &["-p".into(), "nimbus-core".into()]);
         assert!(!one.get_args().any(|arg| arg == "--workspace"));
+    }
+
+    #[test]
+    fn the_run_on_postgres_says_so_to_the_tests_and_has_its_profile() {
+        let command = functions_on_postgres(&checkout(Engine::V8));
+        let args: Vec<_> = command.get_args().collect();
+        assert!(
+            args.ends_with(&["--profile".as_ref(), "postgres".as_ref()]),
+            "{args:?}"
+        );
+        assert!(args.iter().any(|arg| *arg == "--workspace"), "{args:?}");
+        let mut environment = command.get_envs();
+        let database = environment.find(|(name, _)| *name == "NIMBUS_TEST_DATABASE");
+        assert_eq!(database.unwrap().1.unwrap(), "postgres");
+        let config = shell::root().unwrap().join(".config/nextest.toml");
+        let config = std::fs::read_to_string(config).unwrap();
+        assert!(config.contains("[profile.postgres]"), "{config}");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use nimbus_storage::Provider;
 use nimbus_storage::control::{ControlDb, RandomId};
 use nimbus_storage::encryption::Keyring;
@@ -56,37 +55,42 @@ impl External {
                 .await
                 .map(|provider| Arc::new(provider) as Arc<dyn Provider>),
         };
-        opened.with_context(|| format!("connecting to {}", self.shown()))
+        opened.map_err(|error| {
+            let (shown, told) = (self.shown(), error.to_string());
+            match told.contains(&shown) {
+                true => error.into(),
+                false => anyhow::Error::from(error).context(format!("connecting to {shown}")),
+            }
+        })
     }
 
-    /// Asks the database which version it is, changing nothing there; `None` for libSQL, where there is nothing to
-    /// look at without a namespace. Blocks.
-    pub(crate) fn probe(&self) -> Option<anyhow::Result<String>> {
+    /// Asks the database what it is, changing nothing there. Blocks.
+    pub(crate) fn probe(&self) -> anyhow::Result<String> {
         let probe = async {
-            Ok(match self {
-                External::Libsql(_) => return Ok(None),
+            anyhow::Ok(match self {
+                External::Libsql(options) => {
+                    let found = LibsqlProvider::probe(options).await?;
+                    format!("libSQL, {found}")
+                }
                 External::Mysql(options) => {
                     let version = MysqlProvider::probe(options).await?;
-                    Some(format!("MySQL or MariaDB {version}"))
+                    format!("MySQL or MariaDB {version}")
                 }
                 External::Postgres(options) => {
                     let version = PostgresProvider::probe(options).await?;
-                    Some(format!("PostgreSQL {version}"))
+                    format!("PostgreSQL {version}")
                 }
             })
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
-        let answered = runtime.map_err(Into::into).and_then(|runtime| {
-            runtime.block_on(async {
-                match tokio::time::timeout(PROBE, probe).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(anyhow::anyhow!("no answer within {} s", PROBE.as_secs())),
-                }
-            })
-        });
-        answered.transpose()
+            .build()?;
+        runtime.block_on(async {
+            match tokio::time::timeout(PROBE, probe).await {
+                Ok(answer) => answer,
+                Err(_) => Err(anyhow::anyhow!("no answer within {} s", PROBE.as_secs())),
+            }
+        })
     }
 
     /// The address of the database, without its password.
@@ -279,6 +283,8 @@ fn libsql(given: &Given<'_>) -> anyhow::Result<External> {
     }
     options.join_installation = given.installation()?;
     options.allow_plaintext_token = given.switch("allow_plaintext_password")?;
+    // Before anybody shows the URL.
+    options.validate().map_err(settings_error)?;
     Ok(External::Libsql(Box::new(options)))
 }
 
@@ -352,6 +358,22 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("--libsql-url"), "{error}");
+        let at = |url| {
+            [
+                ("NIMBUS_LIBSQL_URL", url),
+                ("NIMBUS_LIBSQL_ADMIN_URL", "http://localhost:2"),
+                ("NIMBUS_LIBSQL_REPLICA_CACHE_DIR", "/c"),
+            ]
+        };
+        for url in [
+            "http://u:s3cret@localhost:1",
+            "http://localhost:1/?authToken=s3cret",
+        ] {
+            let error = resolved(ProviderName::LibsqlReplica, &at(url)).unwrap_err();
+            assert!(error.is::<UsageError>(), "{error:?}");
+            assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+        }
+        assert!(resolved(ProviderName::LibsqlReplica, &at("http://localhost:1")).is_ok());
         assert!(resolved(ProviderName::Sqlite, &[]).unwrap().is_none());
     }
 }

@@ -192,6 +192,27 @@ pub struct TenantFiles {
     pub newest: Option<SystemTime>,
 }
 
+impl TenantFiles {
+    /// Takes in what was found of the files of another kind in the same directory.
+    pub fn merge(&mut self, other: TenantFiles) {
+        fn union<T: Ord>(ours: &mut Vec<T>, theirs: Vec<T>) {
+            ours.extend(theirs);
+            ours.sort();
+            // Leftovers that belong to no kind are found with each.
+            ours.dedup();
+        }
+        self.sound += other.sound;
+        union(&mut self.missing, other.missing);
+        union(&mut self.unregistered, other.unregistered);
+        union(&mut self.unfinished, other.unfinished);
+        union(&mut self.loose, other.loose);
+        union(&mut self.odd, other.odd);
+        union(&mut self.lone_manifests, other.lone_manifests);
+        union(&mut self.leftovers, other.leftovers);
+        self.newest = self.newest.max(other.newest);
+    }
+}
+
 pub(crate) fn mode(found: &Metadata) -> u32 {
     found.permissions().mode() & 0o7777
 }

@@ -3,7 +3,7 @@
 //! Must not know what it is for.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -48,11 +48,13 @@ pub(super) fn mariadb(url: &str, sql: &str) -> String {
 pub(super) struct PrivateMariadb {
     dir: TempDir,
     port: u16,
+    settings: Vec<(&'static str, String)>,
     running: Option<Child>,
 }
 
 impl PrivateMariadb {
-    pub(super) fn start() -> PrivateMariadb {
+    /// `within` is where its directory is made, and `settings` are more options of the server.
+    pub(super) fn start(within: &Path, settings: &[(&'static str, String)]) -> PrivateMariadb {
         let found = Command::new("sh")
             .args(["-c", "command -v mariadbd >/dev/null"])
             .status();
@@ -62,8 +64,9 @@ impl PrivateMariadb {
             );
         }
         let mut server = PrivateMariadb {
-            dir: TempDir::with_prefix("nimbus-mariadb-").unwrap(),
+            dir: TempDir::with_prefix_in("nimbus-mariadb-", within).unwrap(),
             port: free_port(),
+            settings: settings.to_vec(),
             running: None,
         };
         sh(&format!(
@@ -86,6 +89,15 @@ impl PrivateMariadb {
         self.run();
     }
 
+    /// Starts it where it ended by itself; whether it had.
+    pub(super) fn revive(&mut self) -> bool {
+        let ended = !answers(self.port);
+        if ended {
+            self.crash_and_restart();
+        }
+        ended
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -93,10 +105,14 @@ impl PrivateMariadb {
     fn run(&mut self) {
         let (data, log) = (self.data(), self.dir.path().join("log"));
         let data = data.display();
+        let settings = self.settings.iter();
+        let more: String = settings
+            .map(|(name, value)| format!(" --{name}={value}"))
+            .collect();
         // The shell becomes the server, so that the server is what is killed.
         let script = format!(
             "exec mariadbd --no-defaults {} --datadir={data} --bind-address=127.0.0.1 --port={} \
-             --socket={data}/socket --pid-file={data}/pid --tmpdir={data} --skip-name-resolve",
+             --socket={data}/socket --pid-file={data}/pid --tmpdir={data} --skip-name-resolve{more}",
             user(),
             self.port
         );

@@ -4,17 +4,21 @@
 //! standard port, else in a private one, which a test that crashes its server gets in any case. It must not know Nimbus
 //! beyond the flags that name a database.
 
+mod libsql;
 mod mariadb;
 mod postgres;
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use libsql::PrivateLibsql;
+pub use libsql::{DIR as PRIMARY_DIR, PORTS as PRIMARY_PORTS};
 use mariadb::PrivateMariadb;
 use postgres::PrivatePostgres;
 
-/// A place for tenants in a Postgres or MariaDB server, cleared when dropped.
+/// A place for tenants in a Postgres or MariaDB server or on a libSQL primary, cleared when dropped.
 #[derive(Debug)]
 pub struct Database {
     kind: Kind,
@@ -28,15 +32,27 @@ pub struct Database {
 enum Kind {
     Postgres,
     Mysql,
+    Libsql,
 }
 
 #[derive(Debug)]
 enum Private {
     Postgres(PrivatePostgres),
     Mariadb(PrivateMariadb),
+    Libsql(PrivateLibsql),
 }
 
 impl Database {
+    /// What a server is given that names no provider: `NIMBUS_TEST_DATABASE` says whether it is a database of its own.
+    pub fn asked_for() -> Option<Database> {
+        match std::env::var("NIMBUS_TEST_DATABASE").ok()?.as_str() {
+            "" => None,
+            "postgres" => Some(Database::postgres()),
+            "mysql" => Some(Database::mysql()),
+            other => panic!("NIMBUS_TEST_DATABASE is {other}, expected postgres or mysql"),
+        }
+    }
+
     /// A new Postgres database.
     pub fn postgres() -> Database {
         let named = std::env::var("NIMBUS_TEST_POSTGRES_URL").ok();
@@ -57,7 +73,25 @@ impl Database {
 
     /// A Postgres database in a server that nobody else uses, so that it can be crashed.
     pub fn private_postgres() -> Database {
-        let server = PrivatePostgres::start();
+        Database::postgres_with(&std::env::temp_dir(), &[])
+    }
+
+    /// The same with its files below a directory, and with more settings.
+    pub fn postgres_with(within: &Path, settings: &[(&'static str, String)]) -> Database {
+        let server = PrivatePostgres::start(within, None, settings);
+        Database::on_postgres(server)
+    }
+
+    /// The same with its write-ahead log elsewhere.
+    pub fn postgres_with_log_on(log: &Path, settings: &[(&'static str, String)]) -> Database {
+        Database::on_postgres(PrivatePostgres::start(
+            &std::env::temp_dir(),
+            Some(log),
+            settings,
+        ))
+    }
+
+    fn on_postgres(server: PrivatePostgres) -> Database {
         Database::on(
             Kind::Postgres,
             postgres::url(server.port()),
@@ -67,12 +101,24 @@ impl Database {
 
     /// A place in a MariaDB server that nobody else uses.
     pub fn private_mysql() -> Database {
-        let server = PrivateMariadb::start();
+        Database::mysql_with(&std::env::temp_dir(), &[])
+    }
+
+    /// The same with its files below a directory, and with more settings.
+    pub fn mysql_with(within: &Path, settings: &[(&'static str, String)]) -> Database {
+        let server = PrivateMariadb::start(within, settings);
         Database::on(
             Kind::Mysql,
             mariadb::url(server.port()),
             Some(Private::Mariadb(server)),
         )
+    }
+
+    /// A libSQL primary, which nobody else uses.
+    pub fn private_libsql() -> Database {
+        let primary = PrivateLibsql::start();
+        let url = primary.url();
+        Database::on(Kind::Libsql, url, Some(Private::Libsql(primary)))
     }
 
     fn on(kind: Kind, server: String, private: Option<Private>) -> Database {
@@ -96,8 +142,23 @@ impl Database {
     /// The flags of `nimbus start` for tenants here.
     pub fn flags(&self) -> Vec<String> {
         let url = self.url();
+        let admin = match &self.private {
+            Some(Private::Libsql(primary)) => primary.admin_url(),
+            _ => String::new(),
+        };
         let flags: &[&str] = match self.kind {
             Kind::Postgres => &["--tenant-provider", "postgres", "--postgres-url", &url],
+            Kind::Libsql => &[
+                "--tenant-provider",
+                "libsql-replica",
+                "--libsql-url",
+                &url,
+                "--libsql-admin-url",
+                &admin,
+                // Below the home of each server, where it is started.
+                "--libsql-replica-cache-dir",
+                "replicas",
+            ],
             Kind::Mysql => &[
                 "--tenant-provider",
                 "mysql",
@@ -119,7 +180,7 @@ impl Database {
                 let (server, _) = self.server.rsplit_once('/').unwrap();
                 format!("{server}/{}", self.name)
             }
-            Kind::Mysql => self.server.clone(),
+            Kind::Mysql | Kind::Libsql => self.server.clone(),
         }
     }
 
@@ -128,6 +189,7 @@ impl Database {
         match self.kind {
             Kind::Postgres => postgres::psql(&self.url(), sql),
             Kind::Mysql => mariadb::mariadb(&self.server, sql),
+            Kind::Libsql => panic!("a primary has no client here: {sql}"),
         }
     }
 
@@ -141,6 +203,7 @@ impl Database {
                 "SHOW DATABASES LIKE '{}%'",
                 self.name.replace('_', r"\_")
             )),
+            Kind::Libsql => panic!("a primary does not list its namespaces"),
         }
     }
 
@@ -149,6 +212,16 @@ impl Database {
         match self.private.as_mut().expect("a private server") {
             Private::Postgres(server) => server.crash_and_restart(),
             Private::Mariadb(server) => server.crash_and_restart(),
+            Private::Libsql(primary) => primary.crash_and_restart(),
+        }
+    }
+
+    /// Starts a private server that ended by itself, as an operator would. Whether it had.
+    pub fn revive(&mut self) -> bool {
+        match self.private.as_mut().expect("a private server") {
+            Private::Postgres(server) => server.revive(),
+            Private::Mariadb(server) => server.revive(),
+            Private::Libsql(_) => false,
         }
     }
 }
@@ -170,6 +243,7 @@ impl Drop for Database {
                     self.ask(&format!("DROP DATABASE IF EXISTS `{name}`"));
                 }
             }
+            Kind::Libsql => {}
         }
     }
 }

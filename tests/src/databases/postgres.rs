@@ -2,12 +2,12 @@
 //!
 //! Must not know what it is for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{free_port, is_root, output, sh};
+use super::{answers, free_port, is_root, output, sh};
 
 /// Where everything is allowed in a server on this port.
 pub(super) fn url(port: u16) -> String {
@@ -20,22 +20,40 @@ pub(super) struct PrivatePostgres {
     bin: PathBuf,
     dir: TempDir,
     port: u16,
+    settings: Vec<(&'static str, String)>,
+    /// Of its write-ahead log, where that is elsewhere.
+    log: Option<TempDir>,
 }
 
 impl PrivatePostgres {
-    pub(super) fn start() -> PrivatePostgres {
+    /// `within` is where its directory is made, `log` where that of its write-ahead log is if it is another place, and
+    /// `settings` are more of those in `postgresql.conf`.
+    pub(super) fn start(
+        within: &Path,
+        log: Option<&Path>,
+        settings: &[(&'static str, String)],
+    ) -> PrivatePostgres {
+        let made = |within: &Path| {
+            let dir = TempDir::with_prefix_in("nimbus-postgres-", within).unwrap();
+            if is_root() {
+                sh(&format!("chown postgres {}", dir.path().display()));
+            }
+            dir
+        };
         let server = PrivatePostgres {
             bin: binaries(),
-            dir: TempDir::with_prefix("nimbus-postgres-").unwrap(),
+            dir: made(within),
             port: free_port(),
+            settings: settings.to_vec(),
+            log: log.map(made),
         };
-        if is_root() {
-            sh(&format!("chown postgres {}", server.dir.path().display()));
-        }
+        let log = server.log.as_ref();
+        let log = log.map(|dir| format!("--waldir={}/wal", dir.path().display()));
         server.as_user(&format!(
-            "{}/initdb -D {} -U postgres -A trust --no-sync >/dev/null",
+            "{}/initdb -D {} -U postgres -A trust --no-sync --wal-segsize=4 {} >/dev/null",
             server.bin.display(),
-            server.data().display()
+            server.data().display(),
+            log.unwrap_or_default()
         ));
         server.run();
         server
@@ -51,14 +69,27 @@ impl PrivatePostgres {
         self.run();
     }
 
+    /// Starts it where it ended by itself; whether it had.
+    pub(super) fn revive(&self) -> bool {
+        let ended = !answers(self.port);
+        if ended {
+            self.run();
+        }
+        ended
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     fn run(&self) {
         let log = self.dir.path().join("log");
+        let settings = self.settings.iter();
+        let more: String = settings
+            .map(|(name, value)| format!(" -c {name}={value}"))
+            .collect();
         self.pg_ctl(&format!(
-            "-w -t 60 -l {} start -o '-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories='",
+            "-w -t 60 -l {} start -o '-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {more}'",
             log.display(),
             self.port
         ));
@@ -85,7 +116,10 @@ impl PrivatePostgres {
 
 impl Drop for PrivatePostgres {
     fn drop(&mut self) {
-        self.pg_ctl("-m immediate stop");
+        // It may have ended by itself, for want of room.
+        if answers(self.port) {
+            self.pg_ctl("-m immediate stop");
+        }
     }
 }
 

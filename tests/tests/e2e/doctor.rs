@@ -2,6 +2,8 @@
 //!
 //! It must not know how a check is made; unit tests of the program judge made-up facts.
 
+mod databases;
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 
 use nimbus_e2e::home::binary;
 use nimbus_e2e::mount::{Mount, switched_off};
-use nimbus_e2e::{Database, Finished, Home, Options, Server, files};
+use nimbus_e2e::{Finished, Home, Options, Server, files};
 use serde_json::Value as Json;
 
 /// What `nimbus doctor` said.
@@ -526,16 +528,4 @@ fn settings_are_those_of_start() {
         "{}",
         found.finished.stderr
     );
-}
-
-#[test]
-fn a_database_that_answers_is_told_with_its_version() {
-    let home = Arc::new(Home::new());
-    let database = Database::postgres();
-    let url = database.url();
-    let provider = ["--tenant-provider", "postgres", "--postgres-url", &url];
-    doctor(&home, &provider).has("database", "ok", "PostgreSQL 1");
-    // Nothing is made there by looking.
-    let made = "SELECT count(*) FROM pg_namespace WHERE nspname = 'nimbus_provider'";
-    assert_eq!(database.ask(made), "0");
 }

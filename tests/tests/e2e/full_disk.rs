@@ -2,32 +2,12 @@
 //!
 //! It must not know which file of the data directory grows.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::path::Path;
 
-use nimbus_e2e::mount::{Mount, switched_off};
+use nimbus_e2e::mount::{Mount, fill, switched_off};
 use nimbus_e2e::{Client, Options, Server};
 use serde_json::{Value as Json, json};
-
-/// Writes until no byte more goes in.
-fn fill(path: &Path) {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .unwrap();
-    for size in [64 * 1024, 512, 1] {
-        let block = vec![0x55; size];
-        loop {
-            match file.write(&block) {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::StorageFull => break,
-                Err(e) => panic!("{}: {e}", path.display()),
-            }
-        }
-    }
-}
 
 fn insert(client: &Client, n: u64) -> nimbus_e2e::Reply {
     let body =

@@ -1,9 +1,11 @@
-//! The libSQL primary of the tests is one for npm's `@libsql/client` as well, which is run unmodified.
+//! The libSQL primary of the tests is one for npm's `@libsql/client` as well, which is run unmodified; and it is a
+//! process for tests that kill it.
 //!
 //! It must not know Nimbus: what Nimbus does with a primary is tested elsewhere.
 
 use std::time::Duration;
 
+use nimbus_e2e::databases::{PRIMARY_DIR, PRIMARY_PORTS};
 use nimbus_e2e::{App, Client, Home};
 use nimbus_libsql_primary::{Options, Primary};
 use serde_json::json;
@@ -34,4 +36,23 @@ fn the_npm_client_finds_a_primary() {
     let finished = app.node(&home, include_str!("libsql.mjs"), &args).expect(0);
     assert!(finished.stdout.ends_with("all is well\n"), "{finished:?}");
     assert_eq!((primary.open_streams(), hasty.open_streams()), (0, 0));
+}
+
+#[test]
+#[ignore = "it runs until it is killed, by the tests that start it"]
+fn the_process_of_a_primary() {
+    let (dir, ports) = (
+        std::env::var(PRIMARY_DIR).unwrap(),
+        std::env::var(PRIMARY_PORTS).unwrap(),
+    );
+    let (port, admin_port) = ports.split_once(',').unwrap();
+    let options = Options {
+        port: port.parse().unwrap(),
+        admin_port: admin_port.parse().unwrap(),
+        ..Options::default()
+    };
+    let _primary = Primary::start(dir, options).unwrap();
+    loop {
+        std::thread::park();
+    }
 }

@@ -24,6 +24,8 @@ mod cli;
 mod config;
 mod crash;
 mod data_dir;
+mod database_disks;
+mod database_tls;
 mod doctor;
 mod drill;
 mod encryption;

@@ -19,12 +19,15 @@ use std::time::SystemTime;
 use anyhow::bail;
 use jiff::Timestamp;
 use nimbus_auth::{Environment, PathError};
+use nimbus_core::TenantId;
+use nimbus_storage::control::TenantEntry;
 use nimbus_storage::provider::lock::{self, Holding};
 use nimbus_storage::survey::{self, TenantFiles};
 use nimbus_storage::{ProviderError, control};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::cli::{DoctorArgs, Format};
+use crate::external::Served;
 use crate::local;
 use crate::output;
 use crate::settings::{self, Settings};
@@ -68,9 +71,15 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
         settings.home.name,
         settings.home.external.as_ref(),
     ));
-    let served = std::iter::once(&settings.home).chain(&settings.also);
-    let databases = served.filter_map(|served| served.external.as_ref());
-    checks.extend(databases.filter_map(storage::database));
+    let databases =
+        served(settings).filter_map(|served| Some((served.name, served.external.as_ref()?)));
+    checks.extend(databases.enumerate().map(|(at, (provider, external))| {
+        let name = match at {
+            0 => "database",
+            _ => storage::database_of(provider),
+        };
+        storage::database(name, external)
+    }));
     checks.push(encryption::check(settings));
     checks.extend(store.checks(settings));
     checks.push(audit_log(&audit_path));
@@ -81,11 +90,19 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     Report(checks)
 }
 
+/// The provider of new tenants, and those whose tenants are served too.
+fn served(settings: &Settings) -> impl Iterator<Item = &Served> {
+    std::iter::once(&settings.home).chain(&settings.also)
+}
+
 /// What the data directory and the control directory hold.
 struct Store {
     held: Result<Holding, lock::LockError>,
     control: Option<Result<control::ControlLook, ProviderError>>,
+    /// Of all providers that keep files and are served.
     files: Option<Result<TenantFiles, ProviderError>>,
+    /// Registered with a provider that is not served.
+    unserved: Vec<TenantId>,
 }
 
 impl Store {
@@ -99,13 +116,20 @@ impl Store {
             let keyring = source.and_then(|source| source.keyring().ok());
             control::look(&settings.control_data_dir, keyring.as_ref())
         });
-        let files = storage::entries(control.as_ref())
-            .filter(|_| settings.home.name.is_embedded() && settings.data_dir.is_dir())
-            .map(|entries| local::survey(settings.home.name, &settings.data_dir, entries));
+        let entries = storage::entries(control.as_ref());
+        let files = entries
+            .filter(|_| keeps_files(settings) && settings.data_dir.is_dir())
+            .map(|entries| survey_all(settings, entries));
+        let strange = |(_, entry): &&(TenantId, TenantEntry)| {
+            served(settings).all(|served| served.name.name() != entry.provider)
+        };
+        let unserved = entries.unwrap_or_default().iter().filter(strange);
+        let unserved = unserved.map(|(tenant, _)| tenant.clone()).collect();
         Store {
             held,
             control,
             files,
+            unserved,
         }
     }
 
@@ -125,8 +149,8 @@ impl Store {
         checks.push(storage::lock(&self.held, listen::ask));
         checks.push(storage::control_db(self.control.as_ref()));
         if settings.data_dir.is_dir() {
-            if settings.home.name.is_embedded() {
-                checks.push(storage::tenants(self.files.as_ref()));
+            if keeps_files(settings) || !self.unserved.is_empty() {
+                checks.push(storage::tenants(self.files.as_ref(), &self.unserved));
             }
             let disk = survey::disk_of(&settings.data_dir);
             let case = survey::ignores_case(&settings.data_dir).ok().flatten();
@@ -137,6 +161,23 @@ impl Store {
         }
         checks
     }
+}
+
+/// Whether tenants of a served provider are files of the data directory.
+fn keeps_files(settings: &Settings) -> bool {
+    served(settings).any(|served| served.name.is_embedded())
+}
+
+/// The files of every served provider: a tenant that was moved has its file with another one than new tenants.
+fn survey_all(
+    settings: &Settings,
+    entries: &[(TenantId, TenantEntry)],
+) -> Result<TenantFiles, ProviderError> {
+    let mut found = TenantFiles::default();
+    for served in served(settings).filter(|served| served.name.is_embedded()) {
+        found.merge(local::survey(served.name, &settings.data_dir, entries)?);
+    }
+    Ok(found)
 }
 
 /// Whether the control database has a directory of its own.

@@ -29,18 +29,25 @@ pub(crate) fn provider(provider: ProviderName, external: Option<&External>) -> C
     Check::ok("provider", place)
 }
 
-/// `database`: whether the database of an external provider answers and is fit; `None` for one that says
-/// nothing to who has no tenant there.
-pub(crate) fn database(external: &External) -> Option<Check> {
-    let name = "database";
-    Some(match external.probe()? {
+/// The name of the check of a second database.
+pub(crate) fn database_of(provider: ProviderName) -> &'static str {
+    match provider {
+        ProviderName::Mysql => "database_mysql",
+        ProviderName::LibsqlReplica => "database_libsql",
+        _ => "database_postgres",
+    }
+}
+
+/// `database`: whether the database of an external provider answers and is fit.
+pub(crate) fn database(name: &'static str, external: &External) -> Check {
+    match external.probe() {
         Ok(version) => Check::ok(name, format!("{}, {version}", external.shown())),
         Err(error) => Check::fail(
             name,
             format!("{} cannot be used: {error:#}", external.shown()),
-            "check the URL, the network and the role; docs/storage.md lists the privileges that are needed",
+            "check the URL, the network and the role or token; docs/storage.md lists what is needed",
         ),
-    })
+    }
 }
 
 /// `data_dir` and `control_dir`: there, ours, private and writable.
@@ -184,9 +191,23 @@ pub(crate) fn control_db(looked: Option<&Result<ControlLook, ProviderError>>) ->
 }
 
 /// `tenants`: the registry and the files agree.
-pub(crate) fn tenants(found: Option<&Result<TenantFiles, ProviderError>>) -> Check {
+pub(crate) fn tenants(
+    found: Option<&Result<TenantFiles, ProviderError>>,
+    unserved: &[TenantId],
+) -> Check {
     let name = "tenants";
+    let unserved_warning = || {
+        Check::warn(
+            name,
+            format!(
+                "registered with a provider that these settings do not serve: {}",
+                list(unserved)
+            ),
+            "name their provider in --also-tenant-provider; until then those tenants are not there",
+        )
+    };
     let found = match found {
+        None if !unserved.is_empty() => return unserved_warning(),
         None => {
             return Check::ok(
                 name,
@@ -228,6 +249,9 @@ pub(crate) fn tenants(found: Option<&Result<TenantFiles, ProviderError>>) -> Che
             ),
             format!("run `chmod 600 {}`", path.display()),
         );
+    }
+    if !unserved.is_empty() {
+        return unserved_warning();
     }
     if let Some(first) = found.unregistered.first() {
         return Check::warn(
@@ -407,13 +431,18 @@ mod tests {
         let judge = |edit: &dyn Fn(&mut TenantFiles)| {
             let mut found = TenantFiles::default();
             edit(&mut found);
-            tenants(Some(&Ok(found)))
+            tenants(Some(&Ok(found)), &[])
         };
         assert_eq!(
             judge(&|f| f.sound = 3).message,
             "every registered tenant has its file (3)"
         );
-        assert_eq!(tenants(None).status, Status::Ok);
+        assert_eq!(tenants(None, &[]).status, Status::Ok);
+        for found in [None, Some(&Ok(TenantFiles::default()))] {
+            let check = tenants(found, &ids(&["moved"]));
+            assert_eq!(check.status, Status::Warn);
+            assert!(check.message.ends_with(": moved"), "{check:?}");
+        }
         let check = judge(&|f| {
             f.missing = ids(&["a", "b", "c", "d", "e", "f", "g"]);
             f.unregistered = ids(&["x"]);

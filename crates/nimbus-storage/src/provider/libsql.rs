@@ -125,6 +125,18 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// For a look that is not repeated.
+    fn probe() -> Timing {
+        Timing {
+            connect: Duration::from_secs(2),
+            request: Duration::from_secs(2),
+            barrier: Duration::ZERO,
+            ..Timing::default()
+        }
+    }
+}
+
 /// What the provider and its stores share.
 struct Shared {
     http: Http,
@@ -202,6 +214,19 @@ impl LibsqlProvider {
         installation: RandomId,
     ) -> ProviderResult<LibsqlProvider> {
         LibsqlProvider::connect_with(options, installation, Timing::default()).await
+    }
+
+    /// Asks the primary and its admin API without changing anything, each once and within seconds; which version of
+    /// Hrana it speaks, and whether Nimbus has been there. For checks before a start.
+    ///
+    /// # Errors
+    /// As [`LibsqlProvider::connect`], but for `OtherInstallation` and the cache directory, which is not looked at.
+    pub async fn probe(options: &LibsqlOptions) -> ProviderResult<String> {
+        let (names, targets) = options.check()?;
+        let timing = Timing::probe();
+        let http = Http::new(targets, (timing.connect, timing.request))?;
+        let registry = Registry::new(&options.metadata_namespace, names.prefix());
+        registry.probe(&http, &timing).await
     }
 
     pub(crate) async fn connect_with(

@@ -10,6 +10,7 @@ mod hints;
 mod lifecycle;
 mod options;
 mod plan;
+mod pooler;
 mod registry;
 mod space;
 mod sql;
@@ -120,6 +121,9 @@ impl PostgresProvider {
         let registry = Registry::new(&options.metadata_schema);
 
         let mut lease = pool.get(Use::Commit).await?;
+        let mut second = pool.get(Use::Commit).await?;
+        pooler::check(&pool.dial().shown(), lease.conn()?, second.conn()?).await?;
+        second.give_back();
         pool.dial().check_server(lease.conn()?).await?;
         let ids = (installation, options.join_installation);
         let installation = registry.enter(lease.conn()?, ids, names.prefix()).await?;
@@ -168,8 +172,13 @@ impl PostgresProvider {
         let (_, client) = options.check()?;
         let dial = PgDial::new(client, options.url.clone(), options.durability, 1_000);
         let mut conn = pool::Dial::dial(&dial).await?;
-        let version = dial.check_server(&mut conn).await;
+        let mut second = pool::Dial::dial(&dial).await?;
+        let version = match pooler::check(&dial.shown(), &mut conn, &mut second).await {
+            Ok(()) => dial.check_server(&mut conn).await,
+            Err(refused) => Err(refused),
+        };
         <PgDial as pool::Dial>::hang_up(conn).await;
+        <PgDial as pool::Dial>::hang_up(second).await;
         version
     }
 

@@ -12,7 +12,7 @@ mod quotas;
 mod refusals;
 mod shared;
 
-use nimbus_e2e::{App, Client, Options, Reply, Server};
+use nimbus_e2e::{App, Client, Options, Reply, Server, files};
 use serde_json::{Value as Json, json};
 
 /// The variable without which the chat cannot be deployed.
@@ -103,4 +103,13 @@ impl World {
             .json();
         listed["deployments"].as_array().unwrap().clone()
     }
+}
+
+/// Without it the run on Postgres could be one on SQLite, and pass.
+#[test]
+fn tenants_are_where_the_run_wants_them() {
+    let world = World::with(App::of(&[]));
+    let files = files::names(&world.server.data_dir());
+    let elsewhere = std::env::var("NIMBUS_TEST_DATABASE").is_ok_and(|name| !name.is_empty());
+    assert_eq!(files.contains("demo.sqlite3"), !elsewhere, "{files:?}");
 }

@@ -223,9 +223,7 @@ impl Http {
             StatusCode::OK | StatusCode::CREATED => Ok(Made::New),
             StatusCode::CONFLICT => Ok(Made::Exists),
             StatusCode::BAD_REQUEST if text.contains("already exists") => Ok(Made::Exists),
-            StatusCode::NOT_FOUND => Err(Fault::Refused(
-                "there is no admin API at the libSQL admin URL (404)".to_owned(),
-            )),
+            StatusCode::NOT_FOUND => Err(no_admin()),
             status => Err(refusal("libSQL admin auth header", status, &answer)),
         }
     }
@@ -242,6 +240,28 @@ impl Http {
             StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::NOT_FOUND => Ok(()),
             status => Err(refusal("libSQL admin auth header", status, &answer)),
         }
+    }
+
+    /// Asks the admin API for the settings of a namespace. Whether it must know it says `there`: a primary
+    /// answers alike for a namespace that is not there and at an address without an admin API.
+    pub(super) async fn look_at_admin(&self, name: &str, there: bool) -> Result<(), Fault> {
+        let path = format!("/v1/namespaces/{name}/config");
+        let request = self.request(&self.targets.admin, Method::GET, &path)?;
+        let request = request
+            .body(Full::default())
+            .map_err(|e| Fault::Refused(e.to_string()))?;
+        let (status, answer) = self.send(request).await?;
+        match status {
+            StatusCode::NOT_FOUND if there => Err(no_admin()),
+            StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
+            status => Err(refusal("libSQL admin auth header", status, &answer)),
+        }
+    }
+
+    /// The newest version of Hrana over HTTP that the primary speaks.
+    pub(super) async fn version(&self) -> Result<&'static str, Fault> {
+        let path = self.path().await?;
+        Ok(path.trim_start_matches("/v").trim_end_matches("/pipeline"))
     }
 
     /// The path of pipelines in the newest version that the primary speaks.
@@ -312,6 +332,10 @@ impl Http {
         let done = tokio::time::timeout(self.limit, exchange).await;
         done.unwrap_or_else(|_| Err(Fault::Lost(format!("none within {:?}", self.limit))))
     }
+}
+
+fn no_admin() -> Fault {
+    Fault::Refused("there is no admin API at the libSQL admin URL (404)".to_owned())
 }
 
 /// What an answer that is no success means.

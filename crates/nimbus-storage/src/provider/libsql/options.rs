@@ -109,6 +109,15 @@ impl LibsqlOptions {
         }
     }
 
+    /// Checks the settings against each other, without connecting. Before that a URL may hold a password, which is
+    /// refused here and must not be shown.
+    ///
+    /// # Errors
+    /// `Settings`, without any part of a URL that is refused.
+    pub fn validate(&self) -> ProviderResult<()> {
+        self.check().map(drop)
+    }
+
     /// Checks the settings against each other.
     pub(super) fn check(&self) -> ProviderResult<(Names, Targets)> {
         let names = Names::new(PREFIX, &self.tenant_namespace_prefix)?;

@@ -83,6 +83,25 @@ impl Registry {
         }
     }
 
+    /// Looks whether the primary and its admin API answer and take our credentials; what was found, in words.
+    ///
+    /// # Errors
+    /// `Settings`, `Corrupt`, `Busy`, `Io`.
+    pub(super) async fn probe(&self, http: &Http, timing: &Timing) -> ProviderResult<String> {
+        let stored = self.stored(http, timing).await?;
+        let admin = http.look_at_admin(&self.namespace, stored.is_some()).await;
+        admin.map_err(|e| self.error("asking the admin API", e))?;
+        let version = http.version().await;
+        let version = version.map_err(|e| self.error("asking for the version", e))?;
+        let whose = match stored {
+            Some(id) => format!("{} of installation {id}", self.namespace),
+            None => format!("{} is not there yet", self.namespace),
+        };
+        Ok(format!(
+            "Hrana {version} over HTTP, metadata namespace {whose}"
+        ))
+    }
+
     async fn stored(&self, http: &Http, timing: &Timing) -> ProviderResult<Option<RandomId>> {
         let script = Script::query(sql::INSTALLATION, Vec::new());
         let answer = match again!(timing, http.rows(&self.namespace, &script)) {

@@ -93,6 +93,8 @@ impl PostgresOptions {
             Some(_) => options,
             None => options.application_name("nimbus"),
         };
+        // No number is read as text, and poolers refuse a connection that asks for digits at its start.
+        let options = options.extra_float_digits(None::<i8>);
         Ok(options.statement_cache_capacity(1024))
     }
 }
