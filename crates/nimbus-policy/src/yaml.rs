@@ -41,8 +41,8 @@ pub(crate) struct Key {
     pub(crate) text: String,
 }
 
-/// Reads the one document of a file. `None` if there is none that could be looked at; the problems say why.
-pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
+/// Whether the bytes of a file are a text of a size that is taken; if not, the problem says why.
+pub(crate) fn is_text(source: &Source, problems: &mut Problems) -> bool {
     match source.fault() {
         Some(SourceFault::TooLarge) => {
             let limit = MAX_FILE_BYTES / (1024 * 1024);
@@ -50,7 +50,7 @@ pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
             problems
                 .add(Code::TooLarge, Span::default(), message)
                 .help("split the policy: one file per tenant");
-            return None;
+            false
         }
         Some(SourceFault::NotUtf8(at)) => {
             let span = Span { start: at, end: at };
@@ -58,9 +58,16 @@ pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
                 .add(Code::NotUtf8, span, "the file is not UTF-8")
                 .label("the first byte that is none")
                 .help("save the file as UTF-8");
-            return None;
+            false
         }
-        None => {}
+        None => true,
+    }
+}
+
+/// Reads the one document of a file. `None` if there is none that could be looked at; the problems say why.
+pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
+    if !is_text(source, problems) {
+        return None;
     }
     let text = source
         .text()
