@@ -314,28 +314,22 @@ impl Compiler<'_> {
     }
 
     fn sandbox_fits(&mut self, file: &Workload, span: Span) {
-        let service = file.kind == WorkloadKind::SandboxService;
+        let needed = file.kind.needs_sandbox();
         match &file.sandbox {
-            None if service => {
+            None if needed => {
                 let head = Span {
                     start: span.start,
                     end: file.name.span.end.max(span.start),
                 };
+                let message = format!("a `{}` needs a sandbox", file.kind);
                 self.problems
-                    .add(
-                        Code::MissingKey,
-                        head,
-                        "a `sandbox_service` needs a sandbox",
-                    )
+                    .add(Code::MissingKey, head, message)
                     .help("add `sandbox: {backend: container, sandbox_id: <id>}`");
             }
-            Some(sandbox) if service && sandbox.value.sandbox_id.is_none() => {
+            Some(sandbox) if needed && sandbox.value.sandbox_id.is_none() => {
+                let message = format!("the sandbox of a `{}` needs an id", file.kind);
                 self.problems
-                    .add(
-                        Code::MissingKey,
-                        sandbox.span,
-                        "the sandbox of a `sandbox_service` needs an id",
-                    )
+                    .add(Code::MissingKey, sandbox.span, message)
                     .help("add `sandbox_id: <id>`");
             }
             Some(sandbox)

@@ -336,8 +336,7 @@ impl Decision {
             };
         }
         let tier = RuntimeTier::MicrovmService;
-        if self.kind == WorkloadKind::SandboxService {
-            let reason = "a sandbox service runs in a sandbox of its own";
+        if let Some(reason) = self.runs_elsewhere() {
             return Admission::Route { tier, reason };
         }
         let internal = self
@@ -351,6 +350,18 @@ impl Decision {
             return Admission::Route { tier, reason };
         }
         Admission::InProcess
+    }
+
+    /// Why nothing of its kind runs in the server's process.
+    fn runs_elsewhere(&self) -> Option<&'static str> {
+        match self.kind {
+            WorkloadKind::Service => Some("a service runs in a process of its own"),
+            WorkloadKind::Sandbox => Some("a sandbox is apart from everything else"),
+            WorkloadKind::SandboxService => Some("a sandbox service runs in a sandbox of its own"),
+            WorkloadKind::RuntimeFunction
+            | WorkloadKind::HttpRequest
+            | WorkloadKind::SystemTask => None,
+        }
     }
 
     /// Computes the id from everything else.
@@ -409,7 +420,8 @@ impl Decision {
     fn surface(&self) -> &'static str {
         match self.kind {
             WorkloadKind::RuntimeFunction => "function",
-            WorkloadKind::SandboxService => "sandbox",
+            WorkloadKind::Service => "service",
+            WorkloadKind::Sandbox | WorkloadKind::SandboxService => "sandbox",
             WorkloadKind::HttpRequest => "http",
             WorkloadKind::SystemTask => "system",
         }

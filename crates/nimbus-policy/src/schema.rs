@@ -155,7 +155,7 @@ mapping! {
     SandboxBlock {
         /// What the sandbox is made of.
         optional backend: SandboxBackend,
-        /// Its id; a `sandbox_service` must have one.
+        /// Its id; a `sandbox` and a `sandbox_service` must have one.
         #[schemars(length(min = 1, max = 200))]
         optional sandbox_id: Spanned<String>,
     }
@@ -379,6 +379,10 @@ choice! {
     WorkloadKind {
         /// A query, mutation, action or cron of the tenant's functions.
         RuntimeFunction = "runtime_function",
+        /// A service that others use by its name (`services.allow`), wherever it runs.
+        Service = "service",
+        /// A sandbox that is no service: nobody uses it by a name.
+        Sandbox = "sandbox",
         /// A service in a sandbox of its own.
         SandboxService = "sandbox_service",
         /// What answers HTTP requests.
@@ -471,6 +475,13 @@ choice! {
     StorageNamespace {
         /// The tenant's own.
         Tenant = "tenant",
+    }
+}
+
+impl WorkloadKind {
+    /// Whether it cannot be without a sandbox that has an id.
+    pub(crate) fn needs_sandbox(self) -> bool {
+        matches!(self, WorkloadKind::Sandbox | WorkloadKind::SandboxService)
     }
 }
 
