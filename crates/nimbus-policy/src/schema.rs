@@ -530,16 +530,16 @@ mod tests {
     use crate::yaml::{Kind, Node};
 
     /// The file as an editor's checker sees it.
-    fn value(node: &Node) -> Value {
+    fn value(node: &Node<'_>) -> Value {
         match &node.kind {
             Kind::Scalar { text, plain: true } => {
-                serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())
+                serde_json::from_str(text).unwrap_or_else(|_| text.as_ref().into())
             }
-            Kind::Scalar { text, .. } => text.as_str().into(),
+            Kind::Scalar { text, .. } => text.as_ref().into(),
             Kind::List(items) => items.iter().map(value).collect(),
             Kind::Map(entries) => entries
                 .iter()
-                .map(|(key, node)| (key.text.clone(), value(node)))
+                .map(|(key, node)| (key.text.clone().into_owned(), value(node)))
                 .collect(),
         }
     }
