@@ -166,7 +166,15 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<()> {
         PolicyCommand::Restore(args) => return remote::restore(args),
         PolicyCommand::Show(args) => return remote::show(args),
     };
-    let outcome = command::run(&command, format, std::io::stderr().is_terminal());
+    told(&command::run(
+        &command,
+        format,
+        std::io::stderr().is_terminal(),
+    ))
+}
+
+/// Prints what a command has to say; its exit code is the error, unless it is 0.
+fn told(outcome: &command::Outcome) -> anyhow::Result<()> {
     output::raw(outcome.stdout.as_bytes())?;
     std::io::stderr().write_all(outcome.stderr.as_bytes())?;
     match outcome.exit {

@@ -1,5 +1,7 @@
 //! What `nimbus policy` does: read, look, tell, and say by the exit code how it went.
 //!
+//! Also hands out the text of a file that somebody else judges ([`text_of`]).
+//!
 //! Writes nothing and prints nothing: the caller does. Knows no clock: the caller says what time it is.
 
 mod render;
@@ -15,7 +17,7 @@ use serde_json::Value;
 use crate::compile::{compile, ends};
 use crate::decision::Policy;
 use crate::diff::diff;
-use crate::problem::Invalid;
+use crate::problem::{Invalid, Problems};
 use crate::prove::prove;
 use crate::report::{ExplainReport, ProveReport};
 use crate::source::{ReadError, Source};
@@ -136,6 +138,22 @@ pub fn run(command: &Command, format: Format, color: bool) -> Outcome {
         }
     };
     outcome.unwrap_or_else(|failure| failed(&failure, format, color))
+}
+
+/// The text of a file, for somebody else to compile: every byte of it, or nothing.
+///
+/// # Errors
+/// What [`run`] says of a file that cannot be read, is too large or is not UTF-8.
+pub fn text_of(file: &Path, format: Format, color: bool) -> Result<String, Box<Outcome>> {
+    let text = || {
+        let source = Source::read(file).map_err(Failure::Read)?;
+        let mut problems = Problems::default();
+        match crate::yaml::is_text(&source, &mut problems) {
+            true => Ok(source.into_text()),
+            false => Err(Failure::Invalid(Box::new(problems.into_invalid(&source)))),
+        }
+    };
+    text().map_err(|failure| Box::new(failed(&failure, format, color)))
 }
 
 /// The moment of `--as-of`: a day counts from its first moment.

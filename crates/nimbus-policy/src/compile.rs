@@ -6,6 +6,7 @@ mod grants;
 mod names;
 mod network;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
@@ -67,27 +68,48 @@ pub fn compile(source: &Source) -> Result<Policy, Box<Invalid>> {
 struct Compiler<'a> {
     problems: &'a mut Problems,
     lines: Lines<'a>,
-    places: BTreeMap<(String, &'static str, String), Place>,
+    /// Of the workload at hand.
+    places: BTreeMap<(&'static str, String), Place>,
 }
 
 /// Places of bytes, without counting the lines before them each time.
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
+    /// The line of the last place: most places are a little further down.
+    last: Cell<usize>,
 }
 
 impl<'a> Lines<'a> {
     fn new(source: &'a Source) -> Lines<'a> {
         let text = source.text();
-        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let newlines = text.match_indices('\n');
         let starts = std::iter::once(0)
             .chain(newlines.map(|(at, _)| at + 1))
             .collect();
-        Lines { text, starts }
+        let last = Cell::new(0);
+        Lines { text, starts, last }
+    }
+
+    /// How many lines begin at or before a byte.
+    fn line(&self, at: usize) -> usize {
+        /// Lines of a rule.
+        const NEAR: usize = 16;
+        let from = self.last.get();
+        let near = self.starts.get(from..).unwrap_or_default();
+        let near = near.get(..NEAR).unwrap_or(near);
+        let line = match near {
+            [first, .., end] if *first <= at && at < *end => {
+                from + near.partition_point(|start| *start <= at)
+            }
+            _ => self.starts.partition_point(|start| *start <= at),
+        };
+        self.last.set(line.saturating_sub(1));
+        line
     }
 
     fn place(&self, span: Span) -> Place {
-        let line = self.starts.partition_point(|start| *start <= span.start);
+        let line = self.line(span.start);
         let start = line
             .checked_sub(1)
             .and_then(|at| self.starts.get(at))
@@ -158,7 +180,6 @@ impl Compiler<'_> {
             quotas: quotas.unwrap_or_default(),
             acceptances,
             decisions,
-            places: std::mem::take(&mut self.places),
             file: source.name().to_owned(),
         })
     }
@@ -241,7 +262,7 @@ impl Compiler<'_> {
         let name = self.name(&file.name, "the workload")?;
         let key = format!("{}/{name}", file.kind);
         let place = self.lines.place(workload.span);
-        self.places.insert((key.clone(), "", String::new()), place);
+        self.places.clear();
         let runtime = file.runtime.as_ref();
         let isolation = runtime
             .and_then(|runtime| runtime.tenant_isolation_mode)
@@ -255,9 +276,9 @@ impl Compiler<'_> {
         let services = self.names(services.unwrap_or_default(), "a service");
         let network = file.network.as_ref();
         let endpoints = network.and_then(|network| network.endpoints.as_deref());
-        let endpoints = self.endpoints(endpoints.unwrap_or_default(), &services, &key);
+        let endpoints = self.endpoints(endpoints.unwrap_or_default(), &services);
         let rules = network.and_then(|network| network.egress.as_ref());
-        let egress = self.egress(rules.map_or(&[], |egress| &egress.allow), &key);
+        let egress = self.egress(rules.map_or(&[], |egress| &egress.allow));
         let volumes = file
             .volumes
             .as_ref()
@@ -278,8 +299,10 @@ impl Compiler<'_> {
             .audit
             .as_ref()
             .and_then(|audit| audit.redacted_fields.as_ref());
-        let mut redactions = self.redactions(audit);
-        redactions.extend(base.redactions.iter().cloned());
+        let mut redactions = base.redactions.clone();
+        if audit.is_some() {
+            redactions.append(&mut self.redactions(audit));
+        }
         let sandbox = file
             .sandbox
             .as_ref()
@@ -308,34 +331,30 @@ impl Compiler<'_> {
             scaling,
             call,
             redactions,
+            place,
+            places: std::mem::take(&mut self.places),
         };
         decision.seal();
         Some(decision)
     }
 
     fn sandbox_fits(&mut self, file: &Workload, span: Span) {
-        let service = file.kind == WorkloadKind::SandboxService;
+        let needed = file.kind.needs_sandbox();
         match &file.sandbox {
-            None if service => {
+            None if needed => {
                 let head = Span {
                     start: span.start,
                     end: file.name.span.end.max(span.start),
                 };
+                let message = format!("a `{}` needs a sandbox", file.kind);
                 self.problems
-                    .add(
-                        Code::MissingKey,
-                        head,
-                        "a `sandbox_service` needs a sandbox",
-                    )
+                    .add(Code::MissingKey, head, message)
                     .help("add `sandbox: {backend: container, sandbox_id: <id>}`");
             }
-            Some(sandbox) if service && sandbox.value.sandbox_id.is_none() => {
+            Some(sandbox) if needed && sandbox.value.sandbox_id.is_none() => {
+                let message = format!("the sandbox of a `{}` needs an id", file.kind);
                 self.problems
-                    .add(
-                        Code::MissingKey,
-                        sandbox.span,
-                        "the sandbox of a `sandbox_service` needs an id",
-                    )
+                    .add(Code::MissingKey, sandbox.span, message)
                     .help("add `sandbox_id: <id>`");
             }
             Some(sandbox)

@@ -3,23 +3,21 @@
 //! Knows no YAML and no commands. Everything that no decision depends on (comments, order, formatting, names of
 //! people) is gone, so two files that say the same give the same ids.
 
+mod form;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
 use nimbus_core::TenantId;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::egress::{Egress, EgressRule};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::schema::{
     EndpointProtocol, IsolationMode, RuntimeProfile, RuntimeTier, SandboxBackend, WorkloadKind,
 };
 use crate::source::Place;
-
-/// Names the form that ids are computed over; a change of the form changes the name.
-const FORM: &str = "nimbus-policy-decision/1";
 
 /// A policy file that is valid, compiled.
 #[derive(Clone, Debug)]
@@ -32,8 +30,6 @@ pub struct Policy {
     pub(crate) acceptances: Vec<Acceptance>,
     /// By key.
     pub(crate) decisions: Vec<Decision>,
-    /// Where things stand in the file: `workload key`, or that with a family and a name.
-    pub(crate) places: BTreeMap<(String, &'static str, String), Place>,
     pub(crate) file: String,
 }
 
@@ -66,14 +62,6 @@ impl Policy {
         };
         let at = self.decisions.binary_search_by(order);
         at.ok().and_then(|at| self.decisions.get(at))
-    }
-
-    /// Line and column of something of a workload; of the workload, if it has no place of its own.
-    pub(crate) fn place(&self, workload: &str, family: &'static str, name: &str) -> Place {
-        let key = (workload.to_owned(), family, name.to_owned());
-        let whole = (workload.to_owned(), "", String::new());
-        let found = self.places.get(&key).or_else(|| self.places.get(&whole));
-        found.copied().unwrap_or(Place { line: 1, column: 1 })
     }
 }
 
@@ -187,6 +175,10 @@ pub struct Decision {
     pub(crate) scaling: Scaling,
     pub(crate) call: CallLimits,
     pub(crate) redactions: BTreeSet<String>,
+    /// Where the workload stands in the file.
+    pub(crate) place: Place,
+    /// Where its rules and endpoints stand, by family and name.
+    pub(crate) places: BTreeMap<(&'static str, String), Place>,
 }
 
 /// A sandbox.
@@ -316,6 +308,12 @@ impl Decision {
         }
     }
 
+    /// Line and column of something of the workload; of the workload, if it has no place of its own.
+    pub(crate) fn place(&self, family: &'static str, name: &str) -> Place {
+        let found = self.places.get(&(family, name.to_owned()));
+        found.copied().unwrap_or(self.place)
+    }
+
     /// Whether it may read the secret behind this handle.
     #[must_use]
     pub fn may_read_secret(&self, handle: &str) -> bool {
@@ -336,8 +334,7 @@ impl Decision {
             };
         }
         let tier = RuntimeTier::MicrovmService;
-        if self.kind == WorkloadKind::SandboxService {
-            let reason = "a sandbox service runs in a sandbox of its own";
+        if let Some(reason) = self.runs_elsewhere() {
             return Admission::Route { tier, reason };
         }
         let internal = self
@@ -353,108 +350,23 @@ impl Decision {
         Admission::InProcess
     }
 
+    /// Why nothing of its kind runs in the server's process.
+    fn runs_elsewhere(&self) -> Option<&'static str> {
+        match self.kind {
+            WorkloadKind::Service => Some("a service runs in a process of its own"),
+            WorkloadKind::Sandbox => Some("a sandbox is apart from everything else"),
+            WorkloadKind::SandboxService => Some("a sandbox service runs in a sandbox of its own"),
+            WorkloadKind::RuntimeFunction
+            | WorkloadKind::HttpRequest
+            | WorkloadKind::SystemTask => None,
+        }
+    }
+
     /// Computes the id from everything else.
     pub(crate) fn seal(&mut self) {
         let digest = Sha256::digest(self.canonical().as_bytes());
         let hex = data_encoding::HEXLOWER.encode(&digest);
         self.id = DecisionId(format!("tid_{hex}"));
-    }
-
-    /// The canonical form: JSON with keys in order and no white space, sets in order.
-    pub(crate) fn canonical(&self) -> String {
-        let rules: Vec<Value> = self
-            .egress
-            .rules()
-            .iter()
-            .map(EgressRule::canonical)
-            .collect();
-        let endpoints: Vec<Value> = self.endpoints.iter().map(Endpoint::canonical).collect();
-        let secrets: Vec<&str> = self.secrets.iter().map(SecretHandle::expose).collect();
-        canonical(&json!({
-            "form": FORM,
-            "tenant": self.tenant.as_str(),
-            "surface": self.surface(),
-            "authority": self.authority(),
-            // No deployment and no server take part in an offline decision.
-            "deployment": null,
-            "location": null,
-            "workload": {"kind": self.kind.name(), "name": self.name},
-            "isolation": self.isolation.name(),
-            "runtime": {"profile": self.profile.name(), "tier": self.tier.name()},
-            "sandbox": self.sandbox.as_ref().map(|sandbox| json!({
-                "backend": sandbox.backend.map(SandboxBackend::name), "id": sandbox.id,
-            })),
-            "services": self.services,
-            "network": {"endpoints": endpoints, "egress": rules},
-            "storage": {"namespace": self.tenant.as_str()},
-            "volumes": self.volumes,
-            "image": self.image.as_ref().map(Image::canonical),
-            "secrets": secrets,
-            "quotas": self.canonical_quotas(),
-            "audit": self.redactions,
-        }))
-    }
-
-    fn canonical_quotas(&self) -> Value {
-        let mut quotas = json!({
-            "sandbox_charge": self.charge.canonical(), "runtime_scaling": self.scaling.canonical(),
-        });
-        // Came after the form was in use: a decision without them keeps its id.
-        if self.call != CallLimits::default() {
-            quotas["function_call"] = numbers(&self.call.parts());
-        }
-        quotas
-    }
-
-    fn surface(&self) -> &'static str {
-        match self.kind {
-            WorkloadKind::RuntimeFunction => "function",
-            WorkloadKind::SandboxService => "sandbox",
-            WorkloadKind::HttpRequest => "http",
-            WorkloadKind::SystemTask => "system",
-        }
-    }
-
-    fn authority(&self) -> &'static str {
-        match self.kind {
-            WorkloadKind::SystemTask => "system",
-            _ => "application",
-        }
-    }
-}
-
-impl EgressRule {
-    pub(crate) fn canonical(&self) -> Value {
-        json!({
-            "name": self.name, "protocol": self.protocol.name(), "host": self.host.to_string(), "port": self.port,
-            "methods": self.methods, "path_prefixes": self.path_prefixes,
-            "allow_internal_ips": self.allow_internal_ips,
-        })
-    }
-}
-
-impl Endpoint {
-    pub(crate) fn canonical(&self) -> Value {
-        json!({
-            "service": self.service, "name": self.name, "protocol": self.protocol.name(),
-            "host": self.host.to_string(), "host_port": self.host_port, "guest_port": self.guest_port,
-        })
-    }
-}
-
-impl Image {
-    fn canonical(&self) -> Value {
-        json!({
-            "reference": self.reference,
-            "allowed_registries": self.allowed_registries,
-            "signature": self.signature.as_ref().map(|(issuer, subject)| json!({"issuer": issuer, "subject": subject})),
-            "provenance": self.provenance.as_ref().map(|provenance| json!({
-                "builder_id": provenance.builder_id, "source_uri": provenance.source_uri,
-                "predicates": provenance.predicates,
-            })),
-            "sbom_required": self.sbom_required,
-            "allow_local_build": self.allow_local_build,
-        })
     }
 }
 
@@ -469,10 +381,6 @@ impl Charge {
             ("log_bytes", self.log_bytes),
         ]
     }
-
-    fn canonical(&self) -> Value {
-        numbers(&self.parts())
-    }
 }
 
 impl Scaling {
@@ -482,57 +390,6 @@ impl Scaling {
             ("max_warm", self.max_warm.map(u64::from)),
             ("max_min_warm", self.max_min_warm.map(u64::from)),
         ]
-    }
-
-    fn canonical(&self) -> Value {
-        json!({
-            "max_warm": self.max_warm, "max_min_warm": self.max_min_warm,
-            "allow_live_scaling": self.allow_live_scaling,
-        })
-    }
-}
-
-fn numbers(parts: &[(&str, Option<u64>)]) -> Value {
-    let named = parts
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), json!(value)));
-    named.collect()
-}
-
-/// JSON text with the keys of every object in order and no white space.
-pub(crate) fn canonical(value: &Value) -> String {
-    let mut out = String::new();
-    write_sorted(value, &mut out);
-    out
-}
-
-fn write_sorted(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            out.push('{');
-            for (at, (key, value)) in entries.into_iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                out.push_str(&Value::from(key.as_str()).to_string());
-                out.push(':');
-                write_sorted(value, out);
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                write_sorted(item, out);
-            }
-            out.push(']');
-        }
-        other => out.push_str(&other.to_string()),
     }
 }
 

@@ -18,7 +18,7 @@ const MAX_TEXT: usize = 4_096;
 /// What can be made of a node.
 pub(crate) trait Decode: Sized {
     /// The value, or `None` with at least one problem added.
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Self>;
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<Self>;
 }
 
 /// A value with its place.
@@ -29,7 +29,7 @@ pub(crate) struct Spanned<T> {
 }
 
 impl<T: Decode> Decode for Spanned<T> {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Spanned<T>> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<Spanned<T>> {
         Some(Spanned {
             span: node.span,
             value: T::decode(node, problems)?,
@@ -56,7 +56,7 @@ impl<T: JsonSchema> JsonSchema for Spanned<T> {
 }
 
 impl Decode for String {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<String> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<String> {
         let Kind::Scalar { text, plain } = &node.kind else {
             return wrong(node, "a text", problems);
         };
@@ -81,7 +81,7 @@ impl Decode for String {
             problems.add(Code::BadText, node.span, message);
             return None;
         }
-        if text.chars().any(acts) {
+        if !plainly_seen(text) && text.chars().any(acts) {
             problems
                 .add(
                     Code::BadText,
@@ -91,8 +91,13 @@ impl Decode for String {
                 .help("write it without; escapes such as `\\x1b` count as the character");
             return None;
         }
-        Some(text.clone())
+        Some(text.as_ref().to_owned())
     }
+}
+
+/// Whether every character is visible ASCII or a space, as mostly is so.
+fn plainly_seen(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Whether a plain scalar is nothing at all.
@@ -103,13 +108,20 @@ fn no_value(text: &str) -> bool {
 /// Whether some reader of YAML takes a plain scalar for something else than a text.
 fn ambiguous(text: &str) -> bool {
     const WORDS: [&str; 6] = ["true", "false", "yes", "no", "on", "off"];
+    // Numbers, infinities and what is none begin with one of these; nothing else is looked at closely.
+    const FIRST: &[u8] = b"0123456789+-.iInN";
+    let first = text.trim_start_matches('_').bytes().next();
+    let number = || {
+        text.replace('_', "").parse::<f64>().is_ok()
+            || text.starts_with("0x")
+            || text.starts_with("0o")
+    };
     WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
-        || text.replace('_', "").parse::<f64>().is_ok()
-        || (text.starts_with("0x") || text.starts_with("0o"))
+        || (first.is_some_and(|byte| FIRST.contains(&byte)) && number())
 }
 
 impl Decode for bool {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<bool> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<bool> {
         match &node.kind {
             Kind::Scalar { text, plain: true } if text == "true" => Some(true),
             Kind::Scalar { text, plain: true } if text == "false" => Some(false),
@@ -120,7 +132,7 @@ impl Decode for bool {
 }
 
 /// Whole numbers, in decimal and in no other form.
-fn number(node: &Node, most: u64, problems: &mut Problems) -> Option<u64> {
+fn number(node: &Node<'_>, most: u64, problems: &mut Problems) -> Option<u64> {
     let Kind::Scalar { text, plain } = &node.kind else {
         return wrong(node, "a whole number", problems);
     };
@@ -141,28 +153,28 @@ fn number(node: &Node, most: u64, problems: &mut Problems) -> Option<u64> {
 }
 
 impl Decode for u16 {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<u16> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<u16> {
         let value = number(node, u64::from(u16::MAX), problems)?;
         u16::try_from(value).ok()
     }
 }
 
 impl Decode for u32 {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<u32> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<u32> {
         let value = number(node, u64::from(u32::MAX), problems)?;
         u32::try_from(value).ok()
     }
 }
 
 impl Decode for u64 {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<u64> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<u64> {
         // What JSON carries without loss.
         number(node, (1 << 53) - 1, problems)
     }
 }
 
 impl<T: Decode> Decode for Vec<T> {
-    fn decode(node: &Node, problems: &mut Problems) -> Option<Vec<T>> {
+    fn decode(node: &Node<'_>, problems: &mut Problems) -> Option<Vec<T>> {
         let items = match &node.kind {
             Kind::List(items) => items,
             Kind::Scalar { text, plain: true } if no_value(text) => {
@@ -171,12 +183,13 @@ impl<T: Decode> Decode for Vec<T> {
             _ => return wrong(node, "a list", problems),
         };
         // All are looked at before the first fault counts.
-        let decoded: Vec<Option<T>> = items.iter().map(|item| T::decode(item, problems)).collect();
-        decoded.into_iter().collect()
+        let mut decoded = Vec::with_capacity(items.len());
+        decoded.extend(items.iter().filter_map(|item| T::decode(item, problems)));
+        (decoded.len() == items.len()).then_some(decoded)
     }
 }
 
-fn wrong<T>(node: &Node, expected: &str, problems: &mut Problems) -> Option<T> {
+fn wrong<T>(node: &Node<'_>, expected: &str, problems: &mut Problems) -> Option<T> {
     let found = match &node.kind {
         Kind::Scalar { .. } => "a single value",
         Kind::List(_) => "a list",
@@ -187,7 +200,7 @@ fn wrong<T>(node: &Node, expected: &str, problems: &mut Problems) -> Option<T> {
     None
 }
 
-fn missing_value<T>(node: &Node, problems: &mut Problems) -> Option<T> {
+fn missing_value<T>(node: &Node<'_>, problems: &mut Problems) -> Option<T> {
     problems
         .add(Code::NoValue, node.span, "the key has no value")
         .help("give it one, or remove the key: nothing is not the same as an empty list");
@@ -196,14 +209,14 @@ fn missing_value<T>(node: &Node, problems: &mut Problems) -> Option<T> {
 
 /// The keys of a mapping that is being decoded.
 pub(crate) struct Fields<'a> {
-    node: &'a Node,
-    entries: &'a [(crate::yaml::Key, Node)],
+    node: &'a Node<'a>,
+    entries: &'a [(crate::yaml::Key<'a>, Node<'a>)],
 }
 
 impl<'a> Fields<'a> {
     /// The mapping, once all keys that do not exist are told.
     pub(crate) fn of(
-        node: &'a Node,
+        node: &'a Node<'a>,
         keys: &[&'static str],
         problems: &mut Problems,
     ) -> Option<Fields<'a>> {
@@ -215,7 +228,7 @@ impl<'a> Fields<'a> {
             _ => return wrong(node, "a mapping", problems),
         };
         for (key, _) in entries {
-            if !keys.contains(&key.text.as_str()) {
+            if !keys.contains(&&*key.text) {
                 let message = format!("there is no key `{}` here", shown(&key.text));
                 let problem = problems.add(Code::UnknownKey, key.span, message);
                 choices(problem, &key.text, keys, "keys");
@@ -258,7 +271,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn find(&self, key: &str) -> Option<&'a Node> {
+    fn find(&self, key: &str) -> Option<&'a Node<'a>> {
         let entry = self.entries.iter().find(|(found, _)| found.text == key);
         entry.map(|(_, node)| node)
     }
@@ -290,7 +303,7 @@ macro_rules! mapping {
 
         impl $crate::decode::Decode for $name {
             fn decode(
-                node: &$crate::yaml::Node,
+                node: &$crate::yaml::Node<'_>,
                 problems: &mut $crate::problem::Problems,
             ) -> Option<$name> {
                 let keys = [$(stringify!($field)),*];
@@ -332,11 +345,13 @@ macro_rules! choice {
 
         impl $crate::decode::Decode for $name {
             fn decode(
-                node: &$crate::yaml::Node,
+                node: &$crate::yaml::Node<'_>,
                 problems: &mut $crate::problem::Problems,
             ) -> Option<$name> {
+                if let $crate::yaml::Kind::Scalar { text, .. } = &node.kind {
+                    $(if text == $word { return Some($name::$variant); })*
+                }
                 let text = String::decode(node, problems)?;
-                $(if text == $word { return Some($name::$variant); })*
                 $crate::decode::unknown(node, &text, &[$($word),*], problems);
                 None
             }
@@ -345,7 +360,12 @@ macro_rules! choice {
 }
 
 /// Tells a word that is none of those that there are.
-pub(crate) fn unknown(node: &Node, text: &str, known: &[&'static str], problems: &mut Problems) {
+pub(crate) fn unknown(
+    node: &Node<'_>,
+    text: &str,
+    known: &[&'static str],
+    problems: &mut Problems,
+) {
     let message = format!("`{}` is none of the values here", shown(text));
     let problem = problems.add(Code::UnknownValue, node.span, message);
     choices(problem, text, known, "values");

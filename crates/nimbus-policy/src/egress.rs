@@ -4,7 +4,8 @@
 //! request may be made at all ([`Egress::decide`]), and before a connection whether it may go to the address
 //! that was found ([`Verdict::admits`]). The second must be asked about the very address that is connected to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nimbus_core::net::{is_public, unmapped};
@@ -175,8 +176,8 @@ impl Verdict<'_> {
 pub struct Egress {
     /// By name.
     rules: Vec<EgressRule>,
-    names: HashMap<String, Vec<usize>>,
-    addresses: HashMap<IpAddr, Vec<usize>>,
+    /// Places of the rules in the order of their hosts, then of their names.
+    by_host: Vec<usize>,
 }
 
 impl PartialEq for Egress {
@@ -188,15 +189,9 @@ impl PartialEq for Egress {
 impl Egress {
     pub(crate) fn new(mut rules: Vec<EgressRule>) -> Egress {
         rules.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut egress = Egress::default();
-        for (at, rule) in rules.iter().enumerate() {
-            match &rule.host {
-                Host::Name(name) => egress.names.entry(name.clone()).or_default().push(at),
-                Host::Address(address) => egress.addresses.entry(*address).or_default().push(at),
-            }
-        }
-        egress.rules = rules;
-        egress
+        let mut by_host: Vec<usize> = (0..rules.len()).collect();
+        by_host.sort_by(|a, b| rules[*a].host.cmp(&rules[*b].host));
+        Egress { rules, by_host }
     }
 
     /// The rules in the order of their names.
@@ -236,8 +231,11 @@ impl Egress {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
         if let Ok(address) = bracketed.unwrap_or(bare).parse::<IpAddr>() {
-            let found = self.addresses.get(&unmapped(address));
-            return found.map_or(&[], Vec::as_slice);
+            let wanted = unmapped(address);
+            return self.with_host(|host| match host {
+                Host::Address(address) => address.cmp(&wanted),
+                Host::Name(_) => Ordering::Greater,
+            });
         }
         let mut lower = [0_u8; MAX_NAME];
         let Some(buffer) = lower.get_mut(..bare.len()) else {
@@ -246,7 +244,20 @@ impl Egress {
         buffer.copy_from_slice(bare.as_bytes());
         buffer.make_ascii_lowercase();
         let name = std::str::from_utf8(buffer).unwrap_or_default();
-        self.names.get(name).map_or(&[], Vec::as_slice)
+        self.with_host(|host| match host {
+            Host::Address(_) => Ordering::Less,
+            Host::Name(known) => known.as_str().cmp(name),
+        })
+    }
+
+    /// The rules of the hosts that are equal to what is wanted, by the order of hosts.
+    fn with_host(&self, order: impl Fn(&Host) -> Ordering) -> &[usize] {
+        let rule = |at: &usize| self.rules.get(*at);
+        let of = |at: &usize| rule(at).map_or(Ordering::Greater, |rule| order(&rule.host));
+        let start = self.by_host.partition_point(|at| of(at) == Ordering::Less);
+        let rest = self.by_host.get(start..).unwrap_or_default();
+        let length = rest.partition_point(|at| of(at) == Ordering::Equal);
+        rest.get(..length).unwrap_or_default()
     }
 }
 

@@ -5,10 +5,10 @@
 //! for that grant and for no other, so a grant that is widened is looked at again.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::decision::{Acceptance, Decision, Endpoint, Policy, SecretHandle, canonical};
+use crate::canonical::{Canonical, text};
+use crate::decision::{Acceptance, Decision, Endpoint, Policy};
 use crate::decode::choice;
 use crate::egress::EgressRule;
 use crate::schema::{EgressProtocol, RuntimeTier, WorkloadKind};
@@ -165,7 +165,7 @@ struct Grant<'g> {
     /// Of the grant within the workload; no secret handle.
     subject: &'g str,
     /// What the digest is made over.
-    content: Value,
+    content: &'g dyn Canonical,
 }
 
 impl<'a> Prover<'a, '_> {
@@ -192,8 +192,14 @@ impl<'a> Prover<'a, '_> {
     ) {
         let workload = self.decision.key.as_str();
         let tenant = self.policy.tenant.as_str();
-        let whole = json!([kind.name(), tenant, workload, grant.family, grant.content]);
-        let digest = Sha256::digest(canonical(&whole).as_bytes());
+        let whole: [&dyn Canonical; 5] = [
+            &kind.name(),
+            &tenant,
+            &workload,
+            &grant.family,
+            grant.content,
+        ];
+        let digest = Sha256::digest(text(&whole[..]).as_bytes());
         let mut hex = data_encoding::HEXLOWER.encode(&digest);
         hex.truncate(DIGEST);
         self.found.push(Advisory {
@@ -203,7 +209,7 @@ impl<'a> Prover<'a, '_> {
             workload,
             message,
             reasons,
-            place: self.policy.place(workload, grant.family, grant.subject),
+            place: self.decision.place(grant.family, grant.subject),
             accepted: None,
         });
     }
@@ -251,7 +257,7 @@ impl<'a> Prover<'a, '_> {
         let grant = Grant {
             family: "egress",
             subject: &rule.name,
-            content: rule.canonical(),
+            content: rule,
         };
         self.add(
             AdvisoryKind::BroadEgress,
@@ -281,7 +287,7 @@ impl<'a> Prover<'a, '_> {
         let grant = Grant {
             family: "egress",
             subject: &rule.name,
-            content: rule.canonical(),
+            content: rule,
         };
         self.add(
             AdvisoryKind::WriteBypass,
@@ -312,7 +318,7 @@ impl<'a> Prover<'a, '_> {
         let grant = Grant {
             family: "endpoint",
             subject: &subject,
-            content: endpoint.canonical(),
+            content: endpoint,
         };
         self.add(
             AdvisoryKind::WriteBypass,
@@ -332,11 +338,10 @@ impl<'a> Prover<'a, '_> {
         let noun = if count == 1 { "secret" } else { "secrets" };
         let message =
             format!("{count} {noun} can be read by untrusted code in the server's process");
-        let handles: Vec<&str> = decision.secrets.iter().map(SecretHandle::expose).collect();
         let grant = Grant {
             family: "secrets",
             subject: decision.tier.name(),
-            content: json!(handles),
+            content: &decision.secrets,
         };
         let reasons = vec!["secrets_in_untrusted_process"];
         self.add(
@@ -380,11 +385,11 @@ impl<'a> Prover<'a, '_> {
             return;
         };
         let subject = format!("{what}/{other}");
-        let content = json!([what, text]);
+        let content: &[&str] = &[what, text];
         let grant = Grant {
             family,
             subject: &subject,
-            content,
+            content: &content,
         };
         let already = self.found.len();
         let message = format!("a {what} of the workload looks like one of the tenant `{other}`");

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::decision::{Acceptance, Policy};
 use crate::prove::{Advisory, Proof, Severity};
 use crate::source::Place;
-use crate::text::file_name;
 
 /// The schema that a log names.
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
@@ -49,7 +48,7 @@ const RULES: [(&str, &str, &str); 6] = [
 
 /// The log of one run.
 pub(crate) fn log(policy: &Policy, proof: &Proof<'_>) -> Value {
-    let uri = file_name(&policy.file).replace('\\', "/");
+    let uri = uri(&policy.file);
     let rules: Vec<Value> = RULES
         .iter()
         .map(|(id, name, text)| json!({"id": id, "name": name, "shortDescription": {"text": text}}))
@@ -82,6 +81,23 @@ pub(crate) fn log(policy: &Policy, proof: &Proof<'_>) -> Value {
             "results": results,
         }],
     })
+}
+
+/// A path as a URI reference (RFC 3986): a colon would make a scheme of what is before it.
+fn uri(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(char::from(byte));
+            }
+            other => {
+                let hex = data_encoding::HEXUPPER.encode(&[other]);
+                out.extend(["%", &hex]);
+            }
+        }
+    }
+    out
 }
 
 fn advised(advisory: &Advisory<'_>, proof: &Proof<'_>, uri: &str) -> Value {

@@ -155,7 +155,7 @@ mapping! {
     SandboxBlock {
         /// What the sandbox is made of.
         optional backend: SandboxBackend,
-        /// Its id; a `sandbox_service` must have one.
+        /// Its id; a `sandbox` and a `sandbox_service` must have one.
         #[schemars(length(min = 1, max = 200))]
         optional sandbox_id: Spanned<String>,
     }
@@ -379,6 +379,10 @@ choice! {
     WorkloadKind {
         /// A query, mutation, action or cron of the tenant's functions.
         RuntimeFunction = "runtime_function",
+        /// A service that others use by its name (`services.allow`), wherever it runs.
+        Service = "service",
+        /// A sandbox that is no service: nobody uses it by a name.
+        Sandbox = "sandbox",
         /// A service in a sandbox of its own.
         SandboxService = "sandbox_service",
         /// What answers HTTP requests.
@@ -474,6 +478,13 @@ choice! {
     }
 }
 
+impl WorkloadKind {
+    /// Whether it cannot be without a sandbox that has an id.
+    pub(crate) fn needs_sandbox(self) -> bool {
+        matches!(self, WorkloadKind::Sandbox | WorkloadKind::SandboxService)
+    }
+}
+
 /// The JSON Schema (2020-12) of policy files, for editors. Rules that need more than one value to be looked at are
 /// left to `nimbus policy validate`.
 #[must_use]
@@ -519,16 +530,16 @@ mod tests {
     use crate::yaml::{Kind, Node};
 
     /// The file as an editor's checker sees it.
-    fn value(node: &Node) -> Value {
+    fn value(node: &Node<'_>) -> Value {
         match &node.kind {
             Kind::Scalar { text, plain: true } => {
-                serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())
+                serde_json::from_str(text).unwrap_or_else(|_| text.as_ref().into())
             }
-            Kind::Scalar { text, .. } => text.as_str().into(),
+            Kind::Scalar { text, .. } => text.as_ref().into(),
             Kind::List(items) => items.iter().map(value).collect(),
             Kind::Map(entries) => entries
                 .iter()
-                .map(|(key, node)| (key.text.clone(), value(node)))
+                .map(|(key, node)| (key.text.clone().into_owned(), value(node)))
                 .collect(),
         }
     }

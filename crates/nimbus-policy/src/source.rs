@@ -94,6 +94,11 @@ impl Source {
         &self.text
     }
 
+    /// The text, without a copy.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+
     pub(crate) fn fault(&self) -> Option<SourceFault> {
         self.fault
     }

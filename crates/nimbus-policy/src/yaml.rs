@@ -4,45 +4,52 @@
 //! tags are refused: a reviewer must see each grant where it stands, and nothing can multiply. The sizes are
 //! bounded before anything is built. Knows no key of a policy.
 
+mod input;
+
+use std::borrow::Cow;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
 
 use crate::problem::{Code, Problems};
 use crate::source::{MAX_FILE_BYTES, Source, SourceFault, Span};
 use crate::text::shown;
+use input::Text;
 
 /// Deepest nesting; a policy needs nine levels.
 const MAX_DEPTH: usize = 16;
 /// Most values in a file.
 const MAX_NODES: usize = 400_000;
+/// Keys that a mapping has room for from the beginning; a rule has six or seven.
+const USUAL_KEYS: usize = 8;
 /// Most keys of one mapping; none of a policy has half as many.
 const MAX_KEYS: usize = 64;
 
 /// A value with its place.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct Node<'a> {
     pub(crate) span: Span,
-    pub(crate) kind: Kind,
+    pub(crate) kind: Kind<'a>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Kind {
+pub(crate) enum Kind<'a> {
     /// Text as it was meant; `plain` if it had no quotes, so that it could be a number as well.
-    Scalar { text: String, plain: bool },
+    Scalar { text: Cow<'a, str>, plain: bool },
     /// A list.
-    List(Vec<Node>),
+    List(Vec<Node<'a>>),
     /// A mapping, in the order of the file.
-    Map(Vec<(Key, Node)>),
+    Map(Vec<(Key<'a>, Node<'a>)>),
 }
 
 /// A key of a mapping.
 #[derive(Debug)]
-pub(crate) struct Key {
+pub(crate) struct Key<'a> {
     pub(crate) span: Span,
-    pub(crate) text: String,
+    pub(crate) text: Cow<'a, str>,
 }
 
-/// Reads the one document of a file. `None` if there is none that could be looked at; the problems say why.
-pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
+/// Whether the bytes of a file are a text of a size that is taken; if not, the problem says why.
+pub(crate) fn is_text(source: &Source, problems: &mut Problems) -> bool {
     match source.fault() {
         Some(SourceFault::TooLarge) => {
             let limit = MAX_FILE_BYTES / (1024 * 1024);
@@ -50,7 +57,7 @@ pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
             problems
                 .add(Code::TooLarge, Span::default(), message)
                 .help("split the policy: one file per tenant");
-            return None;
+            false
         }
         Some(SourceFault::NotUtf8(at)) => {
             let span = Span { start: at, end: at };
@@ -58,16 +65,23 @@ pub(crate) fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
                 .add(Code::NotUtf8, span, "the file is not UTF-8")
                 .label("the first byte that is none")
                 .help("save the file as UTF-8");
-            return None;
+            false
         }
-        None => {}
+        None => true,
+    }
+}
+
+/// Reads the one document of a file. `None` if there is none that could be looked at; the problems say why.
+pub(crate) fn parse<'a>(source: &'a Source, problems: &mut Problems) -> Option<Node<'a>> {
+    if !is_text(source, problems) {
+        return None;
     }
     let text = source
         .text()
         .strip_prefix('\u{feff}')
         .unwrap_or(source.text());
     let mut builder = Builder {
-        parser: Parser::new_from_str(text),
+        parser: Parser::new(Text::new(text)),
         places: Places::new(source.text(), text),
         nodes: 0,
         problems,
@@ -103,12 +117,25 @@ impl<'a> Places<'a> {
         found + self.offset
     }
 
+    /// A text as it stands in the file, where that is the same: the parser's own is a copy with room for much more.
+    fn written(&self, span: Span, text: Cow<'a, str>) -> Cow<'a, str> {
+        let file = self.text;
+        let part = file.get(span.start - self.offset..span.end - self.offset);
+        match part.filter(|part| *part == text) {
+            Some(part) => Cow::Borrowed(part),
+            None => text,
+        }
+    }
+
     /// The span without the white space at its end, which the parser counts in.
     fn span(&self, span: saphyr_parser::Span) -> Span {
         let start = self.byte(span.start.index());
         let end = self.byte(span.end.index()).max(start);
         let part = self.text.get(start - self.offset..end - self.offset);
-        let kept = part.map_or(end - start, |part| part.trim_end().len());
+        let kept = part.map_or(end - start, |part| match part.as_bytes().last() {
+            Some(b'!'..=b'~') => part.len(),
+            _ => part.trim_end().len(),
+        });
         Span {
             start,
             end: start + kept,
@@ -122,15 +149,15 @@ struct Stop;
 type Step<T> = Result<T, Stop>;
 
 struct Builder<'a, 'p> {
-    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    parser: Parser<'a, Text<'a>>,
     places: Places<'a>,
     nodes: usize,
     problems: &'p mut Problems,
 }
 
 impl<'a> Builder<'a, '_> {
-    fn document(&mut self) -> Step<Option<Node>> {
-        let mut root: Option<Node> = None;
+    fn document(&mut self) -> Step<Option<Node<'a>>> {
+        let mut root: Option<Node<'a>> = None;
         loop {
             let (event, span) = self.next()?;
             match event {
@@ -177,7 +204,7 @@ impl<'a> Builder<'a, '_> {
         Err(Stop)
     }
 
-    fn value(&mut self, event: Event<'a>, span: Span, depth: usize) -> Step<Node> {
+    fn value(&mut self, event: Event<'a>, span: Span, depth: usize) -> Step<Node<'a>> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             let message = format!("the file has more than {MAX_NODES} values");
@@ -196,7 +223,7 @@ impl<'a> Builder<'a, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.bare(anchor, tag.is_some(), span)?;
                 let kind = Kind::Scalar {
-                    text: text.into_owned(),
+                    text: self.places.written(span, text),
                     plain: style == ScalarStyle::Plain,
                 };
                 Ok(Node { span, kind })
@@ -237,12 +264,12 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
-    fn list(&mut self, begin: Span, depth: usize) -> Step<Node> {
+    fn list(&mut self, begin: Span, depth: usize) -> Step<Node<'a>> {
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                let span = until(begin, items.last().map(|item: &Node| item.span), span);
+                let span = until(begin, items.last().map(|item: &Node<'_>| item.span), span);
                 let kind = Kind::List(items);
                 return Ok(Node { span, kind });
             }
@@ -250,8 +277,8 @@ impl<'a> Builder<'a, '_> {
         }
     }
 
-    fn map(&mut self, begin: Span, depth: usize) -> Step<Node> {
-        let mut entries: Vec<(Key, Node)> = Vec::new();
+    fn map(&mut self, begin: Span, depth: usize) -> Step<Node<'a>> {
+        let mut entries: Vec<(Key<'a>, Node<'a>)> = Vec::with_capacity(USUAL_KEYS);
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -285,7 +312,7 @@ impl<'a> Builder<'a, '_> {
         }
     }
 
-    fn key(&mut self, event: Event<'a>, span: Span, depth: usize) -> Step<Key> {
+    fn key(&mut self, event: Event<'a>, span: Span, depth: usize) -> Step<Key<'a>> {
         let node = self.value(event, span, depth + 1)?;
         let Kind::Scalar { text, plain } = node.kind else {
             let help = "write `key: value`";

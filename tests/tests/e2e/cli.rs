@@ -54,6 +54,37 @@ fn policy_files_are_reviewed_without_a_server() {
 }
 
 #[test]
+fn what_is_no_text_is_refused_before_a_server_is_asked() {
+    let home = Home::new();
+    let file = home.path().join("acme.yaml");
+    let path = text(&file);
+    let good =
+        b"schema_version: 1\ntenant: acme\nworkloads:\n- {kind: http_request, name: native_api}\n";
+    // Sent without its one bad byte it would be a policy.
+    let not_utf8 = [good.as_slice(), b"# caf\xe9\n"].concat();
+    let too_large = [good.as_slice(), &vec![b'#'; 4 << 20]].concat();
+    for (bytes, code) in [(not_utf8, "not_utf8"), (too_large, "too_large")] {
+        std::fs::write(&file, bytes).unwrap();
+        for format in ["text", "json"] {
+            let validated = home
+                .run(["policy", "validate", "-f", format, "--file", &path])
+                .expect(3);
+            let put = ["policy", "put", "--tenant", "acme", "--file", &path];
+            let put = home.run([&put[..], &["-f", format]].concat()).expect(3);
+            assert!(format!("{put:?}").contains(code), "{put:?}");
+            assert_eq!(
+                (put.stdout, put.stderr),
+                (validated.stdout, validated.stderr)
+            );
+        }
+    }
+    let gone = text(home.path().join("gone.yaml"));
+    home.run(["policy", "put", "--tenant", "acme", "--file", &gone])
+        .expect(1)
+        .says(&["error: reading", "gone.yaml"]);
+}
+
+#[test]
 fn tenants_are_managed_without_a_server() {
     let mut server = Server::start(Options::new());
     assert!(server.terminate().success());

@@ -123,7 +123,13 @@ fn a_machine_that_never_ran_a_server_is_fit_and_stays_empty() {
 fn every_check_is_in_the_documentation() {
     let home = used();
     let control = home.path().join("control");
-    let found = doctor(&home, &["--control-data-dir", control.to_str().unwrap()]);
+    let more = [
+        "--control-data-dir",
+        control.to_str().unwrap(),
+        "--policy-dir",
+        home.path().to_str().unwrap(),
+    ];
+    let found = doctor(&home, &more);
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/doctor.md");
     let page = fs::read_to_string(page).unwrap();
     let rows = page
@@ -528,4 +534,54 @@ fn settings_are_those_of_start() {
         "{}",
         found.finished.stderr
     );
+}
+
+#[test]
+fn policies_are_judged_as_start_does() {
+    let home = Home::new();
+    let dir = home.path().join("policies");
+    fs::create_dir(&dir).unwrap();
+    files::set_mode(&dir, 0o755);
+    let path = dir.to_str().unwrap();
+    let put = |name: &str, tenant: &str, kind: &str| {
+        let text = format!(
+            "schema_version: 1\ntenant: {tenant}\nworkloads:\n- {{kind: {kind}, name: native_api}}\n"
+        );
+        fs::write(dir.join(name), text).unwrap();
+    };
+    let flags = ["--policy-dir", path];
+    // What start says of the same directory.
+    let started = |said: &[&str]| {
+        let data = home.data_dir();
+        let args = ["start", "--port", "0", "--data-dir", data.to_str().unwrap()];
+        home.run([&args[..], &flags].concat()).expect(1).says(said);
+    };
+    assert!(!doctor(&home, &[]).names().contains(&"policies"));
+    put("acme.yaml", "acme", "http_request");
+    doctor(&home, &flags).has("policies", "ok", "tenants with a policy: 1");
+    put("globex.yaml", "acme", "http_request");
+    put("hooli.yaml", "hooli", "moon");
+    doctor(&home, &flags)
+        .fails(&["policies"])
+        .has("policies", "fail", "is for the tenant `acme`, not `globex`")
+        .has("policies", "fail", "`moon` is none of the values here");
+    started(&["is for the tenant `acme`, not `globex`"]);
+    fs::remove_file(dir.join("globex.yaml")).unwrap();
+    started(&["hooli.yaml is no valid policy", "moon"]);
+    // The place is that of start, wherever it comes from.
+    let mut command = home.command(["doctor", "-f", "json", "--port", "0"]);
+    Findings::of(command.env("NIMBUS_POLICY_DIR", path)).has(
+        "policies",
+        "fail",
+        "nimbus policy validate --file",
+    );
+    let config = home.path().join("nimbus.json");
+    fs::write(&config, serde_json::json!({"policy_dir": path}).to_string()).unwrap();
+    let mut command = home.command(["doctor", "--port", "0"]);
+    let text = Finished::of(command.env("NIMBUS_CONFIG", &config)).expect(1);
+    text.prints(&[
+        "fail  policies ",
+        "no valid policy: error[unknown_value]: `moon` is none of the values here\n",
+        "no file is taken, and the server does not start",
+    ]);
 }

@@ -8,6 +8,7 @@ mod encryption;
 mod functions;
 mod host;
 mod listen;
+mod policies;
 mod report;
 mod storage;
 mod token;
@@ -87,6 +88,8 @@ fn examine(settings: &Settings, environment: &Environment<'_>) -> Report {
     checks.push(host::clock(now, newest(&store, [&token_path, &audit_path])));
     checks.extend(limits());
     checks.push(functions::worker(&settings.functions.runtime));
+    let policies = settings.policy_dir.as_deref();
+    checks.extend(policies.map(policies::directory));
     Report(checks)
 }
 

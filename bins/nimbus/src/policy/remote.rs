@@ -2,11 +2,12 @@
 //!
 //! The server decides; this room must not know what a policy grants.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
-use nimbus_policy::{MAX_FILE_BYTES, Source};
+use nimbus_policy::command;
 use serde_json::{Value as Json, json};
 
 use crate::cli::Format;
@@ -55,15 +56,14 @@ pub(crate) struct ShowArgs {
 
 /// Puts a file in force.
 pub(crate) fn put(args: PutArgs) -> anyhow::Result<()> {
-    let source = Source::read(&args.file)?;
-    if source.text().is_empty() {
-        bail!(
-            "{} is empty, or larger than {MAX_FILE_BYTES} bytes",
-            args.file.display()
-        );
-    }
+    let color = std::io::stderr().is_terminal();
+    // What is not text would be sent as another text: it is refused here, as `validate` does.
+    let text = match command::text_of(&args.file, args.target.format.into(), color) {
+        Ok(text) => text,
+        Err(outcome) => return super::told(&outcome),
+    };
     let body = json!({
-        "policy": source.text(),
+        "policy": text,
         "expectedVersion": args.expected_version,
         "dryRun": args.dry_run,
     });

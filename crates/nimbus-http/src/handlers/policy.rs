@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nimbus_auth::{OperationContext, ServerContext};
 use nimbus_core::ErrorCode;
 use nimbus_policy::{DiffReport, ExplainReport, Policy, Source, compile, diff};
-use nimbus_storage::{PolicyVersion, StoredPolicy, Usage};
+use nimbus_storage::{PolicyVersion, StoreError, StoredPolicy, Usage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -236,12 +236,12 @@ async fn wanted(kept: &KeptPolicy, body: &PutPolicy) -> ApiResult<(Arc<str>, Opt
     }
 }
 
+/// What the store would say of the version that is expected, for a dry run.
 fn expect(expected: Option<u64>, kept: &KeptPolicy) -> ApiResult<()> {
     let current = kept.shown.as_ref().map_or(0, |shown| shown.version);
     match expected {
         Some(expected) if expected != current => {
-            let text = format!("version {current} of the policy is current, not {expected}");
-            Err(ApiError::new(ErrorCode::OpPreconditionFailed, text))
+            Err(StoreError::PolicyVersion { expected, current }.into())
         }
         _ => Ok(()),
     }

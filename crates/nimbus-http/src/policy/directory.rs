@@ -153,6 +153,22 @@ impl PolicyDirectory {
         })
     }
 
+    /// Looks at everything that [`PolicyDirectory::open`] would load, beyond the first fault, and keeps nothing: how many
+    /// tenants have a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the names; at least one thing.
+    pub fn examine(path: &Path) -> Result<usize, Vec<PolicyDirectoryError>> {
+        let found = look(path).map_err(|error| vec![error])?;
+        let whole = check_directory(path).err().into_iter();
+        let each = found.keys().map(|name| load_file(&path.join(name), None));
+        let faults: Vec<_> = whole.chain(each.filter_map(Result::err)).collect();
+        match faults.is_empty() {
+            true => Ok(found.len()),
+            false => Err(faults),
+        }
+    }
+
     /// Loads all policies anew, now. Blocks on files.
     ///
     /// # Errors
@@ -258,8 +274,7 @@ fn load(
     found: &Look,
     before: Option<&Loaded>,
 ) -> Result<Loaded, PolicyDirectoryError> {
-    let data = fs::metadata(directory).map_err(reading(directory))?;
-    check_mode(directory, &data)?;
+    check_directory(directory)?;
     let mut files = BTreeMap::new();
     for name in found.keys() {
         let path = directory.join(name);
@@ -273,6 +288,10 @@ fn load(
         generation: before.map_or(0, |before| before.generation) + 1,
         at: Timestamp::now(),
     })
+}
+
+fn check_directory(path: &Path) -> Result<(), PolicyDirectoryError> {
+    check_mode(path, &fs::metadata(path).map_err(reading(path))?)
 }
 
 fn check_mode(path: &Path, data: &Metadata) -> Result<(), PolicyDirectoryError> {

@@ -1,7 +1,7 @@
 //! Names, lists of names, and texts of people.
 
 use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 
 use super::Compiler;
 use crate::decision::SecretHandle;
@@ -12,6 +12,36 @@ use crate::text::shown;
 
 /// Longest name in bytes.
 const MAX_NAME: usize = 200;
+
+/// Longest list that is searched from its beginning; nearly all are shorter.
+const FEW: usize = 16;
+
+/// What a list had so far, and where.
+#[derive(Default)]
+pub(super) struct Seen<'a> {
+    few: Vec<(&'a str, Span)>,
+    many: HashMap<&'a str, Span>,
+}
+
+impl<'a> Seen<'a> {
+    /// Where the same text stood first; if nowhere, it stands here.
+    pub(super) fn before(&mut self, text: &'a str, span: Span) -> Option<Span> {
+        if let Some((_, first)) = self.few.iter().find(|(known, _)| *known == text) {
+            return Some(*first);
+        }
+        if self.few.len() < FEW {
+            self.few.push((text, span));
+            return None;
+        }
+        match self.many.entry(text) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert(span);
+                None
+            }
+        }
+    }
+}
 
 impl Compiler<'_> {
     /// One concrete name: visible ASCII without wildcards.
@@ -44,13 +74,13 @@ impl Compiler<'_> {
 
     /// A list of names, each once.
     pub(super) fn names(&mut self, list: &[Spanned<String>], what: &str) -> BTreeSet<String> {
-        let mut seen: HashMap<&str, Span> = HashMap::new();
+        let mut seen = Seen::default();
         let mut names = BTreeSet::new();
         for item in list {
             let Some(name) = self.name(item, what) else {
                 continue;
             };
-            match seen.insert(&item.value, item.span) {
+            match seen.before(&item.value, item.span) {
                 Some(first) => self.twice(item.span, first, &format!("`{name}` is listed twice")),
                 None => drop(names.insert(name)),
             }
@@ -78,7 +108,7 @@ impl Compiler<'_> {
 
     /// Handles of secrets. No message repeats one: it may be the secret itself.
     pub(super) fn secrets(&mut self, list: &[Spanned<String>]) -> BTreeSet<SecretHandle> {
-        let mut seen: HashMap<&str, Span> = HashMap::new();
+        let mut seen = Seen::default();
         let mut handles = BTreeSet::new();
         for item in list {
             let text = &item.value;
@@ -97,7 +127,7 @@ impl Compiler<'_> {
             } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.len() > MAX_NAME {
                 "a handle has 1 to 200 visible ASCII characters and no spaces"
             } else {
-                match seen.insert(text, item.span) {
+                match seen.before(text, item.span) {
                     Some(first) => self.twice(item.span, first, "the handle is listed twice"),
                     None => drop(handles.insert(SecretHandle::new(text.clone()))),
                 }

@@ -1,8 +1,9 @@
 //! Endpoints and outbound rules.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Compiler;
+use super::names::Seen;
 use crate::decision::Endpoint;
 use crate::decode::Spanned;
 use crate::egress::{Egress, EgressRule};
@@ -21,7 +22,6 @@ impl Compiler<'_> {
         &mut self,
         list: &[Spanned<EndpointBlock>],
         services: &BTreeSet<String>,
-        workload: &str,
     ) -> Vec<Endpoint> {
         let mut seen: HashMap<String, Span> = HashMap::new();
         let mut endpoints: Vec<Endpoint> = Vec::new();
@@ -31,8 +31,7 @@ impl Compiler<'_> {
             };
             let key = format!("{}/{}", endpoint.service, endpoint.name);
             let place = self.lines.place(item.span);
-            self.places
-                .insert((workload.to_owned(), "endpoint", key.clone()), place);
+            self.places.insert(("endpoint", key.clone()), place);
             let span = item.value.name.span;
             match seen.get(&key) {
                 Some(first) => self.twice(
@@ -77,29 +76,22 @@ impl Compiler<'_> {
         })
     }
 
-    pub(super) fn egress(&mut self, list: &[Spanned<EgressBlockRule>], workload: &str) -> Egress {
-        let mut seen: HashMap<String, Span> = HashMap::new();
+    pub(super) fn egress(&mut self, list: &[Spanned<EgressBlockRule>]) -> Egress {
+        let mut seen = Seen::default();
         let mut rules: Vec<EgressRule> = Vec::new();
         for item in list {
             let Some(rule) = self.rule(&item.value) else {
                 continue;
             };
             let place = self.lines.place(item.span);
-            self.places
-                .insert((workload.to_owned(), "egress", rule.name.clone()), place);
-            let span = item.value.name.span;
-            match seen.get(&rule.name) {
+            self.places.insert(("egress", rule.name.clone()), place);
+            let name = &item.value.name;
+            match seen.before(&name.value, name.span) {
                 Some(first) => {
-                    self.twice(
-                        span,
-                        *first,
-                        &format!("the rule `{}` is there twice", rule.name),
-                    );
+                    let message = format!("the rule `{}` is there twice", rule.name);
+                    self.twice(name.span, first, &message);
                 }
-                None => {
-                    seen.insert(rule.name.clone(), span);
-                    rules.push(rule);
-                }
+                None => rules.push(rule),
             }
         }
         Egress::new(rules)
@@ -184,7 +176,7 @@ impl Compiler<'_> {
 
     fn methods(&mut self, list: &Spanned<Vec<Spanned<String>>>) -> BTreeSet<String> {
         self.not_empty(list, "methods");
-        let mut seen: HashMap<&str, Span> = HashMap::new();
+        let mut seen = Seen::default();
         let mut methods = BTreeSet::new();
         for item in &list.value {
             let text = item.value.as_str();
@@ -200,7 +192,7 @@ impl Compiler<'_> {
                 self.problems
                     .add(Code::BadMethod, item.span, message)
                     .help("write methods in upper case, such as `GET` and `POST`");
-            } else if let Some(first) = seen.insert(text, item.span) {
+            } else if let Some(first) = seen.before(text, item.span) {
                 self.twice(item.span, first, &format!("`{text}` is listed twice"));
             } else {
                 methods.insert(text.to_owned());
@@ -211,7 +203,7 @@ impl Compiler<'_> {
 
     fn prefixes(&mut self, list: &Spanned<Vec<Spanned<String>>>) -> BTreeSet<String> {
         self.not_empty(list, "path_prefixes");
-        let mut prefixes: Vec<(String, Span)> = Vec::new();
+        let mut prefixes: BTreeMap<String, Span> = BTreeMap::new();
         for item in &list.value {
             let prefix = match path::prefix(&item.value) {
                 Ok(prefix) => prefix,
@@ -227,10 +219,7 @@ impl Compiler<'_> {
                     continue;
                 }
             };
-            let other = prefixes
-                .iter()
-                .find(|(other, _)| path::covers(other, &prefix) || path::covers(&prefix, other));
-            match other {
+            match overlapping(&prefixes, &prefix) {
                 Some((other, first)) => {
                     let message = format!("`{prefix}` and `{other}` overlap");
                     let first = *first;
@@ -239,10 +228,10 @@ impl Compiler<'_> {
                         .help("keep the shorter one, which covers the other; or make them disjoint")
                         .also(first, "first here");
                 }
-                None => prefixes.push((prefix, item.span)),
+                None => drop(prefixes.insert(prefix, item.span)),
             }
         }
-        prefixes.into_iter().map(|(prefix, _)| prefix).collect()
+        prefixes.into_keys().collect()
     }
 
     fn not_empty(&mut self, list: &Spanned<Vec<Spanned<String>>>, key: &str) {
@@ -250,6 +239,69 @@ impl Compiler<'_> {
             self.problems
                 .add(Code::NoValue, list.span, format!("`{key}` is empty"))
                 .help("list what is allowed, or remove the key, which allows all");
+        }
+    }
+}
+
+/// One of some prefixes, none of which covers another, that covers this one or is covered by it. Not all are looked at: a
+/// file has room for hundreds of thousands.
+fn overlapping<'m>(
+    known: &'m BTreeMap<String, Span>,
+    prefix: &str,
+) -> Option<(&'m String, &'m Span)> {
+    if known.is_empty() {
+        return None;
+    }
+    let cuts = prefix
+        .match_indices('/')
+        .map(|(at, _)| &prefix[..at.max(1)]);
+    let above = cuts
+        .chain([prefix])
+        .find_map(|above| known.get_key_value(above));
+    // What is below comes after it: at once, or after what goes on with something less than a slash.
+    let below = || {
+        let inside = match prefix {
+            "/" => prefix.to_owned(),
+            _ => format!("{prefix}/"),
+        };
+        let next = known.range(inside..).next();
+        next.filter(|(other, _)| path::covers(prefix, other))
+    };
+    above.or_else(below)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlaps_are_those_of_a_look_at_all() {
+        let pieces = ["", "/a", "/b", "/a-b", "/ab", "/!", "/z"];
+        let mut all = vec!["/".to_owned()];
+        for one in &pieces[1..] {
+            for two in pieces {
+                for three in ["", "/a", "/c"] {
+                    all.push(format!("{one}{two}{three}"));
+                }
+            }
+        }
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..2_000 {
+            let mut known = BTreeMap::new();
+            for _ in 0..4 {
+                let prefix = rng.choice(&all).unwrap();
+                let slow = known.keys().any(|other: &String| {
+                    path::covers(other, prefix) || path::covers(prefix, other)
+                });
+                let found = overlapping(&known, prefix);
+                assert_eq!(found.is_some(), slow, "{prefix} {known:?}");
+                if let Some((other, _)) = found {
+                    assert!(path::covers(other, prefix) || path::covers(prefix, other));
+                } else {
+                    known.insert(prefix.clone(), Span::default());
+                }
+            }
         }
     }
 }

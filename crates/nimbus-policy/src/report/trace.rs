@@ -31,7 +31,7 @@ fn runs_here(decision: &Decision) -> bool {
         WorkloadKind::RuntimeFunction => decision.admission() == Admission::InProcess,
         WorkloadKind::HttpRequest => Surface::of(decision).is_some(),
         WorkloadKind::SystemTask => decision.name == DEPLOY_TASK,
-        WorkloadKind::SandboxService => false,
+        WorkloadKind::Service | WorkloadKind::Sandbox | WorkloadKind::SandboxService => false,
     }
 }
 

@@ -65,22 +65,21 @@ fn say(out: &mut String, typed: &str, command: &Command, format: Format, publish
     match format {
         Format::Text => {}
         Format::Json => published.check(typed, &outcome),
-        Format::Sarif => sarif(&outcome.stdout),
+        Format::Sarif => {
+            let log = serde_json::from_str(&outcome.stdout).unwrap();
+            published.check_sarif(typed, &log);
+            rules_fit(&log);
+        }
     }
 }
 
-/// What a code host needs of a log; it is not checked against the whole schema of SARIF.
-fn sarif(text: &str) {
-    let log: serde_json::Value = serde_json::from_str(text).unwrap();
-    assert_eq!(log["version"], "2.1.0");
+/// Each result points at its rule, which no schema can say.
+fn rules_fit(log: &serde_json::Value) {
     let run = &log["runs"][0];
     let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
     for result in run["results"].as_array().unwrap() {
         let rule = &rules[usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap()];
         assert_eq!(rule["id"], result["ruleId"]);
-        let region = &result["locations"][0]["physicalLocation"]["region"];
-        assert!(region["startLine"].as_u64().unwrap() > 0);
-        assert!(result["message"]["text"].is_string());
     }
 }
 

@@ -62,7 +62,14 @@ const TIERS: [&str; 4] = [
     "in_process_untrusted",
     "in_process_trusted_only",
 ];
-const KINDS: [&str; 3] = ["runtime_function", "http_request", "system_task"];
+const KINDS: [&str; 6] = [
+    "runtime_function",
+    "service",
+    "sandbox",
+    "sandbox_service",
+    "http_request",
+    "system_task",
+];
 pub(crate) const HOSTS: [&str; 3] = ["a.example", "b.example", "1.1.1.1"];
 pub(crate) const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
 /// None covers another.
@@ -302,6 +309,9 @@ impl Workload {
             "quotas": quotas,
             "audit": {"redacted_fields": redactions},
         });
+        if self.kind.starts_with("sandbox") {
+            value["sandbox"] = json!({"backend": "krun", "sandbox_id": self.name});
+        }
         // An empty list is the same as none.
         let lists = [
             ("services", "allow", &self.services),

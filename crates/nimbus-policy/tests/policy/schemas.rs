@@ -1,11 +1,11 @@
 //! The JSON Schemas that the repository publishes in `docs/schemas`: they are those of the types, and what commands print
-//! obeys them.
+//! obeys them. SARIF obeys the schema of OASIS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
-use nimbus_policy::command::Outcome;
+use nimbus_policy::command::{Command, Format, Outcome, run};
 use nimbus_policy::{policy_schema, report_schemas};
 use serde_json::Value;
 
@@ -20,6 +20,30 @@ fn path(name: &str) -> PathBuf {
 /// The published schemas, ready to check answers.
 pub(crate) struct Published {
     validators: Vec<(&'static str, Validator)>,
+    sarif: Validator,
+}
+
+/// The schema of SARIF 2.1.0, with the formats (of URIs and the like) that it asks for.
+fn sarif() -> Validator {
+    let mut schema: Value =
+        serde_json::from_str(include_str!("vendored/sarif-schema-2.1.0.json")).unwrap();
+    // This one pattern of OASIS has a bracket too many and is none. Logs here name no language.
+    for of in ["run", "toolComponent"] {
+        let path = format!("/definitions/{of}/properties/language");
+        let language = schema.pointer_mut(&path).unwrap().as_object_mut().unwrap();
+        language.remove("pattern").unwrap();
+    }
+    jsonschema::draft7::options()
+        .should_validate_formats(true)
+        .build(&schema)
+        .unwrap()
+}
+
+/// Everything that is wrong with a value.
+fn faults(validator: &Validator, value: &Value) -> Vec<String> {
+    let each = validator.iter_errors(value);
+    each.map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
 }
 
 impl Published {
@@ -31,6 +55,7 @@ impl Published {
         };
         Published {
             validators: report_schemas().into_iter().map(load).collect(),
+            sarif: sarif(),
         }
     }
 
@@ -49,10 +74,13 @@ impl Published {
             .iter()
             .find(|(known, _)| *known == name)
             .unwrap();
-        let errors: Vec<String> = validator
-            .iter_errors(&value)
-            .map(|error| error.to_string())
-            .collect();
+        let errors = faults(validator, &value);
+        assert!(errors.is_empty(), "{typed}: {errors:?}");
+    }
+
+    /// Checks a log by the schema of OASIS.
+    pub(crate) fn check_sarif(&self, typed: &str, log: &Value) {
+        let errors = faults(&self.sarif, log);
         assert!(errors.is_empty(), "{typed}: {errors:?}");
     }
 }
@@ -84,4 +112,51 @@ fn schemas_refuse_what_they_should() {
     for (name, validator) in &published.validators {
         assert!(!validator.is_valid(&serde_json::json!({})), "{name}");
     }
+}
+
+#[test]
+fn the_schema_of_sarif_refuses_what_it_should() {
+    let log = |uri: &str, level: &str, line: u64| {
+        let place = serde_json::json!({
+            "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": line}},
+        });
+        serde_json::json!({"version": "2.1.0", "runs": [{
+            "tool": {"driver": {"name": "t"}},
+            "results": [{"message": {"text": "m"}, "level": level, "locations": [place]}],
+        }]})
+    };
+    let sarif = sarif();
+    assert!(sarif.is_valid(&log("a/b%20c.yaml", "error", 1)));
+    for (uri, level, line) in [
+        ("a b.yaml", "error", 1),
+        ("a.yaml", "high", 1),
+        ("a.yaml", "error", 0),
+    ] {
+        assert!(
+            !sarif.is_valid(&log(uri, level, line)),
+            "{uri} {level} {line}"
+        );
+    }
+}
+
+#[test]
+fn the_log_of_a_file_with_an_odd_name_is_sarif() {
+    let published = Published::load();
+    let name = "odd: 100% \u{fc}\u{1b}<#?>\\.yaml";
+    let path = std::env::temp_dir().join(format!("nimbus-policy-{}-{name}", std::process::id()));
+    fs::copy("tests/policy/files/prove-broad-egress.yaml", &path).unwrap();
+    let command = Command::Prove {
+        file: path.clone(),
+        now: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let outcome = run(&command, Format::Sarif, false);
+    fs::remove_file(&path).unwrap();
+    let log: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    published.check_sarif("prove", &log);
+    let location = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+    let uri = location["artifactLocation"]["uri"].as_str().unwrap();
+    assert!(
+        uri.ends_with("-odd%3A%20100%25%20%C3%BC%1B%3C%23%3F%3E%5C.yaml"),
+        "{uri}"
+    );
 }

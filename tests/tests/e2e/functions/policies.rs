@@ -523,9 +523,15 @@ fn a_tenant_keeps_its_policy_with_versions() {
         .expect(0)
         .prints(&["version 1 is in force, after no policy"]);
     assert_eq!(seen(), "unset");
-    put(&granting, &["--expected-version", "7"])
-        .expect(1)
-        .says(&["op.precondition_failed"]);
+    // A dry run says the same as the attempt.
+    for dry in [&[][..], &["--dry-run"]] {
+        put(&granting, &[&["--expected-version", "7"], dry].concat())
+            .expect(1)
+            .says(&[
+                "op.precondition_failed",
+                "version 1 of the policy is current, not 7 (0: none); read it and try again",
+            ]);
+    }
     put(&granting, &[])
         .expect(0)
         .prints(&["version 2", "authority: widened"]);
