@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{answers, free_port, is_root, output, sh};
+use super::{answers, directory, free_port, is_root, output, sh};
 use crate::wait::until;
 
 /// Where everything is allowed in a server on this port.
@@ -54,7 +54,10 @@ pub(super) struct PrivateMariadb {
 
 impl PrivateMariadb {
     /// `within` is where its directory is made, and `settings` are more options of the server.
-    pub(super) fn start(within: &Path, settings: &[(&'static str, String)]) -> PrivateMariadb {
+    pub(super) fn start(
+        within: Option<&Path>,
+        settings: &[(&'static str, String)],
+    ) -> PrivateMariadb {
         let found = Command::new("sh")
             .args(["-c", "command -v mariadbd >/dev/null"])
             .status();
@@ -64,7 +67,7 @@ impl PrivateMariadb {
             );
         }
         let mut server = PrivateMariadb {
-            dir: TempDir::with_prefix_in("nimbus-mariadb-", within).unwrap(),
+            dir: directory("nimbus-mariadb-", within),
             port: free_port(),
             settings: settings.to_vec(),
             running: None,

@@ -17,6 +17,7 @@ use libsql::PrivateLibsql;
 pub use libsql::{DIR as PRIMARY_DIR, PORTS as PRIMARY_PORTS};
 use mariadb::PrivateMariadb;
 use postgres::PrivatePostgres;
+use tempfile::TempDir;
 
 /// A place for tenants in a Postgres or MariaDB server or on a libSQL primary, cleared when dropped.
 #[derive(Debug)]
@@ -73,22 +74,18 @@ impl Database {
 
     /// A Postgres database in a server that nobody else uses, so that it can be crashed.
     pub fn private_postgres() -> Database {
-        Database::postgres_with(&std::env::temp_dir(), &[])
+        Database::postgres_with(None, &[])
     }
 
     /// The same with its files below a directory, and with more settings.
-    pub fn postgres_with(within: &Path, settings: &[(&'static str, String)]) -> Database {
+    pub fn postgres_with(within: Option<&Path>, settings: &[(&'static str, String)]) -> Database {
         let server = PrivatePostgres::start(within, None, settings);
         Database::on_postgres(server)
     }
 
     /// The same with its write-ahead log elsewhere.
     pub fn postgres_with_log_on(log: &Path, settings: &[(&'static str, String)]) -> Database {
-        Database::on_postgres(PrivatePostgres::start(
-            &std::env::temp_dir(),
-            Some(log),
-            settings,
-        ))
+        Database::on_postgres(PrivatePostgres::start(None, Some(log), settings))
     }
 
     fn on_postgres(server: PrivatePostgres) -> Database {
@@ -101,11 +98,11 @@ impl Database {
 
     /// A place in a MariaDB server that nobody else uses.
     pub fn private_mysql() -> Database {
-        Database::mysql_with(&std::env::temp_dir(), &[])
+        Database::mysql_with(None, &[])
     }
 
     /// The same with its files below a directory, and with more settings.
-    pub fn mysql_with(within: &Path, settings: &[(&'static str, String)]) -> Database {
+    pub fn mysql_with(within: Option<&Path>, settings: &[(&'static str, String)]) -> Database {
         let server = PrivateMariadb::start(within, settings);
         Database::on(
             Kind::Mysql,
@@ -246,6 +243,15 @@ impl Drop for Database {
             Kind::Libsql => {}
         }
     }
+}
+
+/// A directory of one's own, within another one if that is named.
+fn directory(prefix: &str, within: Option<&Path>) -> TempDir {
+    let made = match within {
+        Some(within) => TempDir::with_prefix_in(prefix, within),
+        None => TempDir::with_prefix(prefix),
+    };
+    made.unwrap()
 }
 
 /// A port that was free a moment ago.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{answers, free_port, is_root, output, sh};
+use super::{answers, directory, free_port, is_root, output, sh};
 
 /// Where everything is allowed in a server on this port.
 pub(super) fn url(port: u16) -> String {
@@ -29,12 +29,12 @@ impl PrivatePostgres {
     /// `within` is where its directory is made, `log` where that of its write-ahead log is if it is another place, and
     /// `settings` are more of those in `postgresql.conf`.
     pub(super) fn start(
-        within: &Path,
+        within: Option<&Path>,
         log: Option<&Path>,
         settings: &[(&'static str, String)],
     ) -> PrivatePostgres {
-        let made = |within: &Path| {
-            let dir = TempDir::with_prefix_in("nimbus-postgres-", within).unwrap();
+        let made = |within: Option<&Path>| {
+            let dir = directory("nimbus-postgres-", within);
             if is_root() {
                 sh(&format!("chown postgres {}", dir.path().display()));
             }
@@ -45,7 +45,7 @@ impl PrivatePostgres {
             dir: made(within),
             port: free_port(),
             settings: settings.to_vec(),
-            log: log.map(made),
+            log: log.map(|log| made(Some(log))),
         };
         let log = server.log.as_ref();
         let log = log.map(|dir| format!("--waldir={}/wal", dir.path().display()));

@@ -142,7 +142,10 @@ fn a_full_disk_of_postgres_stops_writes_only() {
         return;
     }
     let disk = Mount::shared_tmpfs(160);
-    fills_and_heals(&Database::postgres_with(&disk.path(), &small_log()), &disk);
+    fills_and_heals(
+        &Database::postgres_with(Some(&disk.path()), &small_log()),
+        &disk,
+    );
 }
 
 /// Files of 4 MiB, and few of them.
@@ -189,6 +192,6 @@ fn a_mariadb_that_stops_for_want_of_room_is_found_again() {
     }
     let disk = Mount::shared_tmpfs(256);
     let settings = [("innodb-log-file-size", "8M".to_owned())];
-    let mut database = Database::mysql_with(&disk.path(), &settings);
+    let mut database = Database::mysql_with(Some(&disk.path()), &settings);
     stops_and_is_found_again(&mut database, &disk);
 }

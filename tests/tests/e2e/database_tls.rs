@@ -63,7 +63,7 @@ fn postgres() -> World {
     ];
     World {
         dialect: POSTGRES,
-        database: Database::postgres_with(&std::env::temp_dir(), &settings),
+        database: Database::postgres_with(None, &settings),
         authority,
         home: Arc::new(Home::new()),
     }
@@ -78,7 +78,7 @@ fn mysql() -> World {
     ];
     World {
         dialect: MYSQL,
-        database: Database::mysql_with(&std::env::temp_dir(), &settings),
+        database: Database::mysql_with(None, &settings),
         authority,
         home: Arc::new(Home::new()),
     }
