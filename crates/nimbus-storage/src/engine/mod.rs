@@ -301,6 +301,7 @@ impl Engine {
         }
         self.inner.provider.delete(tenant).await?;
         lock(&self.inner.quotas).remove(tenant);
+        self.forget_wake(tenant).await;
         Ok(())
     }
 

@@ -56,6 +56,11 @@ impl EngineShared {
             .await
     }
 
+    /// Whether there is a store for wake times.
+    fn keeps_wakes(&self) -> bool {
+        self.options.wakes.is_some()
+    }
+
     async fn with_wakes<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn WakeStore) -> ProviderResult<T> + Send + 'static,
@@ -95,5 +100,16 @@ impl Engine {
             .shared
             .with_wakes(move |wakes| wakes.set(&tenant, at_ms))
             .await
+    }
+
+    /// A tenant that was deleted has no work any more. A database elsewhere does not know of wake times.
+    pub(super) async fn forget_wake(&self, tenant: &TenantId) {
+        if !self.inner.shared.keeps_wakes() {
+            return;
+        }
+        // Left behind, it wakes nobody.
+        if let Err(error) = self.set_wake(tenant, None).await {
+            tracing::warn!(%tenant, %error, "forgetting the wake time of a deleted tenant");
+        }
     }
 }

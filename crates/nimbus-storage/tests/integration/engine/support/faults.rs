@@ -3,10 +3,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_storage::core::TenantId;
 use nimbus_storage::provider::{
-    Batch, Head, Keyspace, ProviderResult, Snapshot, StoreStats, TenantStore, Turn,
+    Batch, Direction, Head, KeyRange, Keyspace, ProviderResult, Row, Snapshot, StoreStats,
+    TenantStore, Turn,
 };
 use nimbus_storage::{CommitError, Provider};
 use tokio::sync::Semaphore;
@@ -21,6 +23,23 @@ pub enum Verdict {
     Fail(CommitError),
     /// Hands it on and, once it is durable, answers with the error all the same.
     LandThen(CommitError),
+}
+
+impl Verdict {
+    /// What comes of the commit that `work` makes.
+    async fn over<F>(self, work: impl FnOnce() -> F) -> Result<(), CommitError>
+    where
+        F: Future<Output = Result<(), CommitError>>,
+    {
+        match self {
+            Verdict::Pass => work().await,
+            Verdict::Fail(error) => Err(error),
+            Verdict::LandThen(error) => {
+                work().await?;
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Whether a batch writes a document that holds the text.
@@ -73,6 +92,13 @@ fn set<T>(slot: &Mutex<Option<T>>, hook: T) {
 }
 
 impl Hooks {
+    async fn verdict(&self, batch: &Batch) -> Verdict {
+        match get(&self.commit) {
+            Some(hook) => hook(batch.clone()).await,
+            None => Verdict::Pass,
+        }
+    }
+
     /// Asks `hook` before every commit.
     pub fn on_commit<F>(&self, hook: impl Fn(Batch) -> F + Send + Sync + 'static)
     where
@@ -250,18 +276,8 @@ impl TenantStore for WrappedStore {
 
     fn commit(&self, expected: Head, batch: Batch) -> BoxFuture<'_, Result<(), CommitError>> {
         async move {
-            let verdict = match get(&self.hooks.commit) {
-                Some(hook) => hook(batch.clone()).await,
-                None => Verdict::Pass,
-            };
-            match verdict {
-                Verdict::Pass => self.inner.commit(expected, batch).await,
-                Verdict::Fail(error) => Err(error),
-                Verdict::LandThen(error) => {
-                    self.inner.commit(expected, batch).await?;
-                    Err(error)
-                }
-            }
+            let verdict = self.hooks.verdict(&batch).await;
+            verdict.over(|| self.inner.commit(expected, batch)).await
         }
         .boxed()
     }
@@ -275,7 +291,14 @@ impl TenantStore for WrappedStore {
     }
 
     fn turn(&self) -> BoxFuture<'_, Result<Box<dyn Turn>, CommitError>> {
-        self.inner.turn()
+        async move {
+            let turn: Box<dyn Turn> = Box::new(WrappedTurn {
+                inner: self.inner.turn().await?,
+                hooks: self.hooks.clone(),
+            });
+            Ok(turn)
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ProviderResult<()>> {
@@ -284,5 +307,46 @@ impl TenantStore for WrappedStore {
 
     fn stats(&self) -> StoreStats {
         self.inner.stats()
+    }
+}
+
+/// A turn whose commit the hooks see as well.
+struct WrappedTurn {
+    inner: Box<dyn Turn>,
+    hooks: Arc<Hooks>,
+}
+
+impl Snapshot for WrappedTurn {
+    fn head(&mut self) -> BoxFuture<'_, ProviderResult<Head>> {
+        self.inner.head()
+    }
+
+    fn get_many<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        keys: &'a [&'a [u8]],
+    ) -> BoxFuture<'a, ProviderResult<Vec<Option<Bytes>>>> {
+        self.inner.get_many(keyspace, keys)
+    }
+
+    fn scan<'a>(
+        &'a mut self,
+        keyspace: Keyspace,
+        range: &'a KeyRange,
+        direction: Direction,
+        limit: usize,
+    ) -> BoxFuture<'a, ProviderResult<Vec<Row>>> {
+        self.inner.scan(keyspace, range, direction, limit)
+    }
+}
+
+impl Turn for WrappedTurn {
+    fn commit(self: Box<Self>, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
+        async move {
+            let verdict = self.hooks.verdict(&batch).await;
+            let inner = self.inner;
+            verdict.over(|| inner.commit(batch)).await
+        }
+        .boxed()
     }
 }
