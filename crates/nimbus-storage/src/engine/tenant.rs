@@ -324,7 +324,7 @@ impl TenantInner {
         }
     }
 
-    /// Why a commit found the tenant closed: another server may have deleted it.
+    /// Why a transaction found the tenant closed: another server may have deleted it.
     pub(super) async fn why_closed(&self) -> StoreError {
         if !self.store.is_shared() {
             return StoreError::Closed;

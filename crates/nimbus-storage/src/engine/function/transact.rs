@@ -69,6 +69,21 @@ impl Tenant {
     where
         F: for<'t> Fn(&'t mut Transaction, u32) -> BoxFuture<'t, StoreResult<R>>,
     {
+        match self.run_and_commit(body, ended).await {
+            // Whichever step found it closed.
+            Err(StoreError::Closed) => Err(self.inner.why_closed().await),
+            other => other,
+        }
+    }
+
+    async fn run_and_commit<R, T, F>(
+        &self,
+        body: F,
+        ended: impl Fn(R) -> Ran<T>,
+    ) -> StoreResult<(T, CommitStamp)>
+    where
+        F: for<'t> Fn(&'t mut Transaction, u32) -> BoxFuture<'t, StoreResult<R>>,
+    {
         let inner = &self.inner;
         let mut conflicted = Conflicted::default();
         for run in 1..=MAX_RUNS {
@@ -104,11 +119,7 @@ impl Tenant {
             drop(turn);
             match accepted {
                 Ok(accepted) => {
-                    let durable = match accepted.durable(inner).await {
-                        Err(StoreError::Closed) => return Err(inner.why_closed().await),
-                        other => other?,
-                    };
-                    if let Some(stamp) = durable {
+                    if let Some(stamp) = accepted.durable(inner).await? {
                         return Ok((value, stamp));
                     }
                 }
