@@ -143,7 +143,8 @@ fn the_schema_of_sarif_refuses_what_it_should() {
 fn the_log_of_a_file_with_an_odd_name_is_sarif() {
     let published = Published::load();
     let name = "odd: 100% \u{fc}\u{1b}<#?>\\.yaml";
-    let path = std::env::temp_dir().join(format!("nimbus-policy-{}-{name}", std::process::id()));
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = dir.join(format!("{}-{name}", std::process::id()));
     fs::copy("tests/policy/files/prove-broad-egress.yaml", &path).unwrap();
     let command = Command::Prove {
         file: path.clone(),
