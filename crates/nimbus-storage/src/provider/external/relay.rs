@@ -9,6 +9,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
@@ -20,10 +21,12 @@ use crate::control::RandomId;
 const BUFFER: usize = 32 * 1024;
 /// How long the client may take to come for its connection.
 const CLIENT_WITHIN: Duration = Duration::from_secs(5);
+/// Said once, and not for every connection.
+static WARN: Once = Once::new();
 
 /// Connects to a server; the path of the Unix socket through which the client that connects first has the
-/// connection. The client adds `suffix` to the path by itself. Other systems than Linux have no way like this, and
-/// get `None`.
+/// connection. The client adds `suffix` to the path by itself. `None`, and the client has to connect by itself, where no
+/// such socket can be made: on other systems than Linux, and in services that may not have any.
 ///
 /// # Errors
 /// What connecting says.
@@ -31,12 +34,25 @@ pub(crate) async fn connect(host: &str, port: u16, suffix: &str) -> io::Result<O
     let server = connect_server(host, port).await?;
     let id = RandomId::generate().map_err(io::Error::other)?;
     let name = format!("nimbus-{id}");
-    let address = SocketAddr::from_abstract_name(format!("{name}{suffix}"))?;
-    let door = StdListener::bind_addr(&address)?;
+    match open_door(&format!("{name}{suffix}")) {
+        Ok(door) => {
+            tokio::spawn(run(door, server));
+            // A path that begins with NUL is an abstract name.
+            Ok(Some(PathBuf::from(format!("\0{name}"))))
+        }
+        Err(error) => {
+            WARN.call_once(|| {
+                tracing::warn!(%error, "no Unix socket can be made here (RestrictAddressFamilies without AF_UNIX?), so commits to the database wait for delayed acknowledgements");
+            });
+            Ok(None)
+        }
+    }
+}
+
+fn open_door(name: &str) -> io::Result<UnixListener> {
+    let door = StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
     door.set_nonblocking(true)?;
-    tokio::spawn(run(UnixListener::from_std(door)?, server));
-    // A path that begins with NUL is an abstract name.
-    Ok(Some(PathBuf::from(format!("\0{name}"))))
+    UnixListener::from_std(door)
 }
 
 async fn connect_server(host: &str, port: u16) -> io::Result<TcpStream> {
@@ -162,6 +178,15 @@ mod tests {
         let mut received = Vec::new();
         server.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, b"ours");
+    }
+
+    #[tokio::test]
+    async fn where_no_socket_can_be_made_the_client_connects_by_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // No name of a socket is that long.
+        let path = connect("127.0.0.1", port, &"x".repeat(200)).await.unwrap();
+        assert_eq!(path, None);
     }
 
     #[tokio::test]
