@@ -95,6 +95,12 @@ pub(crate) struct Start {
     pub(crate) more: &'static [&'static str],
 }
 
+/// Arguments of flags that have a value each.
+pub(crate) fn flags<const N: usize>(flags: [(&str, &str); N]) -> Vec<String> {
+    let each = flags.into_iter().flat_map(|(flag, value)| [flag, value]);
+    each.map(str::to_owned).collect()
+}
+
 /// A running Nimbus server.
 #[derive(Debug)]
 pub(crate) struct Nimbus {

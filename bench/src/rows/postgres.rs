@@ -22,7 +22,7 @@ use super::inserts;
 use crate::documents;
 use crate::machine::Watch;
 use crate::plan::{CLIENTS, Plan};
-use crate::process::{Site, Start};
+use crate::process::{Site, Start, flags};
 use crate::random::Rng;
 use crate::report::{Bound, Line, Unit};
 use crate::rounds;
@@ -177,15 +177,12 @@ fn durable_inserts(plan: &Plan, base: &Base<'_>) -> Result<Vec<Line>> {
     ))?;
     let site = Site::new(&plan.dir)?;
     let how = Start {
-        storage: [
+        storage: flags([
             ("--tenant-provider", "postgres"),
             ("--postgres-url", base.url),
             ("--postgres-metadata-schema", &base.metadata()),
             ("--postgres-tenant-schema-prefix", &base.prefix()),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
-        .collect(),
+        ]),
         ..Start::default()
     };
     let server = inserts::start(plan, &site, &how)?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::reads;
 use crate::machine;
 use crate::plan::Plan;
-use crate::process::{Site, Start};
+use crate::process::{Site, Start, flags};
 use crate::report::{Bound, Line, Unit};
 
 const ROW: &str = "replica";
@@ -50,13 +50,10 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<Line>> {
 
 fn storage(primary: &Primary, site: &Site) -> Vec<String> {
     let cache = site.path().join("replicas").display().to_string();
-    [
-        ("--tenant-provider", "libsql-replica".to_owned()),
-        ("--libsql-url", primary.url()),
-        ("--libsql-admin-url", primary.admin_url()),
-        ("--libsql-replica-cache-dir", cache),
-    ]
-    .into_iter()
-    .flat_map(|(flag, value)| [flag.to_owned(), value])
-    .collect()
+    flags([
+        ("--tenant-provider", "libsql-replica"),
+        ("--libsql-url", &primary.url()),
+        ("--libsql-admin-url", &primary.admin_url()),
+        ("--libsql-replica-cache-dir", &cache),
+    ])
 }

@@ -56,11 +56,6 @@ impl EngineShared {
             .await
     }
 
-    /// Whether there is a store for wake times.
-    fn keeps_wakes(&self) -> bool {
-        self.options.wakes.is_some()
-    }
-
     async fn with_wakes<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn WakeStore) -> ProviderResult<T> + Send + 'static,
@@ -104,7 +99,7 @@ impl Engine {
 
     /// A tenant that was deleted has no work any more. A database elsewhere does not know of wake times.
     pub(super) async fn forget_wake(&self, tenant: &TenantId) {
-        if !self.inner.shared.keeps_wakes() {
+        if self.inner.shared.options.wakes.is_none() {
             return;
         }
         // Left behind, it wakes nobody.

@@ -22,7 +22,6 @@ use nimbus_core::TenantId;
 use sqlx::Row as _;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
 
 pub use self::options::PostgresOptions;
 pub use super::external::{DatabaseUrl, PoolSize};
@@ -30,7 +29,7 @@ pub use super::external::{DatabaseUrl, PoolSize};
 use self::connect::{PgDial, Pool};
 use self::hints::Outbox;
 use self::registry::Registry;
-use super::external::backend::{Base, Timing};
+use super::external::backend::{Base, Tasks, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
 use super::external::store::Store;
@@ -53,21 +52,6 @@ struct Shared {
     stop_at: std::sync::Mutex<Option<&'static str>>,
     #[cfg(test)]
     stopped: tokio::sync::Notify,
-}
-
-/// Tasks that end with the provider.
-struct Tasks(Vec<AbortHandle>);
-
-impl Tasks {
-    fn end(&self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.end();
-    }
 }
 
 impl Shared {

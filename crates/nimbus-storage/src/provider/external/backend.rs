@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use nimbus_core::TenantId;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::error::Kind;
 use super::hints::HintBus;
@@ -42,6 +43,21 @@ impl Default for Timing {
             statement: Duration::from_secs(30),
             settle: Duration::from_secs(10),
         }
+    }
+}
+
+/// Tasks that end with the provider.
+pub(crate) struct Tasks(pub(crate) Vec<AbortHandle>);
+
+impl Tasks {
+    pub(crate) fn end(&self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
