@@ -32,7 +32,7 @@ pub mod wait;
 
 pub use apps::App;
 pub use certificates::Authority;
-pub use databases::Database;
+pub use databases::{Database, Pooler};
 pub use faults::{Fault, FaultProxy};
 pub use home::{Finished, Home};
 pub use http::{Client, Reply};

@@ -51,7 +51,7 @@ const fn quickjs(package: &'static str, present: &'static str) -> Need {
 
 /// SQLCipher and OpenSSL are built from source: a C compiler with headers, make, and a
 /// perl with more modules than Debian's perl-base.
-const NEEDS: [Need; 20] = [
+const NEEDS: [Need; 21] = [
     need(
         "ca-certificates",
         Scope::Build,
@@ -90,6 +90,11 @@ const NEEDS: [Need; 20] = [
     need("npm", Scope::Test, "command -v npm"),
     need("ntfs-3g", Scope::Test, "command -v lowntfs-3g"),
     need("openssl", Scope::Test, "command -v openssl"),
+    need(
+        "pgbouncer",
+        Scope::Test,
+        "PATH=$PATH:/usr/sbin command -v pgbouncer",
+    ),
     need(
         "python3-venv",
         Scope::Test,

@@ -10,7 +10,7 @@ use nimbus_auth::audit::{AnchorCopy, AuditOptions};
 use nimbus_auth::{AdminVerifier, AuditLog, Environment, MAX_ROTATION_AGE, TokenFile};
 use nimbus_http::{PolicyDirectory, Server, Services, Stopped, Store};
 use nimbus_runtime::{Runtime, RuntimeConfig};
-use nimbus_storage::control::ControlDb;
+use nimbus_storage::control::{ControlDb, LocalWakes};
 use nimbus_storage::encryption::Keyring;
 use nimbus_storage::provider::lock::DataDirLock;
 use nimbus_storage::{Engine, EngineOptions};
@@ -230,7 +230,7 @@ async fn open_engine(
     options.max_open_tenants = settings
         .max_open_tenants
         .unwrap_or(usize::try_from(affordable.clamp(8, 1_024)).unwrap_or(1_024));
-    options.wakes = Some(control.clone());
+    options.wakes = Some(Arc::new(LocalWakes::new(control.clone())));
     Ok(Engine::new(local.open_provider(control).await?, options))
 }
 

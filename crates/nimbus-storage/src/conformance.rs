@@ -18,11 +18,14 @@ mod isolation;
 mod kit;
 mod namespaces;
 mod rows;
+mod wakes;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+#[cfg(test)]
+pub(crate) use self::wakes::keeps_wake_times;
 use crate::provider::{CommitError, Provider, ProviderError};
 
 /// Storage of its own for one case.

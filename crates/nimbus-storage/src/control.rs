@@ -6,8 +6,9 @@
 //! writing blocks for a sync, so async callers go through `spawn_blocking`.
 
 mod file;
+mod wakes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -19,10 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::encryption::{FileKey, Keyring};
 use crate::pages::error::error;
+use crate::provider::wakes::WakeTable;
 use crate::provider::{ProviderError, ProviderResult};
 
 pub use file::CONTROL_FILE;
 pub(crate) use file::NEW_FILE;
+pub use wakes::LocalWakes;
 
 /// `format` and `installation`.
 const META: TableDefinition<'static, &str, &str> = TableDefinition::new("meta");
@@ -152,8 +155,7 @@ struct Mirror {
     /// Entries in the provider that a tenant is being moved to. Once its other entry is removed, the tenant
     /// has this one.
     moving: BTreeMap<TenantId, TenantEntry>,
-    wakes: BTreeMap<TenantId, u64>,
-    wakes_by_time: BTreeSet<(u64, TenantId)>,
+    wakes: WakeTable,
     anchors: BTreeMap<String, String>,
 }
 
@@ -200,19 +202,6 @@ impl Mirror {
     fn is_moving(&self, tenant: &TenantId, provider: &str) -> bool {
         let second = self.moving.get(tenant);
         second.is_some_and(|e| e.provider == provider)
-    }
-
-    fn set_wake(&mut self, tenant: &TenantId, at_ms: Option<u64>) {
-        let old = match at_ms {
-            Some(at) => self.wakes.insert(tenant.clone(), at),
-            None => self.wakes.remove(tenant),
-        };
-        if let Some(old) = old {
-            self.wakes_by_time.remove(&(old, tenant.clone()));
-        }
-        if let Some(at) = at_ms {
-            self.wakes_by_time.insert((at, tenant.clone()));
-        }
     }
 }
 
@@ -428,8 +417,9 @@ impl ControlDb {
         self.write_entry(&mut writer, which, tenant, &entry)
     }
 
-    /// Removes the entry that `provider` has, durably; true if there was one. With a tenant's last entry goes
-    /// its wake; one that was being moved has its second entry from then on.
+    /// Removes the entry that `provider` has, durably; true if there was one. A tenant that was being moved has its
+    /// second entry from then on. Its wake stays: after its last entry it may have been moved to a database that is not
+    /// registered here. Whoever deletes it forgets the wake after.
     ///
     /// # Errors
     /// `Full`, `Io`.
@@ -444,14 +434,11 @@ impl ControlDb {
             return Ok(false);
         }
         let Some(second) = second else {
-            let wake = self.wake(tenant);
             self.commit(&mut writer, Sync::Registry, |txn| {
                 txn.open_table(TENANTS)?.remove(tenant.as_str())?;
-                write_wake(txn, tenant, wake, None)
+                Ok(())
             })?;
-            let mut mirror = self.mirror();
-            mirror.tenants.remove(tenant);
-            mirror.set_wake(tenant, None);
+            self.mirror().tenants.remove(tenant);
             return Ok(true);
         };
         let left = (second.provider != provider).then_some(second);
@@ -470,70 +457,6 @@ impl ControlDb {
             mirror.tenants.insert(tenant.clone(), left);
         }
         Ok(true)
-    }
-
-    /// When the tenant next wants to be woken, milliseconds since 1970-01-01.
-    pub fn wake(&self, tenant: &TenantId) -> Option<u64> {
-        self.read().wakes.get(tenant).copied()
-    }
-
-    /// Makes sure, durably before it returns, that the tenant is woken at `at_ms` or earlier.
-    /// True if the stored time had to be lowered; otherwise nothing is written.
-    ///
-    /// # Errors
-    /// `Full`, `Io`; the caller must not commit the work that the wake is for.
-    pub fn lower_wake(&self, tenant: &TenantId, at_ms: u64) -> ProviderResult<bool> {
-        let mut writer = self.writer();
-        // The time on disk is never later than the one in memory: only raises are lazy.
-        let old = self.wake(tenant);
-        if old.is_some_and(|old| old <= at_ms) {
-            return Ok(false);
-        }
-        let result = self.commit(&mut writer, Sync::Wake, |txn| {
-            write_wake(txn, tenant, old, Some(at_ms))
-        });
-        result?;
-        self.mirror().set_wake(tenant, Some(at_ms));
-        Ok(true)
-    }
-
-    /// Sets the time to exactly `at_ms`, or forgets it. Lowering is durable at once; raising
-    /// and forgetting may be lost by a crash, which only wakes the tenant too early.
-    ///
-    /// # Errors
-    /// `Full`, `Io`.
-    pub fn set_wake(&self, tenant: &TenantId, at_ms: Option<u64>) -> ProviderResult<()> {
-        let mut writer = self.writer();
-        let old = self.wake(tenant);
-        if old == at_ms {
-            return Ok(());
-        }
-        let lowers = at_ms.is_some_and(|at| old.is_none_or(|old| at < old));
-        let sync = if lowers || writer.lazy >= LAZY_COMMITS {
-            Sync::Wake
-        } else {
-            Sync::Lazy
-        };
-        self.commit(&mut writer, sync, |txn| write_wake(txn, tenant, old, at_ms))?;
-        self.mirror().set_wake(tenant, at_ms);
-        Ok(())
-    }
-
-    /// The wakes at or before `now_ms`, earliest first, at most `limit`.
-    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<(u64, TenantId)> {
-        let mirror = self.read();
-        mirror
-            .wakes_by_time
-            .iter()
-            .take_while(|(at, _)| *at <= now_ms)
-            .take(limit)
-            .cloned()
-            .collect()
-    }
-
-    /// The earliest wake of any tenant.
-    pub fn next_wake(&self) -> Option<u64> {
-        self.read().wakes_by_time.first().map(|(at, _)| *at)
     }
 
     /// The text that was last set for a log.
@@ -723,29 +646,6 @@ fn run(
     }
     write(&txn)?;
     txn.commit()?;
-    Ok(())
-}
-
-fn write_wake(
-    txn: &WriteTransaction,
-    tenant: &TenantId,
-    old: Option<u64>,
-    new: Option<u64>,
-) -> Result<(), redb::Error> {
-    let mut wakes = txn.open_table(WAKES)?;
-    let mut by_time = txn.open_table(WAKES_BY_TIME)?;
-    if let Some(old) = old {
-        by_time.remove((old, tenant.as_str()))?;
-    }
-    match new {
-        Some(at) => {
-            wakes.insert(tenant.as_str(), at)?;
-            by_time.insert((at, tenant.as_str()), ())?;
-        }
-        None => {
-            wakes.remove(tenant.as_str())?;
-        }
-    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 mod libsql;
 mod mariadb;
+mod pooler;
 mod postgres;
 
 use std::net::{TcpListener, TcpStream};
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libsql::PrivateLibsql;
 pub use libsql::{DIR as PRIMARY_DIR, PORTS as PRIMARY_PORTS};
 use mariadb::PrivateMariadb;
+pub use pooler::Pooler;
 use postgres::PrivatePostgres;
 use tempfile::TempDir;
 

@@ -37,6 +37,7 @@ mod hostile_ids;
 mod libsql;
 mod moving;
 mod network;
+mod poolers;
 mod power_loss;
 mod proxies;
 mod servers;

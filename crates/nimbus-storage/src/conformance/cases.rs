@@ -47,6 +47,7 @@ macro_rules! __conformance_cases {
             closed_store_refuses_everything
             close_can_be_followed_by_open
             stats_count
+            wake_times_are_kept
         }
     };
 }
@@ -64,6 +65,7 @@ use super::atomicity::*;
 use super::isolation::*;
 use super::namespaces::*;
 use super::rows::*;
+use super::wakes::*;
 
 // The list goes through the macro above, so that it exists once.
 #[doc(hidden)]

@@ -227,7 +227,9 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
     let wakes = txn.open_table(WAKES).map_err(|e| fail(e.into()))?;
     for row in wakes.iter().map_err(|e| fail(e.into()))? {
         let (id, at) = row.map_err(|e| fail(e.into()))?;
-        mirror.set_wake(&tenant(id.value())?, Some(at.value()));
+        mirror
+            .wakes
+            .set(&tenant(id.value())?, Some(at.value()));
     }
     let anchors = match txn.open_table(ANCHORS) {
         // A database that was made before there were anchors.
@@ -246,7 +248,7 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
     for row in by_time.iter().map_err(|e| fail(e.into()))? {
         let (key, _) = row.map_err(|e| fail(e.into()))?;
         let (at, id) = key.value();
-        if !mirror.wakes_by_time.contains(&(at, tenant(id)?)) {
+        if !mirror.wakes.times().contains(&(at, tenant(id)?)) {
             return Err(corrupt(
                 path,
                 format!("the two wake tables differ on tenant {id}"),
@@ -254,7 +256,7 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
         }
         stored += 1;
     }
-    if stored != mirror.wakes_by_time.len() {
+    if stored != mirror.wakes.times().len() {
         return Err(corrupt(path, "the two wake tables differ in length"));
     }
     Ok(Contents {

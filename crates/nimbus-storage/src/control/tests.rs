@@ -138,7 +138,7 @@ fn wakes_are_ordered_by_time() {
     let due = |now, limit| -> Vec<(u64, String)> {
         db.due(now, limit)
             .into_iter()
-            .map(|(at, t)| (at, t.to_string()))
+            .map(|wake| (wake.at_ms, wake.tenant.to_string()))
             .collect()
     };
     let row = |at: u64, id: &str| (at, id.to_owned());
@@ -170,6 +170,14 @@ fn lowering_writes_only_when_it_lowers() {
     assert_eq!(std::fs::read(db.path()).unwrap(), before);
     assert!(db.lower_wake(&t, 99).unwrap());
     assert_eq!(db.wake(&t), Some(99));
+}
+
+#[tokio::test]
+async fn wakes_are_replaced_by_those_who_saw_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Arc::new(ControlDb::open(dir.path()).unwrap());
+    let kept = crate::conformance::keeps_wake_times(&LocalWakes::new(control)).await;
+    kept.unwrap();
 }
 
 /// Whatever happened, a crash never leaves a wake later than the last one promised.
@@ -264,14 +272,16 @@ fn anchors_survive_a_restart_and_are_read_without_opening() {
 }
 
 #[test]
-fn removing_a_tenant_removes_its_wake() {
+fn the_wake_of_a_tenant_outlives_its_entry() {
     let dir = tempfile::tempdir().unwrap();
     let db = ControlDb::open(dir.path()).unwrap();
     register(&db, "a");
     db.lower_wake(&tenant("a"), 5).unwrap();
     db.remove(&tenant("a"), "sqlite").unwrap();
-    assert_eq!((db.next_wake(), db.wake(&tenant("a"))), (None, None));
-    assert_eq!(after_kill(dir.path()).1.next_wake(), None);
+    assert!(db.get(&tenant("a")).is_none());
+    assert_eq!((db.next_wake(), db.wake(&tenant("a"))), (Some(5), Some(5)));
+    let kept = after_kill(dir.path()).1;
+    assert_eq!(kept.due(5, 9)[0].tenant, tenant("a"));
 }
 
 /// Opening must fail with `Corrupt`, name the file and leave it as it is.

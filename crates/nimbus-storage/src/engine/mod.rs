@@ -87,7 +87,8 @@ pub use query::{
 pub use quota::{Quota, Usage};
 pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
-pub use wake::WakeStore;
+pub use crate::provider::{Wake, WakeStore};
+pub use wake::DueTenant;
 
 pub(crate) use archive::Archive;
 pub(crate) use log::Floor;
@@ -170,7 +171,7 @@ pub struct EngineOptions {
     pub log_retention: Duration,
     /// Log bytes kept per tenant at most, whichever is less: 256 MiB.
     pub log_retention_bytes: u64,
-    /// Where wake times of closed tenants are kept, if anywhere.
+    /// Where wake times are kept of tenants whose provider keeps none, if anywhere.
     pub wakes: Option<Arc<dyn WakeStore>>,
 }
 
@@ -188,6 +189,7 @@ impl Default for EngineOptions {
 /// What every tenant of an engine shares.
 pub(crate) struct EngineShared {
     pub(crate) options: EngineOptions,
+    pub(crate) wakes: wake::Wakes,
     /// Counts uses, to order tenants by the last one.
     pub(crate) clock: AtomicU64,
     /// Tells this engine from others that share its tenants. Random, so it dies with the process.
@@ -238,11 +240,13 @@ pub(crate) fn fill_random(buffer: &mut [u8]) -> StoreResult<()> {
 impl Engine {
     /// An engine over `provider`. Call within a tokio runtime: open tenants run tasks on it.
     pub fn new(provider: Arc<dyn Provider>, options: EngineOptions) -> Engine {
+        let wakes = wake::Wakes::new(&provider, options.wakes.clone());
         Engine {
             inner: Arc::new(EngineInner {
                 provider,
                 shared: Arc::new(EngineShared {
                     options,
+                    wakes,
                     clock: AtomicU64::new(0),
                     server: server_name(),
                 }),

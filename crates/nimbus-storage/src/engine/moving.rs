@@ -20,6 +20,7 @@ use super::overlay::Overlay;
 use super::replay::Replay;
 use super::restore::Restore;
 use super::view::View;
+use super::wake::Wakes;
 use super::{Engine, Tenant, lock, to_its_end};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::combined::{self, ARRIVING_KEY, CombinedProvider};
@@ -484,7 +485,17 @@ impl Job {
 
     async fn finish(&self, closed: StoreResult<()>) -> StoreResult<()> {
         closed?;
-        Ok(combined::finish(&self.tenant, &*self.source, &*self.target).await?)
+        combined::finish(&self.tenant, &*self.source, &*self.target).await?;
+        self.wakes().carried(&self.tenant, self.both()).await;
+        Ok(())
+    }
+
+    fn wakes(&self) -> &Wakes {
+        &self.engine.inner.shared.wakes
+    }
+
+    fn both(&self) -> (&dyn Provider, &dyn Provider) {
+        (&*self.source, &*self.target)
     }
 
     async fn decide(&self, replay: &mut Replay) -> Result<(), Undecided> {
@@ -514,6 +525,8 @@ impl Job {
             let view = View::new(snapshot, Overlay::default(), Arc::default(), at, 0, false);
             self.step(replay, &mut view.unbounded()).await?;
         }
+        // What is committed now was announced before, on whichever server.
+        self.wakes().carry(&self.tenant, self.both()).await?;
         let decided = combined::decide(store, turn, head, self.target.name()).await;
         decided.map_err(|error| Undecided {
             unknown: matches!(error, CommitError::OutcomeUnknown { .. }),

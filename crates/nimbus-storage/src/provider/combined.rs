@@ -64,6 +64,11 @@ impl CombinedProvider {
         self.all.iter().map(|p| p.name()).collect()
     }
 
+    /// Each of them, that of new tenants first.
+    pub(crate) fn all(&self) -> &[Arc<dyn Provider>] {
+        &self.all
+    }
+
     /// The one with this name.
     pub fn named(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.all.iter().find(|p| p.name() == name)

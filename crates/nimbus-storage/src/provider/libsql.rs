@@ -52,6 +52,7 @@ mod replica;
 mod sql;
 mod store;
 mod turn;
+mod wakes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicI64;
@@ -72,7 +73,7 @@ use self::store::LibsqlStore;
 use super::external::Names;
 use super::local::blocking;
 use super::sqlite::copy::Copies;
-use super::{Provider, ProviderError, ProviderResult, TenantStore};
+use super::{Provider, ProviderError, ProviderResult, TenantStore, WakeStore};
 use crate::control::{RandomId, TenantState};
 
 /// The provider's name, on the command line and in the registry.
@@ -375,6 +376,10 @@ impl Provider for LibsqlProvider {
             format!("namespace {namespace}"),
             replica.display().to_string(),
         ]
+    }
+
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        Some(Arc::new(wakes::Wakes(self.shared.clone())))
     }
 
     /// None: the admin API lists no namespaces.

@@ -25,7 +25,8 @@ use crate::encryption::{FileKey, Keyring};
 use crate::pages::error::corrupt;
 pub(super) use format::{FORMAT_KEY, check_format, decode_head, format_row};
 pub(super) use jobs::{Job, Jobs};
-pub(super) use serve::{Embedded, blocking};
+pub(super) use serve::Embedded;
+pub(crate) use serve::blocking;
 pub(super) use survey::survey;
 
 /// Files of one kind.

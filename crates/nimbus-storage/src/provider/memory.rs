@@ -19,8 +19,9 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::{
     Batch, CommitError, Direction, HEAD_KEY, Head, KeyRange, Keyspace, Provider, ProviderError,
-    ProviderResult, Row, Snapshot, StoreStats, TenantStore, Turn,
+    ProviderResult, Row, Snapshot, StoreStats, TenantStore, Turn, Wake, WakeStore,
 };
+use crate::provider::wakes::WakeTable;
 
 type Rows = OrdMap<(Keyspace, Vec<u8>), Bytes>;
 
@@ -40,6 +41,7 @@ struct Space {
 #[derive(Default)]
 struct World {
     spaces: Mutex<HashMap<TenantId, Arc<Space>>>,
+    wakes: Mutex<WakeTable>,
     stores: AtomicU64,
 }
 
@@ -123,6 +125,10 @@ impl Provider for MemoryProvider {
         .boxed()
     }
 
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        Some(self.world.clone())
+    }
+
     fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
         async {
             let space = self.find(tenant)?;
@@ -168,6 +174,45 @@ impl Provider for MemoryProvider {
 
     fn health(&self) -> BoxFuture<'_, ProviderResult<()>> {
         std::future::ready(Ok(())).boxed()
+    }
+}
+
+impl WakeStore for World {
+    fn lower<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        at_ms: u64,
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        let mut wakes = lock(&self.wakes);
+        let at_ms = wakes.at(tenant).map_or(at_ms, |old| old.min(at_ms));
+        wakes.set(tenant, Some(at_ms));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn replace<'a>(
+        &'a self,
+        seen: &'a Wake,
+        at_ms: Option<u64>,
+    ) -> BoxFuture<'a, ProviderResult<bool>> {
+        let mut wakes = lock(&self.wakes);
+        let is_as_seen = wakes.is_as_seen(seen);
+        if is_as_seen {
+            wakes.set(&seen.tenant, at_ms);
+        }
+        std::future::ready(Ok(is_as_seen)).boxed()
+    }
+
+    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        lock(&self.wakes).set(tenant, None);
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
+        std::future::ready(Ok(lock(&self.wakes).get(tenant))).boxed()
+    }
+
+    fn due(&self, now_ms: u64, limit: usize) -> BoxFuture<'_, ProviderResult<Vec<Wake>>> {
+        std::future::ready(Ok(lock(&self.wakes).due(now_ms, limit))).boxed()
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) mod files;
 mod freshness;
 #[cfg(feature = "libsql")]
 pub mod libsql;
-mod local;
+pub(crate) mod local;
 pub mod lock;
 pub mod memory;
 #[cfg(feature = "mysql")]
@@ -32,6 +32,7 @@ pub(crate) mod tamper;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub(crate) mod testing;
+pub(crate) mod wakes;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,6 +44,7 @@ use nimbus_core::TenantId;
 
 pub use error::{CommitError, ProviderError};
 pub use freshness::ReplicaFreshness;
+pub use wakes::{Wake, WakeStore};
 
 /// What a commit of an embedded provider waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -289,6 +291,12 @@ pub trait Provider: Send + Sync + 'static {
 
     /// The providers that this one is put together from; `None` for one that keeps tenants itself.
     fn combined(&self) -> Option<&combined::CombinedProvider> {
+        None
+    }
+
+    /// Where the wake times of its tenants are kept, if the servers that share them are to find them there; else each
+    /// engine keeps its own.
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
         None
     }
 

@@ -15,6 +15,7 @@ mod registry;
 mod space;
 mod sql;
 mod trouble;
+mod wakes;
 
 use std::sync::Arc;
 
@@ -29,12 +30,13 @@ pub use super::external::{DatabaseUrl, PoolSize};
 use self::connect::{MyDial, Pool};
 use self::poll::Seen;
 use self::registry::Registry;
+use self::wakes::Wakes;
 use super::external::backend::{Base, Tasks, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
 use super::external::store::Store;
 use super::external::{Known, Names};
-use super::{Durability, Provider, ProviderError, ProviderResult, TenantStore};
+use super::{Durability, Provider, ProviderError, ProviderResult, TenantStore, WakeStore};
 use crate::control::{RandomId, TenantState};
 
 /// The provider's name, on the command line and in the registry.
@@ -243,6 +245,10 @@ impl Provider for MysqlProvider {
             Ok(store)
         }
         .boxed()
+    }
+
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        Some(Arc::new(Wakes(self.shared.clone())))
     }
 
     fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {

@@ -14,6 +14,7 @@ mod pooler;
 mod registry;
 mod space;
 mod sql;
+mod wakes;
 
 use std::sync::Arc;
 
@@ -29,12 +30,13 @@ pub use super::external::{DatabaseUrl, PoolSize};
 use self::connect::{PgDial, Pool};
 use self::hints::Outbox;
 use self::registry::Registry;
+use self::wakes::Wakes;
 use super::external::backend::{Base, Tasks, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
 use super::external::store::Store;
 use super::external::{Known, Names};
-use super::{Provider, ProviderError, ProviderResult, TenantStore};
+use super::{Provider, ProviderError, ProviderResult, TenantStore, WakeStore};
 use crate::control::{RandomId, TenantState};
 
 /// The provider's name, on the command line and in the registry.
@@ -242,6 +244,10 @@ impl Provider for PostgresProvider {
             Ok(store)
         }
         .boxed()
+    }
+
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        Some(Arc::new(Wakes(self.shared.clone())))
     }
 
     fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {

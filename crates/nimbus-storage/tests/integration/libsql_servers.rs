@@ -60,6 +60,8 @@ checks!(
     a_pruned_log_is_survived,
     the_schema_turn_is_given_back,
     a_dead_servers_schema_change_is_undone,
+    due_work_is_done_once,
+    due_work_of_a_server_that_is_gone_is_done,
     policies_reach_the_other_server,
     usage_counts_the_other_servers_commits,
     quotas_hold_over_both_servers,
@@ -78,6 +80,8 @@ checks!(
     std::time::Duration::from_millis(250),
     the_schema_turn_is_given_back,
     a_dead_servers_schema_change_is_undone,
+    due_work_is_done_once,
+    due_work_of_a_server_that_is_gone_is_done,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

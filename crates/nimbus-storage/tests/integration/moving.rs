@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use futures_util::future::BoxFuture;
-use nimbus_storage::control::ControlDb;
+use nimbus_storage::control::{ControlDb, LocalWakes};
 use nimbus_storage::core::{DocumentId, TableName, TenantId, Value};
 use nimbus_storage::provider::combined::CombinedProvider;
 use nimbus_storage::provider::memory::MemoryProvider;
@@ -53,7 +53,10 @@ impl Yard {
 
     /// Providers of these names; all of a process at once, since they share the control database.
     fn open(&self, names: &[&str]) -> Vec<Arc<dyn Provider>> {
-        let control = Arc::new(self.control());
+        self.open_with(names, &Arc::new(self.control()))
+    }
+
+    fn open_with(&self, names: &[&str], control: &Arc<ControlDb>) -> Vec<Arc<dyn Provider>> {
         let one = |name: &&str| -> Arc<dyn Provider> {
             match *name {
                 "sqlite" => {
@@ -86,10 +89,13 @@ impl Yard {
     }
 }
 
-fn engine_over(mut providers: Vec<Arc<dyn Provider>>) -> Engine {
+fn engine_over(providers: Vec<Arc<dyn Provider>>) -> Engine {
+    Engine::new(combined(providers), EngineOptions::default())
+}
+
+fn combined(mut providers: Vec<Arc<dyn Provider>>) -> Arc<dyn Provider> {
     let home = providers.remove(0);
-    let combined = CombinedProvider::new(home, providers).unwrap();
-    Engine::new(Arc::new(combined), EngineOptions::default())
+    Arc::new(CombinedProvider::new(home, providers).unwrap())
 }
 
 fn tenant_id() -> TenantId {
@@ -324,6 +330,38 @@ async fn what_another_server_acknowledged_moves_too() {
 }
 
 /// Puts the next version of the tenant's policy.
+/// Work that is due goes with the tenant, to a database that is not registered here too, and ends with it.
+#[tokio::test]
+async fn wake_times_move() {
+    let yard = Yard::new();
+    let control = Arc::new(yard.control());
+    let providers = yard.open_with(&["sqlite", "redb", "memory"], &control);
+    let mut options = EngineOptions::default();
+    options.wakes = Some(Arc::new(LocalWakes::new(control)));
+    let engine = Engine::new(combined(providers), options);
+    let due = async || engine.due_tenants(u64::MAX, 9).await.unwrap();
+    filled(&engine, 10).await;
+    let tenant = engine.tenant(&tenant_id()).await.unwrap();
+    let scheduled = tenant.transact(|tx| {
+        Box::pin(async move {
+            tx.wake_at(1_000);
+            tx.insert(&notes(), object([("n", int(1))])).await
+        })
+    });
+    scheduled.await.unwrap();
+    drop(tenant);
+    for to in ["redb", "memory", "sqlite"] {
+        let status = moved(&engine, to).await;
+        assert_eq!(status.phase, MovePhase::Done, "{status:?}");
+        let found = due().await;
+        assert_eq!(found.len(), 1, "{to}: {found:?}");
+        assert_eq!((found[0].at_ms(), found[0].tenant()), (1_000, &tenant_id()));
+    }
+    engine.delete_tenant(&tenant_id()).await.unwrap();
+    assert_eq!(due().await, []);
+    engine.close().await.unwrap();
+}
+
 async fn put_policy(engine: &Engine, version: u64) {
     let put = |tenant: Tenant| async move {
         let text = format!("text {version}").into();

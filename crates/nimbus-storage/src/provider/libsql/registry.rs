@@ -42,7 +42,7 @@ impl Registry {
         }
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("the metadata namespace {}", self.namespace)
     }
 
@@ -69,18 +69,50 @@ impl Registry {
     ) -> ProviderResult<RandomId> {
         let place = self.place();
         let stored = self.stored(http, timing).await?;
-        match ownership(&place, stored, ours, join)? {
-            Ownership::Ours(id) => Ok(id),
+        let id = match ownership(&place, stored, ours, join)? {
+            Ownership::Ours(id) => id,
             Ownership::Claim(id) => {
                 self.make(http, timing, id).await?;
                 // Another server may have been first.
                 let stored = self.stored(http, timing).await?;
                 match ownership(&place, stored, ours, join)? {
-                    Ownership::Ours(id) => Ok(id),
-                    Ownership::Claim(_) => Err(self.corrupt("its installation is missing")),
+                    Ownership::Ours(id) => id,
+                    Ownership::Claim(_) => return Err(self.corrupt("its installation is missing")),
                 }
             }
+        };
+        // Metadata of an older version has no such table.
+        let mut script = Script::default();
+        let begun = script.begin();
+        for statement in sql::CREATE_WAKES {
+            script.then(statement, Vec::new());
         }
+        let commit = script.commit(begun);
+        self.change_wakes(http, timing, (&script, commit)).await?;
+        Ok(id)
+    }
+
+    /// Runs a transaction about wake times, which may be repeated.
+    pub(super) async fn change_wakes(
+        &self,
+        http: &Http,
+        timing: &Timing,
+        (script, commit): (&Script, usize),
+    ) -> ProviderResult<Vec<Outcome>> {
+        let done = self.write(http, timing, script, commit).await;
+        done.map_err(|e| self.error("keeping wake times", e))
+    }
+
+    /// The rows of a question about wake times.
+    pub(super) async fn read_wakes(
+        &self,
+        http: &Http,
+        timing: &Timing,
+        script: &Script,
+    ) -> ProviderResult<Vec<Vec<Value>>> {
+        let answer = again!(timing, http.rows(&self.namespace, script));
+        let answer = answer.map_err(|e| self.error("reading wake times", e))?;
+        Ok(answer.into_iter().next().unwrap_or_default())
     }
 
     /// Looks whether the primary and its admin API answer and take our credentials; what was found, in words.

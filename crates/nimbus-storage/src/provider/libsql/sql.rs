@@ -181,6 +181,27 @@ pub(super) const CREATE_REGISTRY: [&str; 2] = [
     "CREATE TABLE IF NOT EXISTS tenants (tenant_id TEXT PRIMARY KEY NOT NULL, namespace TEXT NOT NULL UNIQUE, \
      state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')), life TEXT NOT NULL, since INTEGER NOT NULL)",
 ];
+/// Makes the table of wake times.
+pub(super) const CREATE_WAKES: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS wakes (tenant_id TEXT PRIMARY KEY NOT NULL, at_ms INTEGER NOT NULL, mark INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS wakes_by_time ON wakes (at_ms, tenant_id)",
+];
+/// `?1` tenant, `?2` time, `?3` mark.
+pub(super) const LOWER_WAKE: &str = "INSERT INTO wakes (tenant_id, at_ms, mark) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (tenant_id) DO UPDATE SET at_ms = min(at_ms, excluded.at_ms), mark = excluded.mark";
+/// `?1` tenant, `?2` mark that was seen, `?3` time, `?4` mark; a row if it was done.
+pub(super) const REPLACE_WAKE: &str =
+    "UPDATE wakes SET at_ms = ?3, mark = ?4 WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";
+/// `?1` tenant, `?2` mark that was seen; a row if it was done.
+pub(super) const CLEAR_WAKE: &str =
+    "DELETE FROM wakes WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";
+/// `?1` tenant.
+pub(super) const FORGET_WAKE: &str = "DELETE FROM wakes WHERE tenant_id = ?1";
+/// `?1` tenant.
+pub(super) const WAKE: &str = "SELECT tenant_id, at_ms, mark FROM wakes WHERE tenant_id = ?1";
+/// `?1` time, `?2` limit.
+pub(super) const DUE_WAKES: &str =
+    "SELECT tenant_id, at_ms, mark FROM wakes WHERE at_ms <= ?1 ORDER BY at_ms, tenant_id LIMIT ?2";
 /// `?1` format, `?2` id, `?3` prefix.
 pub(super) const CLAIM: &str = "INSERT INTO installation (only_row, format, id, prefix) VALUES (1, ?1, ?2, ?3) ON CONFLICT DO NOTHING";
 pub(super) const INSTALLATION: &str = "SELECT format, id, prefix FROM installation";

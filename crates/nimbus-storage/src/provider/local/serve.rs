@@ -103,7 +103,7 @@ fn run<'a, E: Embedded, T: Send + 'static>(
 }
 
 /// Runs blocking work on tokio's threads for it.
-pub(in crate::provider) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> ProviderResult<T> + Send + 'static,
 ) -> ProviderResult<T> {
     match tokio::task::spawn_blocking(work).await {

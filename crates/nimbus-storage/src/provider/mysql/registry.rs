@@ -12,6 +12,7 @@ use super::connect::{rows, run};
 use super::error::{Kind, column, text_column};
 use super::sql::{quoted, word};
 use super::trouble::{Step, Trouble};
+use super::wakes::Table as Wakes;
 use crate::control::{RandomId, TenantState};
 use crate::provider::external::{Ownership, ownership, state_name, state_of};
 use crate::provider::{ProviderError, ProviderResult};
@@ -24,6 +25,7 @@ pub(super) struct Registry {
     database: String,
     installation: String,
     tenants: String,
+    wakes: Wakes,
     limit: Duration,
 }
 
@@ -44,6 +46,7 @@ impl Registry {
             database: database.to_owned(),
             installation: format!("{quoted}.`installation`"),
             tenants: format!("{quoted}.`tenants`"),
+            wakes: Wakes::new(&quoted, limit),
             limit,
         }
     }
@@ -60,19 +63,27 @@ impl Registry {
     ) -> ProviderResult<RandomId> {
         let place = format!("the metadata database {}", self.database);
         let stored = self.stored(conn, prefix).await?;
-        match ownership(&place, stored, ours, join)? {
-            Ownership::Ours(id) => Ok(id),
+        let id = match ownership(&place, stored, ours, join)? {
+            Ownership::Ours(id) => id,
             Ownership::Claim(id) => {
                 let made = self.make(conn, id, prefix).await;
                 made.map_err(Trouble::into_provider)?;
                 // Another server may have been first.
                 let stored = self.stored(conn, prefix).await?;
                 match ownership(&place, stored, ours, join)? {
-                    Ownership::Ours(id) => Ok(id),
-                    Ownership::Claim(_) => Err(self.corrupt("its installation is missing")),
+                    Ownership::Ours(id) => id,
+                    Ownership::Claim(_) => return Err(self.corrupt("its installation is missing")),
                 }
             }
-        }
+        };
+        let made = self.wakes.make(conn).await;
+        made.map_err(Trouble::into_provider)?;
+        Ok(id)
+    }
+
+    /// Where wake times are.
+    pub(super) fn wakes(&self) -> &Wakes {
+        &self.wakes
     }
 
     async fn stored(

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row, raw_sql};
 
 use super::error;
 use super::sql::quoted;
+use super::wakes::Table as Wakes;
 use crate::control::{RandomId, TenantState};
 use crate::provider::external::{Ownership, ownership, state_name, state_of};
 use crate::provider::{ProviderError, ProviderResult};
@@ -19,6 +20,7 @@ pub(super) struct Registry {
     schema: String,
     installation: String,
     tenants: String,
+    wakes: Wakes,
     /// The number of the advisory lock on making it.
     lock: i64,
 }
@@ -48,6 +50,7 @@ impl Registry {
             schema: schema.to_owned(),
             installation: format!("{quoted}.installation"),
             tenants: format!("{quoted}.tenants"),
+            wakes: Wakes::new(&quoted),
             lock: lock_number(schema),
         }
     }
@@ -75,18 +78,25 @@ impl Registry {
             true => self.stored(conn, prefix).await?,
             false => None,
         };
-        match ownership(&place, stored, ours, join)? {
-            Ownership::Ours(id) => Ok(id),
+        let id = match ownership(&place, stored, ours, join)? {
+            Ownership::Ours(id) => id,
             Ownership::Claim(id) => {
                 self.make(conn, id, prefix).await?;
                 // Another server may have been first.
                 let stored = self.stored(conn, prefix).await?;
                 match ownership(&place, stored, ours, join)? {
-                    Ownership::Ours(id) => Ok(id),
-                    Ownership::Claim(_) => Err(self.corrupt("its installation is missing")),
+                    Ownership::Ours(id) => id,
+                    Ownership::Claim(_) => return Err(self.corrupt("its installation is missing")),
                 }
             }
-        }
+        };
+        self.wakes.make(conn).await?;
+        Ok(id)
+    }
+
+    /// Where wake times are.
+    pub(super) fn wakes(&self) -> &Wakes {
+        &self.wakes
     }
 
     async fn exists(&self, conn: &mut PgConnection) -> ProviderResult<bool> {

@@ -9,6 +9,7 @@ mod deploy_crashes;
 mod deploy_races;
 mod deploys;
 mod documents;
+mod due;
 mod environment;
 mod export;
 mod function_pages;

@@ -21,6 +21,7 @@ pub use super::blind::{
     answers_of_the_catalogue_are_the_newest, inserts_take_no_snapshot,
     other_changes_are_seen_without_another_run, tables_are_made_once,
 };
+pub use super::due::{due_work_is_done_once, due_work_of_a_server_that_is_gone_is_done};
 use super::history::anomalies;
 use super::isolation::{CLIENTS, EACH, Mode, TABLE, clients, prepared};
 use super::lists;
@@ -475,6 +476,8 @@ macro_rules! two_servers {
             a_pruned_log_is_survived,
             the_schema_turn_is_given_back,
             a_dead_servers_schema_change_is_undone,
+            due_work_is_done_once,
+            due_work_of_a_server_that_is_gone_is_done,
             policies_reach_the_other_server,
             usage_counts_the_other_servers_commits,
             quotas_hold_over_both_servers,

@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nimbus_storage::control::ControlDb;
+use nimbus_storage::control::{ControlDb, LocalWakes};
 use nimbus_storage::core::{DocumentId, FieldPath, Object, TableName, Value};
 use nimbus_storage::provider::Keyspace;
 use nimbus_storage::{
@@ -201,7 +201,7 @@ impl Default for Settings {
         Settings {
             options: EngineOptions::default(),
             readers: 8,
-            wakes: Arc::new(|control| control),
+            wakes: Arc::new(|control| Arc::new(LocalWakes::new(control))),
         }
     }
 }

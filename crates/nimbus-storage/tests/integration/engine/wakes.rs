@@ -4,10 +4,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use nimbus_storage::control::ControlDb;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use nimbus_storage::control::LocalWakes;
 use nimbus_storage::core::{TableName, TenantId};
 use nimbus_storage::provider::ProviderResult;
-use nimbus_storage::{Engine, ProviderError, Query, StoreError, StoreResult, Tenant, WakeStore};
+use nimbus_storage::{Engine, ProviderError, Query, StoreError, StoreResult, Tenant, Wake, WakeStore};
 
 use super::support::*;
 
@@ -21,29 +23,48 @@ async fn count(tenant: &Tenant) -> usize {
 
 /// Tells what happened in which order, and can refuse.
 struct Wakes {
-    control: Arc<ControlDb>,
+    inner: LocalWakes,
     events: Arc<Mutex<Vec<&'static str>>>,
     full: Arc<AtomicBool>,
 }
 
 impl WakeStore for Wakes {
-    fn lower(&self, tenant: &TenantId, at_ms: u64) -> ProviderResult<()> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(ProviderError::Full {
-                what: "planted".into(),
-            });
+    fn lower<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        at_ms: u64,
+    ) -> BoxFuture<'a, ProviderResult<()>> {
+        async move {
+            if self.full.load(Ordering::SeqCst) {
+                return Err(ProviderError::Full {
+                    what: "planted".into(),
+                });
+            }
+            self.inner.lower(tenant, at_ms).await?;
+            self.events.lock().unwrap().push("lowered");
+            Ok(())
         }
-        self.control.lower_wake(tenant, at_ms)?;
-        self.events.lock().unwrap().push("lowered");
-        Ok(())
+        .boxed()
     }
 
-    fn set(&self, tenant: &TenantId, at_ms: Option<u64>) -> ProviderResult<()> {
-        self.control.set_wake(tenant, at_ms)
+    fn replace<'a>(
+        &'a self,
+        seen: &'a Wake,
+        at_ms: Option<u64>,
+    ) -> BoxFuture<'a, ProviderResult<bool>> {
+        self.inner.replace(seen, at_ms)
     }
 
-    fn due(&self, now_ms: u64, limit: usize) -> ProviderResult<Vec<(u64, TenantId)>> {
-        Ok(self.control.due(now_ms, limit))
+    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
+        self.inner.forget(tenant)
+    }
+
+    fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
+        self.inner.get(tenant)
+    }
+
+    fn due(&self, now_ms: u64, limit: usize) -> BoxFuture<'_, ProviderResult<Vec<Wake>>> {
+        self.inner.due(now_ms, limit)
     }
 }
 
@@ -63,7 +84,9 @@ async fn schedule(tenant: &Tenant, at_ms: u64) -> StoreResult<()> {
 
 async fn due(engine: &Engine, now: u64) -> Vec<(u64, String)> {
     let due = engine.due_tenants(now, 10).await.unwrap();
-    due.into_iter().map(|(at, t)| (at, t.to_string())).collect()
+    due.iter()
+        .map(|due| (due.at_ms(), due.tenant().to_string()))
+        .collect()
 }
 
 #[tokio::test]
@@ -75,7 +98,7 @@ async fn wake_times_are_durable_before_the_work_they_are_for() {
         wakes: Arc::new(move |control| {
             let (events, full) = shared.clone();
             Arc::new(Wakes {
-                control,
+                inner: LocalWakes::new(control),
                 events,
                 full,
             })
@@ -120,12 +143,12 @@ async fn wake_times_are_durable_before_the_work_they_are_for() {
     full.store(false, Ordering::SeqCst);
     world.hooks.clear();
 
-    world
-        .engine()
-        .set_wake(&name("b"), Some(4_000))
-        .await
-        .unwrap();
-    world.engine().set_wake(&name("c"), None).await.unwrap();
+    let found = world.engine().due_tenants(2_000, 10).await.unwrap();
+    for (one, at_ms) in found.iter().zip([Some(4_000), None]) {
+        assert!(world.engine().set_wake(one, at_ms).await.unwrap());
+        let again = world.engine().set_wake(one, Some(9_000)).await;
+        assert!(!again.unwrap(), "it is not as it was seen");
+    }
     drop(tenants);
     world.reopen().await;
     let rest = [(3_000, "a".into()), (4_000, "b".into())];

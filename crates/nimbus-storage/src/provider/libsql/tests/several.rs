@@ -214,3 +214,19 @@ async fn deleting_leaves_nothing() {
     assert_eq!(world.cached("b"), Vec::<PathBuf>::new());
     assert_eq!(a.owned(&tenant("t")), Vec::<String>::new());
 }
+
+/// An older version left metadata without a table of wake times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_without_wake_times_gets_them() {
+    let world = World::new();
+    let older = world.provider("a").await;
+    let metadata = world.options("a").metadata_namespace;
+    let script = Script::query("DROP TABLE wakes", Vec::new());
+    let dropped = older.shared.http.rows(&metadata, &script).await;
+    dropped.unwrap();
+    let (b, c) = tokio::join!(world.provider("b"), world.provider("c"));
+    let wakes = b.wakes().unwrap();
+    wakes.lower(&tenant("t"), 5).await.unwrap();
+    let due = c.wakes().unwrap().due(5, 9).await.unwrap();
+    assert_eq!(due, [wakes.get(&tenant("t")).await.unwrap().unwrap()]);
+}

@@ -276,3 +276,18 @@ async fn many_servers_recover_at_once() {
         assert_eq!(provider.list().await.unwrap(), []);
     }
 }
+
+/// An older version left metadata without a table of wake times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_without_wake_times_gets_them() {
+    let world = World::new();
+    drop(world.provider().await);
+    let metadata = &world.place.metadata;
+    let older = format!("DROP TABLE `{metadata}`.wakes");
+    world.place.run(&older).await;
+    let (a, b) = tokio::join!(world.provider(), world.provider());
+    let wakes = a.wakes().unwrap();
+    wakes.lower(&tenant("t"), 5).await.unwrap();
+    let due = b.wakes().unwrap().due(5, 9).await.unwrap();
+    assert_eq!(due, [wakes.get(&tenant("t")).await.unwrap().unwrap()]);
+}

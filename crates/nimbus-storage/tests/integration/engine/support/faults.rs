@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use nimbus_storage::core::TenantId;
 use nimbus_storage::provider::{
     Batch, Direction, Head, KeyRange, Keyspace, ProviderResult, Row, Snapshot, StoreStats,
-    TenantStore, Turn,
+    TenantStore, Turn, WakeStore,
 };
 use nimbus_storage::{CommitError, Provider};
 use tokio::sync::Semaphore;
@@ -223,6 +223,10 @@ impl Provider for Wrapper {
             Ok(Arc::new(WrappedStore { inner, hooks }) as Arc<dyn TenantStore>)
         }
         .boxed()
+    }
+
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        self.inner.wakes()
     }
 
     fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
