@@ -1,6 +1,7 @@
 //! Wake times in the metadata database, where every server on it finds them.
 //!
-//! Must not touch a tenant's database.
+//! Must not touch a tenant's database. A change whose connection was lost is made again; of a replacement that was done the
+//! repetition says that it was not, upon which the caller looks again.
 
 use std::sync::Arc;
 use std::time::Duration;

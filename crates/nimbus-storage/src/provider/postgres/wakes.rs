@@ -1,6 +1,7 @@
 //! Wake times in the metadata schema, where every server on the database finds them.
 //!
-//! Must not touch a tenant's schema.
+//! Must not touch a tenant's schema. A change whose connection was lost is made again; of a replacement that was done the
+//! repetition says that it was not, upon which the caller looks again.
 
 use std::sync::Arc;
 
