@@ -20,7 +20,8 @@ fn a_pooler_that_shares_sessions_is_refused_by_name() {
         let place = format!("127.0.0.1:{}", pooler.port());
         refused.says(&[&place, "is a pooler", "use its session mode"]);
     }
-    let made = "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$|public$)'";
+    let made =
+        "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$|public$)'";
     assert_eq!(database.ask(made), "0", "something was made before that");
 }
 

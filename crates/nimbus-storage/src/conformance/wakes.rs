@@ -45,11 +45,17 @@ pub(crate) async fn keeps_wake_times(wakes: &dyn WakeStore) -> CaseResult {
     // Changes nothing but that it happened.
     wakes.lower(&a, 60).await?;
     let refused = wakes.replace(&seen, Some(90)).await?;
-    check!(!refused, "a lowered time was replaced by one who had not seen it");
+    check!(
+        !refused,
+        "a lowered time was replaced by one who had not seen it"
+    );
     check!(!wakes.replace(&seen, None).await?, "and cleared");
     check_eq!(times(wakes, u64::MAX, 9).await?, all, "after refusals");
     let seen = self::seen(wakes, "a").await?;
-    check!(wakes.replace(&seen, Some(40)).await?, "a time as it was seen");
+    check!(
+        wakes.replace(&seen, Some(40)).await?,
+        "a time as it was seen"
+    );
     check!(!wakes.replace(&seen, Some(41)).await?, "the same once more");
     let seen = self::seen(wakes, "c").await?;
     check!(wakes.replace(&seen, None).await?, "clearing a time");
@@ -60,7 +66,11 @@ pub(crate) async fn keeps_wake_times(wakes: &dyn WakeStore) -> CaseResult {
     wakes.forget(&c).await?;
     wakes.forget(&c).await?;
     wakes.lower(&b, 0).await?;
-    check_eq!(times(wakes, u64::MAX, 9).await?, wanted(&KEPT), "in the end");
+    check_eq!(
+        times(wakes, u64::MAX, 9).await?,
+        wanted(&KEPT),
+        "in the end"
+    );
     Ok(())
 }
 
@@ -81,5 +91,7 @@ async fn times(
     limit: usize,
 ) -> Result<Vec<(u64, String)>, Failure> {
     let due = wakes.due(now_ms, limit).await?.into_iter();
-    Ok(due.map(|wake| (wake.at_ms, wake.tenant.to_string())).collect())
+    Ok(due
+        .map(|wake| (wake.at_ms, wake.tenant.to_string()))
+        .collect())
 }

@@ -227,9 +227,7 @@ fn read(path: &Path, db: &Database) -> ProviderResult<Contents> {
     let wakes = txn.open_table(WAKES).map_err(|e| fail(e.into()))?;
     for row in wakes.iter().map_err(|e| fail(e.into()))? {
         let (id, at) = row.map_err(|e| fail(e.into()))?;
-        mirror
-            .wakes
-            .set(&tenant(id.value())?, Some(at.value()));
+        mirror.wakes.set(&tenant(id.value())?, Some(at.value()));
     }
     let anchors = match txn.open_table(ANCHORS) {
         // A database that was made before there were anchors.

@@ -135,11 +135,7 @@ impl LocalWakes {
 }
 
 impl WakeStore for LocalWakes {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
+    fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>> {
         let tenant = tenant.clone();
         self.apart(move |control| control.lower_wake(&tenant, at_ms).map(drop))
     }

@@ -55,6 +55,7 @@ use bytes::Bytes;
 use nimbus_core::{DocumentId, TenantId};
 use tokio::task::JoinHandle;
 
+pub use crate::provider::{Wake, WakeStore};
 pub use app::{
     DeployError, DeployPlan, DeployReport, Deployment, DeploymentId, IndexChange, KEPT_DEPLOYMENTS,
     KEPT_POLICIES, MAX_DEPLOY_BYTES, MAX_KEYS, MAX_MODULE_BYTES, MAX_MODULES, MAX_POLICY_BYTES,
@@ -87,7 +88,6 @@ pub use query::{
 pub use quota::{Quota, Usage};
 pub use tenant::Tenant;
 pub use txn::{Transaction, TransactionSavepoint};
-pub use crate::provider::{Wake, WakeStore};
 pub use wake::DueTenant;
 
 pub(crate) use archive::Archive;

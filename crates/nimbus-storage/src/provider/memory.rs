@@ -178,11 +178,7 @@ impl Provider for MemoryProvider {
 }
 
 impl WakeStore for World {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
+    fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>> {
         let mut wakes = lock(&self.wakes);
         let at_ms = wakes.at(tenant).map_or(at_ms, |old| old.min(at_ms));
         wakes.set(tenant, Some(at_ms));

@@ -29,11 +29,7 @@ pub trait WakeStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it could not be made durable; the work that it is for must not be committed then.
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>>;
+    fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>>;
 
     /// Replaces the wake time, or clears it, if its mark is still the one that was seen; whether it was. Need not be
     /// durable at once: a crash only wakes the tenant too early.
@@ -118,28 +114,4 @@ impl WakeTable {
         let due = due.filter_map(|(_, tenant)| self.get(tenant));
         due.take(limit).collect()
     }
-}
-
-/// A mark that no other change has, for stores that several servers write to: one of 2^63.
-#[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
-pub(crate) fn fresh_mark() -> ProviderResult<i64> {
-    let random = crate::control::RandomId::generate()?;
-    let [a, b, c, d, e, f, g, h, ..] = *random.as_bytes();
-    Ok(i64::from_be_bytes([a & 0x7f, b, c, d, e, f, g, h]))
-}
-
-/// A time or a mark as a database keeps it, which has no unsigned integers.
-#[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
-pub(crate) fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// The row of a database; `None` if nothing of ours would be so.
-#[cfg(any(feature = "libsql", feature = "mysql", feature = "postgres"))]
-pub(crate) fn wake_of(tenant: &str, at_ms: i64, mark: i64) -> Option<Wake> {
-    Some(Wake {
-        tenant: tenant.parse().ok()?,
-        at_ms: u64::try_from(at_ms).ok()?,
-        mark: u64::try_from(mark).ok()?,
-    })
 }

@@ -42,6 +42,7 @@ pub(crate) mod store;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod turn;
 mod url;
+pub(crate) mod wakes;
 
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use format::tenant_of;

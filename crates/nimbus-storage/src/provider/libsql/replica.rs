@@ -216,11 +216,14 @@ impl Replica {
     async fn barrier(self: &Arc<Self>, stale: Duration, counts: bool) -> ProviderResult<()> {
         self.check_open()?;
         let asked = Instant::now();
-        if self.view().is_fresh(asked, stale) {
-            if counts {
-                self.view().passed(Path::Current);
+        {
+            let mut view = self.view();
+            if view.is_fresh(asked, stale) {
+                if counts {
+                    view.passed(Path::Current);
+                }
+                return Ok(());
             }
-            return Ok(());
         }
         self.apart(move |replica| async move {
             let mut inner = replica.inner.lock().await;

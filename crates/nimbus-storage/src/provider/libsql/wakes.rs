@@ -11,7 +11,7 @@ use nimbus_core::TenantId;
 use super::hrana::{Outcome, Script, Value};
 use super::primary::Row;
 use super::{Shared, sql};
-use crate::provider::wakes::{fresh_mark, signed, wake_of};
+use crate::provider::external::wakes::{fresh_mark, signed, wake_of};
 use crate::provider::{ProviderError, ProviderResult, Wake, WakeStore};
 
 /// The wake times of one primary.
@@ -56,11 +56,7 @@ impl Wakes {
 }
 
 impl WakeStore for Wakes {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
+    fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>> {
         async move {
             let mark = fresh_mark()?;
             let args = vec![tenant.as_str().into(), signed(at_ms).into(), mark.into()];

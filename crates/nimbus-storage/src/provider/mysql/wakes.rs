@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::FutureExt as _;
 use nimbus_core::TenantId;
 use sqlx::MySqlConnection;
 
@@ -17,8 +17,8 @@ use super::lifecycle::read;
 use super::sql::word;
 use super::trouble::{Step, Trouble};
 use crate::provider::external::pool::Use;
-use crate::provider::wakes::{fresh_mark, signed, wake_of};
-use crate::provider::{ProviderError, ProviderResult, Wake, WakeStore};
+use crate::provider::external::wakes::{signed, wake_of, wake_store};
+use crate::provider::{ProviderError, Wake};
 
 /// The table.
 pub(super) struct Table {
@@ -105,15 +105,9 @@ impl Table {
         Ok(self.select(conn, &which).await?.pop())
     }
 
-    async fn due(
-        &self,
-        conn: &mut MySqlConnection,
-        now_ms: u64,
-        limit: usize,
-    ) -> Step<Vec<Wake>> {
+    async fn due(&self, conn: &mut MySqlConnection, now_ms: u64, limit: usize) -> Step<Vec<Wake>> {
         let now_ms = signed(now_ms);
-        let which =
-            format!("WHERE `at_ms`<={now_ms} ORDER BY `at_ms`,`tenant_id` LIMIT {limit}");
+        let which = format!("WHERE `at_ms`<={now_ms} ORDER BY `at_ms`,`tenant_id` LIMIT {limit}");
         self.select(conn, &which).await
     }
 
@@ -135,41 +129,4 @@ impl Wakes {
     }
 }
 
-impl WakeStore for Wakes {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
-        async move {
-            let new = (tenant, at_ms, fresh_mark()?);
-            read!(self.0, |conn| self.table().lower(conn, new))
-        }
-        .boxed()
-    }
-
-    fn replace<'a>(
-        &'a self,
-        seen: &'a Wake,
-        at_ms: Option<u64>,
-    ) -> BoxFuture<'a, ProviderResult<bool>> {
-        async move {
-            let mark = fresh_mark()?;
-            let new = at_ms.map(|at_ms| (at_ms, mark));
-            read!(self.0, |conn| self.table().replace(conn, seen, new))
-        }
-        .boxed()
-    }
-
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        async move { read!(self.0, |conn| self.table().forget(conn, tenant)) }.boxed()
-    }
-
-    fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
-        async move { read!(self.0, |conn| self.table().get(conn, tenant)) }.boxed()
-    }
-
-    fn due(&self, now_ms: u64, limit: usize) -> BoxFuture<'_, ProviderResult<Vec<Wake>>> {
-        async move { read!(self.0, |conn| self.table().due(conn, now_ms, limit)) }.boxed()
-    }
-}
+wake_store!(Wakes, read);

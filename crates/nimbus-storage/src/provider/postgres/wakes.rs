@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::FutureExt as _;
 use nimbus_core::TenantId;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
@@ -13,8 +13,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _, raw_sql};
 use super::lifecycle::with_lease;
 use super::registry::lock_number;
 use super::{Shared, error};
-use crate::provider::wakes::{fresh_mark, signed, wake_of};
-use crate::provider::{ProviderError, ProviderResult, Wake, WakeStore};
+use crate::provider::external::wakes::{signed, wake_of, wake_store};
+use crate::provider::{ProviderError, ProviderResult, Wake};
 
 /// The table.
 pub(super) struct Table {
@@ -154,41 +154,4 @@ impl Wakes {
     }
 }
 
-impl WakeStore for Wakes {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
-        async move {
-            let new = (tenant, at_ms, fresh_mark()?);
-            with_lease!(self.0, |conn| self.table().lower(conn, new))
-        }
-        .boxed()
-    }
-
-    fn replace<'a>(
-        &'a self,
-        seen: &'a Wake,
-        at_ms: Option<u64>,
-    ) -> BoxFuture<'a, ProviderResult<bool>> {
-        async move {
-            let mark = fresh_mark()?;
-            let new = at_ms.map(|at_ms| (at_ms, mark));
-            with_lease!(self.0, |conn| self.table().replace(conn, seen, new))
-        }
-        .boxed()
-    }
-
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        async move { with_lease!(self.0, |conn| self.table().forget(conn, tenant)) }.boxed()
-    }
-
-    fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
-        async move { with_lease!(self.0, |conn| self.table().get(conn, tenant)) }.boxed()
-    }
-
-    fn due(&self, now_ms: u64, limit: usize) -> BoxFuture<'_, ProviderResult<Vec<Wake>>> {
-        async move { with_lease!(self.0, |conn| self.table().due(conn, now_ms, limit)) }.boxed()
-    }
-}
+wake_store!(Wakes, with_lease);

@@ -9,7 +9,9 @@ use futures_util::future::BoxFuture;
 use nimbus_storage::control::LocalWakes;
 use nimbus_storage::core::{TableName, TenantId};
 use nimbus_storage::provider::ProviderResult;
-use nimbus_storage::{Engine, ProviderError, Query, StoreError, StoreResult, Tenant, Wake, WakeStore};
+use nimbus_storage::{
+    Engine, ProviderError, Query, StoreError, StoreResult, Tenant, Wake, WakeStore,
+};
 
 use super::support::*;
 
@@ -29,11 +31,7 @@ struct Wakes {
 }
 
 impl WakeStore for Wakes {
-    fn lower<'a>(
-        &'a self,
-        tenant: &'a TenantId,
-        at_ms: u64,
-    ) -> BoxFuture<'a, ProviderResult<()>> {
+    fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>> {
         async move {
             if self.full.load(Ordering::SeqCst) {
                 return Err(ProviderError::Full {

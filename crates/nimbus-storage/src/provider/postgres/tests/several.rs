@@ -258,7 +258,10 @@ async fn metadata_without_wake_times_gets_them() {
     let world = World::new();
     drop(world.provider().await);
     let metadata = &world.place.metadata;
-    world.place.run(&format!("DROP TABLE {metadata}.wakes")).await;
+    world
+        .place
+        .run(&format!("DROP TABLE {metadata}.wakes"))
+        .await;
     let (a, b) = tokio::join!(world.provider(), world.provider());
     let wakes = a.wakes().unwrap();
     wakes.lower(&tenant("t"), 5).await.unwrap();
