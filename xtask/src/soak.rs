@@ -158,9 +158,12 @@ fn histories(checkout: &Checkout, args: &Histories) -> Result<()> {
     shell::run(command.env("NIMBUS_HISTORY_SEED", seed.to_string()))
 }
 
-/// The tests with histories on these providers.
+/// The tests with histories on these providers. Our own code is optimised, of which a million operations are a lot.
 fn integration(checkout: &Checkout, on: &[On]) -> Command {
     let mut command = checkout.cargo(&["test", "--profile", "ci", "-p", "nimbus-storage"]);
+    for own in ["nimbus-core", "nimbus-storage"] {
+        command.args(["--config", &format!("profile.ci.package.{own}.opt-level=2")]);
+    }
     command.args(["--test", "integration", "--", "--exact"]);
     command.args(on.iter().map(|on| on.test()));
     command
