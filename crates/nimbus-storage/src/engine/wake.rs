@@ -12,13 +12,15 @@ use super::{Engine, EngineShared, Tenant};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::{Provider, Wake, WakeStore};
 
+type Keeper = Arc<dyn WakeStore>;
+
 /// Who keeps the wake times of which tenants.
 pub(crate) struct Wakes {
     provider: Arc<dyn Provider>,
     /// Of tenants whose provider keeps none.
-    own: Option<Arc<dyn WakeStore>>,
+    own: Option<Keeper>,
     /// Those that providers keep, by their names.
-    shared: Vec<(&'static str, Arc<dyn WakeStore>)>,
+    shared: Vec<(&'static str, Keeper)>,
 }
 
 /// A tenant that wants to be woken.
@@ -42,7 +44,7 @@ impl DueTenant {
 }
 
 impl Wakes {
-    pub(super) fn new(provider: &Arc<dyn Provider>, own: Option<Arc<dyn WakeStore>>) -> Wakes {
+    pub(super) fn new(provider: &Arc<dyn Provider>, own: Option<Keeper>) -> Wakes {
         let kept = |p: &dyn Provider| Some((p.name(), p.wakes()?));
         let shared = match provider.combined() {
             Some(combined) => combined.all().iter().filter_map(|p| kept(&**p)).collect(),
@@ -55,7 +57,7 @@ impl Wakes {
         }
     }
 
-    fn kept_by(&self, name: Option<&str>) -> Option<(Option<&'static str>, &Arc<dyn WakeStore>)> {
+    fn kept_by(&self, name: Option<&str>) -> Option<(Option<&'static str>, &Keeper)> {
         let of = |(kept, _): &&(&'static str, _)| Some(*kept) == name;
         match self.shared.iter().find(of) {
             Some((name, store)) => Some((Some(*name), store)),
@@ -106,17 +108,13 @@ impl Wakes {
         }
     }
 
-    fn differ(
-        &self,
-        from: &dyn Provider,
-        to: &dyn Provider,
-    ) -> Option<(&Arc<dyn WakeStore>, &Arc<dyn WakeStore>)> {
+    fn differ(&self, from: &dyn Provider, to: &dyn Provider) -> Option<(&Keeper, &Keeper)> {
         let (from, old) = self.kept_by(Some(from.name()))?;
         let (to, new) = self.kept_by(Some(to.name()))?;
         (from != to).then_some((old, new))
     }
 
-    fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &Arc<dyn WakeStore>)> {
+    fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &Keeper)> {
         let own = self.own.iter().map(|own| (None, own));
         own.chain(self.shared.iter().map(|(name, kept)| (Some(*name), kept)))
     }
