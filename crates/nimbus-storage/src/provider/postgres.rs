@@ -34,6 +34,7 @@ use self::wakes::Wakes;
 use super::external::backend::{Base, Tasks, Timing};
 use super::external::hints::HintBus;
 use super::external::pool::{self, Use};
+use super::external::steps::Steps;
 use super::external::store::Store;
 use super::external::{Known, Names};
 use super::{Provider, ProviderError, ProviderResult, TenantStore, WakeStore};
@@ -50,27 +51,7 @@ struct Shared {
     known: Known,
     outbox: Arc<Outbox>,
     tasks: Tasks,
-    #[cfg(test)]
-    stop_at: std::sync::Mutex<Option<&'static str>>,
-    #[cfg(test)]
-    stopped: tokio::sync::Notify,
-}
-
-impl Shared {
-    /// A step of creating or deleting, at which tests stop as a crash would.
-    #[cfg(test)]
-    #[allow(clippy::unwrap_used)]
-    async fn reached(&self, step: &'static str) {
-        let stop_at = *self.stop_at.lock().unwrap();
-        if stop_at == Some(step) {
-            self.stopped.notify_one();
-            std::future::pending::<()>().await;
-        }
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_async)]
-    async fn reached(&self, _step: &'static str) {}
+    steps: Steps,
 }
 
 /// Tenants in schemas of a Postgres database. See the module.
@@ -139,10 +120,7 @@ impl PostgresProvider {
             known: Known::default(),
             outbox,
             tasks: Tasks(tasks.into()),
-            #[cfg(test)]
-            stop_at: std::sync::Mutex::default(),
-            #[cfg(test)]
-            stopped: tokio::sync::Notify::new(),
+            steps: Steps::default(),
         };
         lifecycle::recover(&shared).await?;
         Ok(PostgresProvider {

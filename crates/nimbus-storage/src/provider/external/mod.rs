@@ -38,6 +38,8 @@ mod settings;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod snapshots;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) mod steps;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod store;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod turn;

@@ -228,7 +228,7 @@ async fn make(shared: &Shared, birth: &Birth<'_>, conn: &mut MySqlConnection) ->
     }
     let entry = (namespace.as_str(), *life, TenantState::Creating);
     shared.registry.insert(conn, tenant, entry).await?;
-    shared.reached("registered").await;
+    shared.steps.reached("registered").await;
     let failed = match fill(shared, birth, conn).await {
         Ok(()) => return Ok(Outcome::Done),
         Err(failed) => failed,
@@ -257,11 +257,11 @@ async fn fill(shared: &Shared, birth: &Birth<'_>, conn: &mut MySqlConnection) ->
     let doing = || Trouble::sql(format!("creating database {name}"));
     let sql = format!("CREATE DATABASE {}", quoted(name));
     run(conn, limit, sql).await.map_err(doing())?;
-    shared.reached("database").await;
+    shared.steps.reached("database").await;
     for keyspace in Keyspace::ALL {
         let sql = sql::create_table(name, keyspace);
         run(conn, limit, sql).await.map_err(doing())?;
-        shared.reached(keyspace.name()).await;
+        shared.steps.reached(keyspace.name()).await;
     }
     let format = format_row(birth.tenant, birth.life);
     let head = Head::EMPTY.encode();
@@ -276,11 +276,11 @@ async fn fill(shared: &Shared, birth: &Birth<'_>, conn: &mut MySqlConnection) ->
         insert.push(')');
     }
     run(conn, limit, insert).await.map_err(doing())?;
-    shared.reached("filled").await;
+    shared.steps.reached("filled").await;
     let (life, tenant) = (birth.life.to_string(), birth.tenant);
     let ready = (life.as_str(), TenantState::Ready);
     shared.registry.set(conn, tenant, ready).await?;
-    shared.reached("created").await;
+    shared.steps.reached("created").await;
     Ok(())
 }
 
@@ -325,10 +325,10 @@ async fn unmake(
         entry.state = TenantState::Deleting;
         let deleting = (entry.life.as_str(), TenantState::Deleting);
         shared.registry.set(conn, tenant, deleting).await?;
-        shared.reached("marked").await;
+        shared.steps.reached("marked").await;
     }
     finish(shared, tenant, &entry, conn).await?;
-    shared.reached("deleted").await;
+    shared.steps.reached("deleted").await;
     // One that was never whole was never there.
     Ok(match was {
         TenantState::Creating => Outcome::Missing,
@@ -357,12 +357,12 @@ pub(super) async fn finish(
         let sql = format!("DROP DATABASE IF EXISTS {}", quoted(name));
         let dropped = run(conn, DROP_LIMIT, sql).await;
         dropped.map_err(Trouble::sql(format!("dropping database {name}")))?;
-        shared.reached("dropped").await;
+        shared.steps.reached("dropped").await;
     } else if is_there {
         tracing::warn!(%tenant, database = %name, "it is not of the creation that was cut short and is left alone");
     }
     shared.registry.remove(conn, tenant, &entry.life).await?;
-    shared.reached("forgotten").await;
+    shared.steps.reached("forgotten").await;
     Ok(())
 }
 

@@ -155,17 +155,17 @@ async fn make(
     conn: &mut PgConnection,
 ) -> Result<bool, sqlx::Error> {
     raw_sql("BEGIN").execute(&mut *conn).await?;
-    shared.reached("begun").await;
+    shared.steps.reached("begun").await;
     let entry = (birth.namespace.as_str(), birth.life);
     if !shared.registry.insert(conn, birth.tenant, entry).await? {
         raw_sql("ROLLBACK").execute(conn).await?;
         return Ok(false);
     }
-    shared.reached("registered").await;
+    shared.steps.reached("registered").await;
     raw_sql(AssertSqlSafe(sql::create(&birth.namespace)))
         .execute(&mut *conn)
         .await?;
-    shared.reached("made").await;
+    shared.steps.reached("made").await;
     let format = format_row(birth.tenant, birth.life);
     let head = Head::EMPTY.encode();
     let mut keys = vec![FORMAT_KEY, HEAD_KEY];
@@ -179,9 +179,9 @@ async fn make(
         .bind(values)
         .execute(&mut *conn)
         .await?;
-    shared.reached("filled").await;
+    shared.steps.reached("filled").await;
     raw_sql("COMMIT").execute(conn).await?;
-    shared.reached("created").await;
+    shared.steps.reached("created").await;
     Ok(true)
 }
 
@@ -194,7 +194,7 @@ pub(super) async fn delete(shared: &Shared, tenant: &TenantId) -> ProviderResult
         });
     }
     shared.outbox.committed(&shared.names.namespace(tenant));
-    shared.reached("marked").await;
+    shared.steps.reached("marked").await;
     finish(shared, tenant).await
 }
 
@@ -233,7 +233,7 @@ async fn drop_all(
     if let Err(e) = raw_sql(AssertSqlSafe(begin)).execute(&mut *conn).await {
         return Ok(Err(e));
     }
-    shared.reached("locked").await;
+    shared.steps.reached("locked").await;
     // Another server may have finished it, and the tenant may be there again.
     let entry = shared.registry.get(conn, tenant).await?;
     let entry = entry.filter(|e| e.state != TenantState::Ready);
@@ -242,14 +242,14 @@ async fn drop_all(
             let schema = sql::quoted(&entry.namespace);
             let sql = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
             raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
-            shared.reached("dropped").await;
+            shared.steps.reached("dropped").await;
             shared.registry.remove(conn, tenant).await?;
-            shared.reached("forgotten").await;
+            shared.steps.reached("forgotten").await;
         }
         raw_sql("COMMIT").execute(conn).await.map(drop)
     };
     let dropped = dropped.await;
-    shared.reached("deleted").await;
+    shared.steps.reached("deleted").await;
     Ok(dropped)
 }
 

@@ -2,20 +2,6 @@
 
 use super::*;
 
-/// Starts something, and gives it up at a step as a crash would.
-async fn crash_at(
-    provider: &MysqlProvider,
-    step: &'static str,
-    work: impl Future<Output = ProviderResult<()>>,
-) {
-    *provider.shared.stop_at.lock().unwrap() = Some(step);
-    tokio::select! {
-        done = work => panic!("{step} was not reached: {done:?}"),
-        () = provider.shared.stopped.notified() => {}
-    }
-    *provider.shared.stop_at.lock().unwrap() = None;
-}
-
 const CREATING: [&str; 7] = [
     "registered",
     "database",
@@ -39,7 +25,11 @@ async fn a_creation_that_is_cut_short_is_undone_by_the_next_start() {
     let id = tenant("born");
     for step in CREATING {
         let dying = world.provider().await;
-        crash_at(&dying, step, dying.create_marked(&id, b"mark")).await;
+        dying
+            .shared
+            .steps
+            .crash_at(step, dying.create_marked(&id, b"mark"))
+            .await;
         let whole = step == "created";
         let next = world.provider().await;
         if whole {
@@ -77,7 +67,7 @@ async fn a_creation_that_is_cut_short_is_undone_by_whoever_comes_next() {
     let id = tenant("born");
     let (dying, other) = (world.provider().await, world.provider().await);
     for step in &CREATING[..6] {
-        crash_at(&dying, step, dying.create(&id)).await;
+        dying.shared.steps.crash_at(step, dying.create(&id)).await;
         assert!(!other.contains(&id).await.unwrap(), "{step}");
         // A creation, or a deletion, which finds nothing that was ever there.
         other.create_marked(&id, b"mark").await.unwrap();
@@ -85,7 +75,7 @@ async fn a_creation_that_is_cut_short_is_undone_by_whoever_comes_next() {
         assert!(has_its_mark(&store).await, "{step}");
         store.close().await.unwrap();
         other.delete(&id).await.unwrap();
-        crash_at(&dying, step, dying.create(&id)).await;
+        dying.shared.steps.crash_at(step, dying.create(&id)).await;
         let deleted = other.delete(&id).await;
         assert!(
             matches!(deleted, Err(ProviderError::NotFound { .. })),
@@ -105,12 +95,12 @@ async fn a_creation_that_goes_on_is_not_disturbed() {
     world.timing.turn_idle = Duration::from_secs(120);
     let id = tenant("slow");
     let slow = Arc::new(world.provider().await);
-    *slow.shared.stop_at.lock().unwrap() = Some("docs");
+    slow.shared.steps.stop_at(Some("docs"));
     let creation = tokio::spawn({
         let (slow, id) = (slow.clone(), id.clone());
         async move { slow.create(&id).await }
     });
-    slow.shared.stopped.notified().await;
+    slow.shared.steps.stopped().await;
     // A start gives it some seconds and then leaves it alone.
     let other = world.provider().await;
     assert_eq!(world.place.databases().await.len(), 1);
@@ -129,7 +119,7 @@ async fn a_deletion_that_is_cut_short_is_finished_by_the_next_start() {
     for step in DELETING {
         let dying = world.provider().await;
         dying.create(&id).await.unwrap();
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         let next = world.provider().await;
         assert_eq!(next.list().await.unwrap(), [], "{step}");
         assert!(!next.contains(&id).await.unwrap());
@@ -154,10 +144,10 @@ async fn a_deletion_that_is_cut_short_is_finished_by_whoever_comes_next() {
         dying.create(&id).await.unwrap();
         let store = dying.open(&id).await.unwrap();
         put(&store, Head::EMPTY, 1, "old").await;
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         other.delete(&id).await.unwrap();
         dying.create(&id).await.unwrap();
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         other.create(&id).await.unwrap();
         let store = other.open(&id).await.unwrap();
         assert_eq!(head(&store).await, Head::EMPTY, "{step}");
@@ -170,7 +160,11 @@ async fn undoing_a_creation_leaves_the_data_of_others_alone() {
     let world = World::new();
     let id = tenant("mine");
     let dying = world.provider().await;
-    crash_at(&dying, "registered", dying.create(&id)).await;
+    dying
+        .shared
+        .steps
+        .crash_at("registered", dying.create(&id))
+        .await;
     let name = database(&dying, "mine");
     world
         .place

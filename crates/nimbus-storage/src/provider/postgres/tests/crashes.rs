@@ -2,27 +2,17 @@
 
 use super::*;
 
-/// Starts something, and gives it up at a step as a crash would.
-async fn crash_at(
-    provider: &PostgresProvider,
-    step: &'static str,
-    work: impl Future<Output = ProviderResult<()>>,
-) {
-    *provider.shared.stop_at.lock().unwrap() = Some(step);
-    tokio::select! {
-        done = work => panic!("{step} was not reached: {done:?}"),
-        () = provider.shared.stopped.notified() => {}
-    }
-    *provider.shared.stop_at.lock().unwrap() = None;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_creation_that_is_cut_short_left_nothing_or_all() {
     let world = World::new();
     let id = tenant("born");
     for step in ["begun", "registered", "made", "filled", "created"] {
         let dying = world.provider().await;
-        crash_at(&dying, step, dying.create_marked(&id, b"mark")).await;
+        dying
+            .shared
+            .steps
+            .crash_at(step, dying.create_marked(&id, b"mark"))
+            .await;
         let whole = step == "created";
         let next = world.provider().await;
         // The dead server's session ends a moment later, and the creation waits for it.
@@ -55,7 +45,7 @@ async fn a_deletion_that_is_cut_short_is_finished_by_the_next_start() {
     for step in ["marked", "locked", "dropped", "forgotten", "deleted"] {
         let dying = world.provider().await;
         dying.create(&id).await.unwrap();
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         let next = world.provider().await;
         assert_eq!(next.list().await.unwrap(), [], "{step}");
         assert!(!next.contains(&id).await.unwrap());
@@ -82,13 +72,13 @@ async fn a_deletion_that_is_cut_short_is_finished_by_whoever_comes_next() {
         dying.create(&id).await.unwrap();
         let store = dying.open(&id).await.unwrap();
         put(&store, Head::EMPTY, 1, "old").await;
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         drop(dying);
         // A deletion, or a creation.
         other.delete(&id).await.unwrap();
         let dying = world.provider().await;
         dying.create(&id).await.unwrap();
-        crash_at(&dying, step, dying.delete(&id)).await;
+        dying.shared.steps.crash_at(step, dying.delete(&id)).await;
         other.create(&id).await.unwrap();
         let store = other.open(&id).await.unwrap();
         assert_eq!(head(&store).await, Head::EMPTY, "{step}");
