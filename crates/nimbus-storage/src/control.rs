@@ -1,6 +1,6 @@
 //! The control database: what is local to this server and belongs to no tenant.
 //!
-//! It holds the registry of embedded tenants, the time at which each tenant next wants to be
+//! It holds the registry of embedded tenants, the time at which each of its tenants next wants to be
 //! woken, and anchors of logs that are kept elsewhere, in `nimbus-control.db` (redb, 0600, encrypted if
 //! there is a key). It must not know tenant data, nor what a wake or an anchor is for. Everything is mirrored in memory, so reading never touches the disk;
 //! writing blocks for a sync, so async callers go through `spawn_blocking`.

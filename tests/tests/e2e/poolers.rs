@@ -13,7 +13,7 @@ fn by_way_of(pooler: &Pooler) -> Options {
 
 #[test]
 fn a_pooler_that_shares_sessions_is_refused_by_name() {
-    let database = Database::postgres();
+    let database = Database::private_postgres();
     for mode in ["transaction", "statement"] {
         let pooler = Pooler::before(&database, mode);
         let refused = Server::refused(by_way_of(&pooler)).expect(1);
@@ -27,7 +27,7 @@ fn a_pooler_that_shares_sessions_is_refused_by_name() {
 
 #[test]
 fn a_pooler_that_keeps_sessions_whole_is_as_good_as_the_server() {
-    let database = Database::postgres();
+    let database = Database::private_postgres();
     let pooler = Pooler::before(&database, "session");
     let mut server = Server::start(by_way_of(&pooler));
     let client = server.client();

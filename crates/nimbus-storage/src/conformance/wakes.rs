@@ -63,8 +63,8 @@ pub(crate) async fn keeps_wake_times(wakes: &dyn WakeStore) -> CaseResult {
     // Not the time that was seen, but another one like it.
     wakes.lower(&c, 30).await?;
     check!(!wakes.replace(&seen, None).await?, "clearing it once more");
-    wakes.forget(&c).await?;
-    wakes.forget(&c).await?;
+    let seen = self::seen(wakes, "c").await?;
+    check!(wakes.replace(&seen, None).await?, "clearing the new one");
     wakes.lower(&b, 0).await?;
     check_eq!(
         times(wakes, u64::MAX, 9).await?,

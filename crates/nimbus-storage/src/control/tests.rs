@@ -180,6 +180,26 @@ async fn wakes_are_replaced_by_those_who_saw_the_newest() {
     kept.unwrap();
 }
 
+/// The file is opened again and may have an older time; who saw one before that may not raise it.
+#[test]
+fn wakes_are_in_order_after_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let t = tenant("t");
+    db.lower_wake(&t, 5).unwrap();
+    let seen = db.due(5, 1).remove(0);
+    db.set_wake(&t, Some(10)).unwrap();
+    db.writer().db = None;
+    db.lower_wake(&t, 7).unwrap();
+    assert!(!db.replace_wake(&seen, None).unwrap());
+    assert_eq!(db.due(u64::MAX, 9).len(), 1);
+    db.check().unwrap();
+    let kept = after_kill(dir.path()).1;
+    assert_eq!(kept.wake(&t), Some(7));
+    drop(db);
+    assert_eq!(ControlDb::open(dir.path()).unwrap().wake(&t), Some(7));
+}
+
 /// Whatever happened, a crash never leaves a wake later than the last one promised.
 #[test]
 fn a_kill_never_leaves_a_later_wake() {

@@ -33,7 +33,7 @@ impl ControlDb {
             return Ok(false);
         }
         let result = self.commit(&mut writer, Sync::Wake, |txn| {
-            write_wake(txn, tenant, old, Some(at_ms))
+            write_wake(txn, tenant, Some(at_ms))
         });
         result?;
         self.mirror().wakes.set(tenant, Some(at_ms));
@@ -76,7 +76,7 @@ impl ControlDb {
             } else {
                 Sync::Lazy
             };
-            self.commit(writer, sync, |txn| write_wake(txn, tenant, old, at_ms))?;
+            self.commit(writer, sync, |txn| write_wake(txn, tenant, at_ms))?;
         }
         self.mirror().wakes.set(tenant, at_ms);
         Ok(())
@@ -93,25 +93,23 @@ impl ControlDb {
     }
 }
 
-pub(super) fn write_wake(
+fn write_wake(
     txn: &WriteTransaction,
     tenant: &TenantId,
-    old: Option<u64>,
     new: Option<u64>,
 ) -> Result<(), redb::Error> {
     let mut wakes = txn.open_table(WAKES)?;
     let mut by_time = txn.open_table(WAKES_BY_TIME)?;
+    // What the file has: after an error that can be another time than the one in memory was.
+    let old = match new {
+        Some(at) => wakes.insert(tenant.as_str(), at)?,
+        None => wakes.remove(tenant.as_str())?,
+    };
     if let Some(old) = old {
-        by_time.remove((old, tenant.as_str()))?;
+        by_time.remove((old.value(), tenant.as_str()))?;
     }
-    match new {
-        Some(at) => {
-            wakes.insert(tenant.as_str(), at)?;
-            by_time.insert((at, tenant.as_str()), ())?;
-        }
-        None => {
-            wakes.remove(tenant.as_str())?;
-        }
+    if let Some(at) = new {
+        by_time.insert((at, tenant.as_str()), ())?;
     }
     Ok(())
 }
@@ -147,11 +145,6 @@ impl WakeStore for LocalWakes {
     ) -> BoxFuture<'a, ProviderResult<bool>> {
         let seen = seen.clone();
         self.apart(move |control| control.replace_wake(&seen, at_ms))
-    }
-
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        let tenant = tenant.clone();
-        self.apart(move |control| control.set_wake(&tenant, None))
     }
 
     fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {

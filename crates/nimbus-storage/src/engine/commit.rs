@@ -140,8 +140,9 @@ pub(crate) async fn submit(
     tenant: &Arc<TenantInner>,
     mut transaction: Transaction,
 ) -> StoreResult<Result<Accepted, Conflicted>> {
-    if transaction.view.writes.is_empty() {
-        transaction.view.confirm().await?;
+    match transaction.view.writes.is_empty() {
+        true => transaction.view.confirm().await?,
+        false => transaction.read_fence().await?,
     }
     let view = &transaction.view;
     if let Some(outdated) = Conflicted::of(view) {
@@ -154,9 +155,7 @@ pub(crate) async fn submit(
         .counters
         .documents_read
         .fetch_add(view.documents_read, Ordering::Relaxed);
-    if let Some(at_ms) = transaction.wanted_wake() {
-        tenant.shared.lower_wake(&tenant.id, at_ms).await?;
-    }
+    transaction.announce().await?;
     let mut commit = [0; 16];
     super::fill_random(&mut commit)?;
     enqueue(tenant, transaction.into_proposal(CommitId(commit))).await

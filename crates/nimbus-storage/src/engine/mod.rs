@@ -303,9 +303,12 @@ impl Engine {
         if let Some(open) = open {
             self.shut(open).await;
         }
+        let wakes = &self.inner.shared.wakes;
+        // As they are now: whoever makes the tenant again may schedule work at once.
+        let left = wakes.of(tenant).await;
         self.inner.provider.delete(tenant).await?;
         lock(&self.inner.quotas).remove(tenant);
-        self.forget_wake(tenant).await;
+        wakes.clear(&left).await;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use super::overlay::Overlay;
 use super::replay::Replay;
 use super::restore::Restore;
 use super::view::View;
-use super::wake::Wakes;
+use super::wake::DueTenant;
 use super::{Engine, Tenant, lock, to_its_end};
 use crate::error::{StoreError, StoreResult};
 use crate::provider::combined::{self, ARRIVING_KEY, CombinedProvider};
@@ -473,7 +473,7 @@ impl Job {
         let closed = replay.close().await;
         let finished = match (decided, closed) {
             (Err(undecided), _) => Err(undecided),
-            (Ok(()), closed) => self.finish(closed).await.map_err(|error| Undecided {
+            (Ok(left), closed) => self.finish(closed, left).await.map_err(|error| Undecided {
                 error,
                 unknown: true,
             }),
@@ -483,22 +483,15 @@ impl Job {
         finished
     }
 
-    async fn finish(&self, closed: StoreResult<()>) -> StoreResult<()> {
+    async fn finish(&self, closed: StoreResult<()>, left: Vec<DueTenant>) -> StoreResult<()> {
         closed?;
         combined::finish(&self.tenant, &*self.source, &*self.target).await?;
-        self.wakes().carried(&self.tenant, self.both()).await;
+        self.engine.inner.shared.wakes.clear(&left).await;
         Ok(())
     }
 
-    fn wakes(&self) -> &Wakes {
-        &self.engine.inner.shared.wakes
-    }
-
-    fn both(&self) -> (&dyn Provider, &dyn Provider) {
-        (&*self.source, &*self.target)
-    }
-
-    async fn decide(&self, replay: &mut Replay) -> Result<(), Undecided> {
+    /// The wake times that the tenant leaves behind.
+    async fn decide(&self, replay: &mut Replay) -> Result<Vec<DueTenant>, Undecided> {
         let store = self.source.open(&self.tenant).await?;
         let decided = self.decide_on(&*store, replay).await;
         if let Err(error) = store.close().await {
@@ -511,7 +504,7 @@ impl Job {
         &self,
         store: &dyn TenantStore,
         replay: &mut Replay,
-    ) -> Result<(), Undecided> {
+    ) -> Result<Vec<DueTenant>, Undecided> {
         let mut turn = None;
         let head = if store.is_shared() {
             let locked = turn.insert(store.turn().await.map_err(not_decided)?);
@@ -526,12 +519,17 @@ impl Job {
             self.step(replay, &mut view.unbounded()).await?;
         }
         // What is committed now was announced before, on whichever server.
-        self.wakes().carry(&self.tenant, self.both()).await?;
+        let wakes = &self.engine.inner.shared.wakes;
+        let both = (&*self.source, &*self.target);
+        let left = wakes.carry(&self.tenant, both).await?;
         let decided = combined::decide(store, turn, head, self.target.name()).await;
-        decided.map_err(|error| Undecided {
-            unknown: matches!(error, CommitError::OutcomeUnknown { .. }),
-            ..not_decided(error)
-        })
+        match decided {
+            Ok(()) => Ok(left),
+            Err(error) => Err(Undecided {
+                unknown: matches!(error, CommitError::OutcomeUnknown { .. }),
+                ..not_decided(error)
+            }),
+        }
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) struct TenantInner {
     pub(crate) log: super::log::LogControl,
     pub(crate) app: super::app::AppControl,
     pub(crate) counting: super::quota::Counting,
+    pub(crate) lowering: super::wake::Lowering,
 }
 
 /// A tenant that is open for work. Cheap to clone; keeps the tenant from being closed as idle.
@@ -129,6 +130,7 @@ impl TenantInner {
             log: super::log::LogControl::new(log_floor),
             app: super::app::AppControl::default(),
             counting: super::quota::Counting::default(),
+            lowering: super::wake::Lowering::default(),
         }
     }
 

@@ -3,14 +3,28 @@
 //! A wake time is lowered durably before the commit that schedules the work, and raised after; so a server that
 //! starts finds every due tenant without opening any. Providers that servers share keep them where all of these find
 //! them, the engine keeps those of the others. What the work is, the tenant itself knows.
+//!
+//! Between the two, the work is announced and not there yet. So that nobody who looks then puts the wake off, whoever looks
+//! first writes a row that each transaction has read which schedules work: what is committed later runs again, and announces
+//! itself again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use bytes::Bytes;
 use nimbus_core::TenantId;
 
-use super::{Engine, EngineShared, Tenant};
+use super::tenant::TenantInner;
+use super::txn::Transaction;
+use super::{Engine, Tenant, fill_random, lock};
 use crate::error::{StoreError, StoreResult};
-use crate::provider::{Provider, Wake, WakeStore};
+use crate::provider::{Keyspace, Provider, ProviderError, ProviderResult, Wake, WakeStore};
+
+/// Row of [`Keyspace::Jobs`], another one for each look at the work.
+const FENCE_KEY: &[u8] = b"wake";
+/// How often a wake time is lowered where others are in the way, and how long is waited in between.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(20);
 
 type Keeper = Arc<dyn WakeStore>;
 
@@ -57,130 +71,229 @@ impl Wakes {
         }
     }
 
-    fn kept_by(&self, name: Option<&str>) -> Option<(Option<&'static str>, &Keeper)> {
+    fn kept_by(&self, name: Option<&str>) -> StoreResult<(Option<&'static str>, &Keeper)> {
         let of = |(kept, _): &&(&'static str, _)| Some(*kept) == name;
-        match self.shared.iter().find(of) {
-            Some((name, store)) => Some((Some(*name), store)),
-            None => self.own.as_ref().map(|own| (None, own)),
+        match (self.shared.iter().find(of), &self.own) {
+            (Some((name, keeper)), _) => Ok((Some(*name), keeper)),
+            (None, Some(own)) => Ok((None, own)),
+            (None, None) => Err(StoreError::invalid(
+                "this engine was made without a store for wake times",
+            )),
         }
     }
 
-    /// Makes the wake time of an open tenant at most `at_ms`, durably.
-    ///
-    /// # Errors
-    /// `InvalidInput` if nobody keeps wake times of such tenants; the store's failure.
-    pub(crate) async fn lower(&self, tenant: &TenantId, at_ms: u64) -> StoreResult<()> {
+    /// Who keeps that of a tenant that was opened.
+    fn serving(&self, tenant: &TenantId) -> StoreResult<(Option<&'static str>, &Keeper)> {
         let serving = match self.provider.combined() {
             Some(combined) => combined.serving(tenant),
             None => Some(self.provider.clone()),
         };
-        let (_, kept) = self
-            .kept_by(serving.map(|provider| provider.name()))
-            .ok_or_else(none_kept)?;
-        Ok(kept.lower(tenant, at_ms).await?)
-    }
-
-    /// Has the wake time go with a tenant from one provider to another. Until it is there for good, the tenant must be
-    /// closed for work; then [`Wakes::carried`] is to be called.
-    pub(super) async fn carry(
-        &self,
-        tenant: &TenantId,
-        (from, to): (&dyn Provider, &dyn Provider),
-    ) -> StoreResult<()> {
-        if let Some((old, new)) = self.differ(from, to)
-            && let Some(wake) = old.get(tenant).await?
-        {
-            new.lower(tenant, wake.at_ms).await?;
-        }
-        Ok(())
-    }
-
-    /// What is left behind then only wakes a tenant too early.
-    pub(super) async fn carried(
-        &self,
-        tenant: &TenantId,
-        (from, to): (&dyn Provider, &dyn Provider),
-    ) {
-        if let Some((old, _)) = self.differ(from, to)
-            && let Err(error) = old.forget(tenant).await
-        {
-            tracing::warn!(%tenant, %error, "forgetting a wake time that went with its tenant");
-        }
-    }
-
-    fn differ(&self, from: &dyn Provider, to: &dyn Provider) -> Option<(&Keeper, &Keeper)> {
-        let (from, old) = self.kept_by(Some(from.name()))?;
-        let (to, new) = self.kept_by(Some(to.name()))?;
-        (from != to).then_some((old, new))
+        self.kept_by(serving.map(|provider| provider.name()))
     }
 
     fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &Keeper)> {
         let own = self.own.iter().map(|own| (None, own));
         own.chain(self.shared.iter().map(|(name, kept)| (Some(*name), kept)))
     }
+
+    /// Has the wake time go with a tenant from one provider to another: it is there before the tenant is. What is
+    /// left behind, to be cleared once the tenant is there for good.
+    pub(super) async fn carry(
+        &self,
+        tenant: &TenantId,
+        (from, to): (&dyn Provider, &dyn Provider),
+    ) -> StoreResult<Vec<DueTenant>> {
+        let Ok((kept_by, old)) = self.kept_by(Some(from.name())) else {
+            return Ok(Vec::new());
+        };
+        let Some(wake) = old.get(tenant).await? else {
+            return Ok(Vec::new());
+        };
+        let (then_kept_by, new) = self.kept_by(Some(to.name()))?;
+        if kept_by == then_kept_by {
+            return Ok(Vec::new());
+        }
+        new.lower(tenant, wake.at_ms).await?;
+        Ok(vec![DueTenant { wake, kept_by }])
+    }
+
+    /// The wake times of a tenant, wherever they are.
+    pub(super) async fn of(&self, tenant: &TenantId) -> Vec<DueTenant> {
+        let mut found = Vec::new();
+        for (kept_by, keeper) in self.all() {
+            match keeper.get(tenant).await {
+                Ok(wake) => found.extend(wake.map(|wake| DueTenant { wake, kept_by })),
+                Err(error) => tracing::warn!(%tenant, %error, "looking for a wake time"),
+            }
+        }
+        found
+    }
+
+    /// Clears wake times of a tenant that is gone from where they are, unless they are others by now. One that is left
+    /// is cleared by whoever finds that nothing is due.
+    pub(super) async fn clear(&self, left: &[DueTenant]) {
+        for due in left {
+            let cleared = match self.kept_by(due.kept_by) {
+                Ok((_, keeper)) => keeper.replace(&due.wake, None).await,
+                Err(_) => continue,
+            };
+            if let Err(error) = cleared {
+                let tenant = due.tenant();
+                tracing::warn!(%tenant, %error, "clearing a wake time");
+            }
+        }
+    }
 }
 
-fn none_kept() -> StoreError {
-    StoreError::invalid("this engine was made without a store for wake times")
+/// Lowers the wake time of one tenant, once for all transactions that wait for it.
+#[derive(Default)]
+pub(crate) struct Lowering {
+    /// The least time that is wanted, and the number of the call that takes it.
+    wanted: Mutex<(Option<u64>, u64)>,
+    /// How many calls succeeded or were followed by one that did.
+    done: tokio::sync::Mutex<u64>,
 }
 
-impl EngineShared {
-    /// See [`Wakes::lower`].
-    pub(crate) async fn lower_wake(&self, tenant: &TenantId, at_ms: u64) -> StoreResult<()> {
-        self.wakes.lower(tenant, at_ms).await
+impl Lowering {
+    /// Makes the wake time at most `at_ms`, durably.
+    ///
+    /// # Errors
+    /// `InvalidInput` if nobody keeps wake times of such tenants; the keeper's failure.
+    async fn lower(&self, tenant: &TenantInner, at_ms: u64) -> StoreResult<()> {
+        let call = {
+            let mut wanted = lock(&self.wanted);
+            wanted.0 = Some(wanted.0.map_or(at_ms, |at| at.min(at_ms)));
+            wanted.1
+        };
+        let mut done = self.done.lock().await;
+        if *done > call {
+            return Ok(());
+        }
+        let (at_ms, call) = {
+            let mut wanted = lock(&self.wanted);
+            // Nothing is wanted where a call before took it and failed.
+            let at_ms = wanted.0.take().map_or(at_ms, |at| at.min(at_ms));
+            wanted.1 += 1;
+            (at_ms, wanted.1)
+        };
+        let (_, keeper) = tenant.shared.wakes.serving(&tenant.id)?;
+        lower(keeper, &tenant.id, at_ms).await?;
+        *done = call;
+        Ok(())
+    }
+}
+
+async fn lower(keeper: &Keeper, tenant: &TenantId, at_ms: u64) -> ProviderResult<()> {
+    let mut tries = 1;
+    loop {
+        match keeper.lower(tenant, at_ms).await {
+            Err(ProviderError::Busy { .. }) if tries < TRIES => tries += 1,
+            done => return done,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Transaction {
+    /// Has those who look for work meanwhile make this transaction run again. To be called before it is validated.
+    pub(super) async fn read_fence(&mut self) -> StoreResult<()> {
+        if self.wanted_wake().is_some() {
+            self.view.get(Keyspace::Jobs, FENCE_KEY).await?;
+        }
+        Ok(())
+    }
+
+    /// Announces the work that is scheduled, durably.
+    pub(super) async fn announce(&mut self) -> StoreResult<()> {
+        let Some(at_ms) = self.wanted_wake() else {
+            return Ok(());
+        };
+        let tenant = self.tenant.clone();
+        tenant.lowering.lower(&tenant, at_ms).await
+    }
+}
+
+impl Tenant {
+    /// From here on everything that was scheduled is seen, and what is not seen announces itself again.
+    async fn raise_fence(&self) -> StoreResult<()> {
+        let raised = self.transact(|tx| {
+            Box::pin(async move {
+                let mut look = [0; 16];
+                fill_random(&mut look)?;
+                let after = Bytes::from(data_encoding::HEXLOWER.encode(&look));
+                let before = tx.view.get(Keyspace::Jobs, FENCE_KEY).await?;
+                tx.view.put(Keyspace::Jobs, FENCE_KEY, before, Some(after))
+            })
+        });
+        raised.await
     }
 }
 
 impl Engine {
     /// Tenants that want to be woken by now, earliest first: those of this server, and of all servers that share a
     /// provider. Several may be told of the same tenant; that its work is done once is for its transactions to see to.
+    /// A provider that does not answer is left out.
     ///
     /// # Errors
-    /// `InvalidInput` if nobody keeps wake times; a store's failure.
+    /// `InvalidInput` if nobody keeps wake times; the failure of the last one if all fail.
     pub async fn due_tenants(&self, now_ms: u64, limit: usize) -> StoreResult<Vec<DueTenant>> {
         let wakes = &self.inner.shared.wakes;
-        if wakes.all().next().is_none() {
-            return Err(none_kept());
+        let (mut due, mut answered) = (Vec::new(), false);
+        let mut failed = wakes.kept_by(None).err();
+        for (kept_by, keeper) in wakes.all() {
+            match keeper.due(now_ms, limit).await {
+                Ok(found) => {
+                    answered = true;
+                    due.extend(found.into_iter().map(|wake| DueTenant { wake, kept_by }));
+                }
+                Err(error) => {
+                    let who = kept_by.unwrap_or("this server");
+                    tracing::warn!(who, %error, "looking for tenants that are due");
+                    failed = Some(error.into());
+                }
+            }
         }
-        let mut due = Vec::new();
-        for (kept_by, store) in wakes.all() {
-            let found = store.due(now_ms, limit).await?;
-            due.extend(found.into_iter().map(|wake| DueTenant { wake, kept_by }));
+        if let (false, Some(error)) = (answered, failed) {
+            return Err(error);
         }
         due.sort_by(|a, b| (a.at_ms(), a.tenant()).cmp(&(b.at_ms(), b.tenant())));
         due.truncate(limit);
         Ok(due)
     }
 
-    /// The tenant, opened if need be, with all the work that was scheduled when it was told to be due: a replica is
-    /// brought up to date first.
+    /// The tenant, opened if need be, to look for its work: all that was announced until now is there, or is going to be
+    /// announced again. Takes a commit.
     ///
     /// # Errors
-    /// As [`Engine::tenant`].
+    /// As [`Engine::tenant`] and [`Tenant::transact`]. After `TenantNotFound` it is due no more.
     pub async fn due_tenant(&self, due: &DueTenant) -> StoreResult<Tenant> {
-        let tenant = self.tenant(due.tenant()).await?;
-        tenant.inner.store.look_again();
+        let opened = self.tenant(due.tenant()).await;
+        if let Err(StoreError::TenantNotFound { .. }) = opened {
+            // Its deletion was cut off, or it was never more than the copy of a move.
+            let left = std::slice::from_ref(due);
+            self.inner.shared.wakes.clear(left).await;
+        }
+        let tenant = opened?;
+        tenant.raise_fence().await?;
         Ok(tenant)
     }
 
-    /// Sets or clears the wake time of a tenant from [`Engine::due_tenant`] after its work was done. False if somebody
-    /// scheduled work since it was told: then nothing is changed, and the tenant is due still.
+    /// Sets or clears the wake time of a tenant from [`Engine::due_tenant`], where no work was found that is due. False if
+    /// somebody announced some since it was told: then nothing is changed, and the tenant is due still.
     ///
     /// # Errors
-    /// As [`Engine::due_tenants`].
+    /// `InvalidInput` if nobody keeps wake times of such tenants; the keeper's failure.
     pub async fn set_wake(&self, due: &DueTenant, at_ms: Option<u64>) -> StoreResult<bool> {
         let wakes = &self.inner.shared.wakes;
-        let (_, kept) = wakes.kept_by(due.kept_by).ok_or_else(none_kept)?;
-        Ok(kept.replace(&due.wake, at_ms).await?)
-    }
-
-    /// A tenant that was deleted has no work any more.
-    pub(super) async fn forget_wake(&self, tenant: &TenantId) {
-        for (_, kept) in self.inner.shared.wakes.all() {
-            // Left behind, it wakes nobody.
-            if let Err(error) = kept.forget(tenant).await {
-                tracing::warn!(%tenant, %error, "forgetting the wake time of a deleted tenant");
-            }
+        let (_, told) = wakes.kept_by(due.kept_by)?;
+        let (kept_by, serving) = wakes.serving(due.tenant())?;
+        if kept_by == due.kept_by {
+            return Ok(told.replace(&due.wake, at_ms).await?);
         }
+        // It was moved, or this comes from a version that kept the time elsewhere.
+        if let Some(at_ms) = at_ms {
+            lower(serving, due.tenant(), at_ms).await?;
+        }
+        Ok(told.replace(&due.wake, None).await?)
     }
 }

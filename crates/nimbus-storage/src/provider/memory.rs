@@ -198,11 +198,6 @@ impl WakeStore for World {
         std::future::ready(Ok(is_as_seen)).boxed()
     }
 
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        lock(&self.wakes).set(tenant, None);
-        std::future::ready(Ok(())).boxed()
-    }
-
     fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
         std::future::ready(Ok(lock(&self.wakes).get(tenant))).boxed()
     }

@@ -5,6 +5,7 @@
 //! other, and what one of them scheduled the others find when it is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::BoxFuture;
 use nimbus_core::TenantId;
@@ -23,7 +24,7 @@ pub struct Wake {
 }
 
 /// Keeps one wake time per tenant. It outlives the registration of the tenant, which may have been moved elsewhere:
-/// whoever deletes a tenant has it forgotten.
+/// whoever deletes a tenant clears it.
 pub trait WakeStore: Send + Sync + 'static {
     /// Makes the wake time at most `at_ms`, durably.
     ///
@@ -42,12 +43,6 @@ pub trait WakeStore: Send + Sync + 'static {
         at_ms: Option<u64>,
     ) -> BoxFuture<'a, ProviderResult<bool>>;
 
-    /// Clears the wake time of a tenant that is gone.
-    ///
-    /// # Errors
-    /// When it could not be written.
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>>;
-
     /// The wake time of a tenant, if it has one.
     ///
     /// # Errors
@@ -61,13 +56,15 @@ pub trait WakeStore: Send + Sync + 'static {
     fn due(&self, now_ms: u64, limit: usize) -> BoxFuture<'_, ProviderResult<Vec<Wake>>>;
 }
 
+/// Newest mark of all tables in memory, since one may be read from its file again.
+static MARKS: AtomicU64 = AtomicU64::new(0);
+
 /// Wake times in memory.
 #[derive(Debug, Default)]
 pub(crate) struct WakeTable {
     /// Time and mark.
     tenants: BTreeMap<TenantId, (u64, u64)>,
     by_time: BTreeSet<(u64, TenantId)>,
-    marks: u64,
 }
 
 impl WakeTable {
@@ -91,9 +88,9 @@ impl WakeTable {
     }
 
     pub(crate) fn set(&mut self, tenant: &TenantId, at_ms: Option<u64>) {
-        self.marks += 1;
+        let mark = MARKS.fetch_add(1, Ordering::Relaxed) + 1;
         let old = match at_ms {
-            Some(at) => self.tenants.insert(tenant.clone(), (at, self.marks)),
+            Some(at) => self.tenants.insert(tenant.clone(), (at, mark)),
             None => self.tenants.remove(tenant),
         };
         if let Some((old, _)) = old {

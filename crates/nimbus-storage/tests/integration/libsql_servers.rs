@@ -62,6 +62,7 @@ checks!(
     a_dead_servers_schema_change_is_undone,
     due_work_is_done_once,
     due_work_of_a_server_that_is_gone_is_done,
+    due_work_that_is_only_announced_is_not_forgotten,
     policies_reach_the_other_server,
     usage_counts_the_other_servers_commits,
     quotas_hold_over_both_servers,
@@ -82,6 +83,7 @@ checks!(
     a_dead_servers_schema_change_is_undone,
     due_work_is_done_once,
     due_work_of_a_server_that_is_gone_is_done,
+    due_work_that_is_only_announced_is_not_forgotten,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

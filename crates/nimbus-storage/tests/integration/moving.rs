@@ -14,7 +14,7 @@ use nimbus_storage::provider::redb::{RedbOptions, RedbProvider};
 use nimbus_storage::provider::sqlite::{SqliteOptions, SqliteProvider};
 use nimbus_storage::provider::{
     Batch, CommitError, Head, Keyspace, Provider, ProviderError, ProviderResult, Snapshot,
-    StoreStats, TenantStore, Turn,
+    StoreStats, TenantStore, Turn, WakeStore,
 };
 use nimbus_storage::{
     Engine, EngineOptions, FilterOp, MovePhase, MoveStatus, Quota, StoreError, Tenant,
@@ -79,6 +79,18 @@ impl Yard {
         engine_over(self.open(names))
     }
 
+    /// An engine that keeps wake times, over these providers as `wrap` makes them.
+    fn waking(
+        &self,
+        names: &[&str],
+        wrap: impl Fn(Arc<dyn Provider>) -> Arc<dyn Provider>,
+    ) -> Engine {
+        let control = Arc::new(self.control());
+        let providers = self.open_with(names, &control);
+        let providers = providers.into_iter().map(wrap).collect();
+        Engine::new(combined(providers), waking(control))
+    }
+
     /// Names of the files of tenants, but for those beside them.
     fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path()).unwrap();
@@ -91,6 +103,30 @@ impl Yard {
 
 fn engine_over(providers: Vec<Arc<dyn Provider>>) -> Engine {
     Engine::new(combined(providers), EngineOptions::default())
+}
+
+fn waking(control: Arc<ControlDb>) -> EngineOptions {
+    let mut options = EngineOptions::default();
+    options.wakes = Some(Arc::new(LocalWakes::new(control)));
+    options
+}
+
+/// Commits a note about work at a time.
+async fn schedule(engine: &Engine, at_ms: u64) -> DocumentId {
+    let tenant = engine.tenant(&tenant_id()).await.unwrap();
+    let scheduled = tenant.transact(|tx| {
+        Box::pin(async move {
+            tx.wake_at(at_ms);
+            tx.insert(&notes(), object([("n", int(-1))])).await
+        })
+    });
+    scheduled.await.unwrap()
+}
+
+async fn is_due(engine: &Engine, at_ms: u64) -> bool {
+    let due = engine.due_tenants(at_ms, 9).await.unwrap();
+    due.iter()
+        .any(|due| (due.at_ms(), due.tenant()) == (at_ms, &tenant_id()))
 }
 
 fn combined(mut providers: Vec<Arc<dyn Provider>>) -> Arc<dyn Provider> {
@@ -329,39 +365,26 @@ async fn what_another_server_acknowledged_moves_too() {
     check(&mover, &expected).await;
 }
 
-/// Puts the next version of the tenant's policy.
 /// Work that is due goes with the tenant, to a database that is not registered here too, and ends with it.
 #[tokio::test]
 async fn wake_times_move() {
     let yard = Yard::new();
-    let control = Arc::new(yard.control());
-    let providers = yard.open_with(&["sqlite", "redb", "memory"], &control);
-    let mut options = EngineOptions::default();
-    options.wakes = Some(Arc::new(LocalWakes::new(control)));
-    let engine = Engine::new(combined(providers), options);
-    let due = async || engine.due_tenants(u64::MAX, 9).await.unwrap();
+    let engine = yard.waking(&["sqlite", "redb", "memory"], |inner| inner);
     filled(&engine, 10).await;
-    let tenant = engine.tenant(&tenant_id()).await.unwrap();
-    let scheduled = tenant.transact(|tx| {
-        Box::pin(async move {
-            tx.wake_at(1_000);
-            tx.insert(&notes(), object([("n", int(1))])).await
-        })
-    });
-    scheduled.await.unwrap();
-    drop(tenant);
+    schedule(&engine, 1_000).await;
     for to in ["redb", "memory", "sqlite"] {
         let status = moved(&engine, to).await;
         assert_eq!(status.phase, MovePhase::Done, "{status:?}");
-        let found = due().await;
-        assert_eq!(found.len(), 1, "{to}: {found:?}");
-        assert_eq!((found[0].at_ms(), found[0].tenant()), (1_000, &tenant_id()));
+        assert!(is_due(&engine, 1_000).await, "{to}");
     }
+    let due = engine.due_tenants(u64::MAX, 9).await.unwrap();
+    assert_eq!(due.len(), 1, "nothing is left where it was");
     engine.delete_tenant(&tenant_id()).await.unwrap();
-    assert_eq!(due().await, []);
+    assert_eq!(engine.due_tenants(u64::MAX, 9).await.unwrap(), []);
     engine.close().await.unwrap();
 }
 
+/// Puts the next version of the tenant's policy.
 async fn put_policy(engine: &Engine, version: u64) {
     let put = |tenant: Tenant| async move {
         let text = format!("text {version}").into();
@@ -547,6 +570,10 @@ impl Provider for Brittle {
         })
     }
 
+    fn wakes(&self) -> Option<Arc<dyn WakeStore>> {
+        self.inner.wakes()
+    }
+
     fn delete<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
         match spend(&self.left) {
             true => self.inner.delete(tenant),
@@ -634,8 +661,9 @@ async fn dies_at_each_step(from: &str, to: &str) {
     let mut seen = [false; 2];
     for changes in 0.. {
         let yard = Yard::new();
-        let alone = Engine::new(yard.open(&[from]).remove(0), EngineOptions::default());
-        let expected = filled(&alone, 20).await;
+        let alone = yard.waking(&[from], |inner| inner);
+        let mut expected = filled(&alone, 20).await;
+        expected.insert(schedule(&alone, 1_000).await, -1);
         alone.close().await.unwrap();
         drop(alone);
 
@@ -647,19 +675,24 @@ async fn dies_at_each_step(from: &str, to: &str) {
                 bends: false,
             })
         };
-        let engine = engine_over(yard.open(&[from, to]).into_iter().map(brittle).collect());
+        let engine = yard.waking(&[from, to], brittle);
         drop(engine.tenant(&tenant_id()).await.unwrap());
         left.store(changes, Ordering::SeqCst);
         let status = moved(&engine, to).await;
         engine.close().await.unwrap();
         drop(engine);
 
-        let providers = yard.open(&[from, to]);
+        let control = Arc::new(yard.control());
+        let providers = yard.open_with(&[from, to], &control);
         let mut both = providers.clone();
         let combined = CombinedProvider::new(both.remove(0), both).unwrap();
         combined.recover().await.unwrap();
-        let engine = Engine::new(Arc::new(combined), EngineOptions::default());
+        let engine = Engine::new(Arc::new(combined), waking(control));
         check(&engine, &expected).await;
+        assert!(
+            is_due(&engine, 1_000).await,
+            "{changes}: the wake time is lost"
+        );
         let found = holders(&providers).await;
         let shared = from == "memory";
         assert!(
@@ -679,6 +712,7 @@ async fn dies_at_each_step(from: &str, to: &str) {
             assert_eq!(status.phase, MovePhase::Done, "{changes}: {status:?}");
             check(&engine, &expected).await;
         }
+        assert!(is_due(&engine, 1_000).await, "{changes}: it is lost then");
         if arrived || again {
             assert_eq!(holders(&providers).await, [to]);
         }

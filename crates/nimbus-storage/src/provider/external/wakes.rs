@@ -38,12 +38,11 @@ macro_rules! wake_store {
                 at_ms: u64,
             ) -> futures_util::future::BoxFuture<'a, $crate::provider::ProviderResult<()>> {
                 async move {
-                    let new = (
-                        tenant,
-                        at_ms,
-                        $crate::provider::external::wakes::fresh_mark()?,
-                    );
-                    $lease!(self.0, |conn| self.table().lower(conn, new))
+                    $lease!(self.0, |conn| {
+                        // Drawn anew for each try: somebody may have seen the one of a try that was lost.
+                        let mark = $crate::provider::external::wakes::fresh_mark()?;
+                        self.table().lower(conn, (tenant, at_ms, mark))
+                    })
                 }
                 .boxed()
             }
@@ -59,13 +58,6 @@ macro_rules! wake_store {
                     $lease!(self.0, |conn| self.table().replace(conn, seen, new))
                 }
                 .boxed()
-            }
-
-            fn forget<'a>(
-                &'a self,
-                tenant: &'a nimbus_core::TenantId,
-            ) -> futures_util::future::BoxFuture<'a, $crate::provider::ProviderResult<()>> {
-                async move { $lease!(self.0, |conn| self.table().forget(conn, tenant)) }.boxed()
             }
 
             fn get<'a>(

@@ -152,7 +152,7 @@ impl Replica {
 
     /// Has later reads look at the primary first.
     pub(super) fn look_again(&self) {
-        self.view().look_from = Some(Instant::now());
+        self.view().looked = None;
     }
 
     /// A snapshot of what was committed through this server, and of what others committed up to `max_staleness` ago.

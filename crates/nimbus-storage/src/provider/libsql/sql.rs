@@ -196,8 +196,6 @@ pub(super) const REPLACE_WAKE: &str =
 pub(super) const CLEAR_WAKE: &str =
     "DELETE FROM wakes WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";
 /// `?1` tenant.
-pub(super) const FORGET_WAKE: &str = "DELETE FROM wakes WHERE tenant_id = ?1";
-/// `?1` tenant.
 pub(super) const WAKE: &str = "SELECT tenant_id, at_ms, mark FROM wakes WHERE tenant_id = ?1";
 /// `?1` time, `?2` limit.
 pub(super) const DUE_WAKES: &str =

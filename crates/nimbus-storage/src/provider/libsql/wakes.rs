@@ -84,14 +84,6 @@ impl WakeStore for Wakes {
         .boxed()
     }
 
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        async move {
-            let args = vec![tenant.as_str().into()];
-            self.write(sql::FORGET_WAKE, args).await.map(drop)
-        }
-        .boxed()
-    }
-
     fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
         async move {
             let found = self.read(sql::WAKE, vec![tenant.as_str().into()]);

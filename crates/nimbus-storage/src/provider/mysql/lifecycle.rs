@@ -51,7 +51,7 @@ pub(super) enum Outcome {
     Stray,
 }
 
-/// Reads something, once more if the connection had died while nobody used it.
+/// Does something that may be done twice, once more if the connection had died while nobody used it.
 macro_rules! read {
     ($shared:expr, |$conn:ident| $read:expr) => {
         loop {

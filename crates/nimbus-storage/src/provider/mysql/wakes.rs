@@ -1,7 +1,7 @@
 //! Wake times in the metadata database, where every server on it finds them.
 //!
-//! Must not touch a tenant's database. A change whose connection was lost is made again; of a replacement that was done the
-//! repetition says that it was not, upon which the caller looks again.
+//! Must not touch a tenant's database. A change whose idle connection turns out to be dead is made again; of a
+//! replacement that was done the repetition says that it was not, upon which the caller looks again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,11 @@ impl Table {
     /// Makes the table where it is missing: metadata of an older version has none.
     pub(super) async fn make(&self, conn: &mut MySqlConnection) -> Step<()> {
         let name = &self.name;
+        // A server that only goes on needs no right to make tables.
+        match self.select(conn, "LIMIT 0").await {
+            Err(trouble) if trouble.kind() == Some(Kind::Gone) => {}
+            found => return found.map(drop),
+        }
         let sql = format!(
             "CREATE TABLE IF NOT EXISTS {name} (`tenant_id` VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL \
              PRIMARY KEY, `at_ms` BIGINT NOT NULL, `mark` BIGINT NOT NULL, \
@@ -73,12 +78,6 @@ impl Table {
             None => format!("DELETE FROM {name} {which}"),
         };
         Ok(self.run(conn, sql).await? == 1)
-    }
-
-    async fn forget(&self, conn: &mut MySqlConnection, tenant: &TenantId) -> Step<()> {
-        let (name, tenant) = (&self.name, word(tenant.as_str()));
-        let sql = format!("DELETE FROM {name} WHERE `tenant_id`={tenant}");
-        self.run(conn, sql).await.map(drop)
     }
 
     async fn select(&self, conn: &mut MySqlConnection, which: &str) -> Step<Vec<Wake>> {

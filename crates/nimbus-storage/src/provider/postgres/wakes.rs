@@ -1,7 +1,7 @@
 //! Wake times in the metadata schema, where every server on the database finds them.
 //!
-//! Must not touch a tenant's schema. A change whose connection was lost is made again; of a replacement that was done the
-//! repetition says that it was not, upon which the caller looks again.
+//! Must not touch a tenant's schema. A change whose idle connection turns out to be dead is made again; of a
+//! replacement that was done the repetition says that it was not, upon which the caller looks again.
 
 use std::sync::Arc;
 
@@ -39,7 +39,13 @@ impl Table {
     /// # Errors
     /// `Io`.
     pub(super) async fn make(&self, conn: &mut PgConnection) -> ProviderResult<()> {
-        let failed = |e| self.error("preparing", e);
+        let failed = |e| {
+            let hint = match error::is_state(&e, "42501") {
+                true => "preparing (the role needs CREATE on the schema)",
+                false => "preparing",
+            };
+            self.error(hint, e)
+        };
         let look = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(&self.name);
         let row = look.fetch_one(&mut *conn).await.map_err(failed)?;
         if row.try_get(0).map_err(failed)? {
@@ -94,13 +100,6 @@ impl Table {
         let done = replace.execute(conn).await;
         let done = done.map_err(|e| self.error("replacing", e))?;
         Ok(done.rows_affected() == 1)
-    }
-
-    async fn forget(&self, conn: &mut PgConnection, tenant: &TenantId) -> ProviderResult<()> {
-        let sql = format!("DELETE FROM {} WHERE tenant_id = $1", self.name);
-        let forget = sqlx::query(AssertSqlSafe(sql)).bind(tenant.as_str());
-        let done = forget.execute(conn).await;
-        done.map(drop).map_err(|e| self.error("forgetting", e))
     }
 
     async fn get(

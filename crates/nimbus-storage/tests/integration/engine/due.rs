@@ -119,6 +119,29 @@ pub async fn due_work_is_done_once(servers: Servers) {
     servers.close().await;
 }
 
+/// Who looks between the announcement of work and its commit finds nothing, and does not put the wake off for good.
+pub async fn due_work_that_is_only_announced_is_not_forgotten(servers: Servers) {
+    let (a, b) = servers.tenant("t").await;
+    // The tables are there, and nothing is.
+    schedule(&b, 1, 5).await.unwrap();
+    while look(&servers.a).await.unwrap() > 0 {}
+    let gate = servers.hooks.hold_commits();
+    let late = b.clone();
+    let scheduling = tokio::spawn(async move { schedule(&late, 2, 7).await });
+    gate.arrival().await;
+    let due = servers.a.due_tenants(10, 10).await.unwrap();
+    assert_eq!(due.len(), 1, "it is announced");
+    settle(&servers.a, &due[0]).await.unwrap();
+    assert_eq!(numbers(&a, done()).await, [1], "and not there");
+    servers.hooks.clear();
+    gate.open();
+    scheduling.await.unwrap().unwrap();
+    while look(&servers.a).await.unwrap() > 0 {}
+    assert_eq!(numbers(&a, done()).await, [1, 2], "nobody woke for it");
+    drop((a, b));
+    servers.close().await;
+}
+
 /// What a server scheduled and did not do, because it is gone, is found by the other one, and so is a tenant's end.
 pub async fn due_work_of_a_server_that_is_gone_is_done(servers: Servers) {
     let (a, b) = servers.tenant("t").await;
@@ -134,7 +157,10 @@ pub async fn due_work_of_a_server_that_is_gone_is_done(servers: Servers) {
     assert_eq!(numbers(&b, done()).await, [1, 2]);
     schedule(&b, 3, 9).await.unwrap();
     drop(b);
+    let due = servers.b.due_tenants(9, 10).await.unwrap();
     servers.b.delete_tenant(&name("t")).await.unwrap();
     assert_eq!(servers.b.due_tenants(u64::MAX, 10).await.unwrap(), []);
+    let gone = servers.b.due_tenant(&due[0]).await;
+    assert!(matches!(gone, Err(StoreError::TenantNotFound { .. })));
     servers.b.close().await.unwrap();
 }

@@ -21,7 +21,10 @@ pub use super::blind::{
     answers_of_the_catalogue_are_the_newest, inserts_take_no_snapshot,
     other_changes_are_seen_without_another_run, tables_are_made_once,
 };
-pub use super::due::{due_work_is_done_once, due_work_of_a_server_that_is_gone_is_done};
+pub use super::due::{
+    due_work_is_done_once, due_work_of_a_server_that_is_gone_is_done,
+    due_work_that_is_only_announced_is_not_forgotten,
+};
 use super::history::anomalies;
 use super::isolation::{CLIENTS, EACH, Mode, TABLE, clients, prepared};
 use super::lists;
@@ -478,6 +481,7 @@ macro_rules! two_servers {
             a_dead_servers_schema_change_is_undone,
             due_work_is_done_once,
             due_work_of_a_server_that_is_gone_is_done,
+            due_work_that_is_only_announced_is_not_forgotten,
             policies_reach_the_other_server,
             usage_counts_the_other_servers_commits,
             quotas_hold_over_both_servers,

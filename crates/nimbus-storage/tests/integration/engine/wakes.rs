@@ -53,10 +53,6 @@ impl WakeStore for Wakes {
         self.inner.replace(seen, at_ms)
     }
 
-    fn forget<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<()>> {
-        self.inner.forget(tenant)
-    }
-
     fn get<'a>(&'a self, tenant: &'a TenantId) -> BoxFuture<'a, ProviderResult<Option<Wake>>> {
         self.inner.get(tenant)
     }
