@@ -115,6 +115,7 @@ pub async fn due_work_is_done_once(servers: Servers) {
     assert_eq!(numbers(&a, done()).await, all);
     let left = numbers(&b, jobs()).await;
     assert!(left.is_empty(), "nobody woke for {left:?}");
+    assert_consistent(&a).await;
     drop((a, b));
     servers.close().await;
 }
@@ -138,6 +139,7 @@ pub async fn due_work_that_is_only_announced_is_not_forgotten(servers: Servers) 
     scheduling.await.unwrap().unwrap();
     while look(&servers.a).await.unwrap() > 0 {}
     assert_eq!(numbers(&a, done()).await, [1, 2], "nobody woke for it");
+    assert_consistent(&b).await;
     drop((a, b));
     servers.close().await;
 }
