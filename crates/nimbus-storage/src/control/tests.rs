@@ -200,6 +200,21 @@ fn wakes_are_in_order_after_an_error() {
     assert_eq!(ControlDb::open(dir.path()).unwrap().wake(&t), Some(7));
 }
 
+/// A change that failed may be in the file all the same: what is announced next is looked up there.
+#[test]
+fn a_wake_that_may_be_gone_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = ControlDb::open(dir.path()).unwrap();
+    let t = tenant("t");
+    db.lower_wake(&t, 5).unwrap();
+    db.set_wake(&t, None).unwrap();
+    // As if that had failed: the mirror has it still, and the file is closed.
+    db.mirror().wakes.set(&t, Some(5));
+    db.writer().db = None;
+    assert!(db.lower_wake(&t, 7).unwrap());
+    assert_eq!(after_kill(dir.path()).1.wake(&t), Some(7));
+}
+
 /// Whatever happened, a crash never leaves a wake later than the last one promised.
 #[test]
 fn a_kill_never_leaves_a_later_wake() {

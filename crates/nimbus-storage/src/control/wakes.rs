@@ -25,6 +25,8 @@ impl ControlDb {
     /// `Full`, `Io`; the caller must not commit the work that the wake is for.
     pub fn lower_wake(&self, tenant: &TenantId, at_ms: u64) -> ProviderResult<bool> {
         let mut writer = self.writer();
+        // After an error only the file knows.
+        self.reopened(&mut writer)?;
         // The time on disk is never later than the one in memory: only raises are lazy.
         let old = self.wake(tenant);
         if old.is_some_and(|old| old <= at_ms) {
@@ -55,6 +57,7 @@ impl ControlDb {
     /// `Full`, `Io`.
     pub fn replace_wake(&self, seen: &Wake, at_ms: Option<u64>) -> ProviderResult<bool> {
         let mut writer = self.writer();
+        self.reopened(&mut writer)?;
         let is_as_seen = self.read().wakes.is_as_seen(seen);
         if is_as_seen {
             self.write_time(&mut writer, &seen.tenant, at_ms)?;
@@ -68,6 +71,7 @@ impl ControlDb {
         tenant: &TenantId,
         at_ms: Option<u64>,
     ) -> ProviderResult<()> {
+        self.reopened(writer)?;
         let old = self.wake(tenant);
         if old != at_ms {
             let lowers = at_ms.is_some_and(|at| old.is_none_or(|old| at < old));

@@ -140,10 +140,10 @@ pub(crate) async fn submit(
     tenant: &Arc<TenantInner>,
     mut transaction: Transaction,
 ) -> StoreResult<Result<Accepted, Conflicted>> {
-    match transaction.view.writes.is_empty() {
-        true => transaction.view.confirm().await?,
-        false => transaction.read_fence().await?,
+    if transaction.view.writes.is_empty() {
+        transaction.view.confirm().await?;
     }
+    let scheduled = transaction.meet_fence();
     let view = &transaction.view;
     if let Some(outdated) = Conflicted::of(view) {
         return Ok(Err(outdated));
@@ -155,10 +155,12 @@ pub(crate) async fn submit(
         .counters
         .documents_read
         .fetch_add(view.documents_read, Ordering::Relaxed);
-    transaction.announce().await?;
     let mut commit = [0; 16];
     super::fill_random(&mut commit)?;
-    enqueue(tenant, transaction.into_proposal(CommitId(commit))).await
+    // Lets go of the snapshot before anything is waited for.
+    let proposal = transaction.into_proposal(CommitId(commit));
+    super::wake::announce(tenant, scheduled).await?;
+    enqueue(tenant, proposal).await
 }
 
 /// Queues a proposal, waiting for room in the batch, and for a count of what the tenant holds if its quota needs one.

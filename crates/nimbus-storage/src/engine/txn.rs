@@ -67,7 +67,8 @@ impl Transaction {
     }
 
     /// Asks that the tenant be woken at `at_ms` (ms since 1970-01-01). The wake time is durable
-    /// before the commit is, so work that is committed is never slept through.
+    /// before the commit is, so work that is committed is never slept through. A transaction that writes
+    /// nothing schedules nothing.
     pub fn wake_at(&mut self, at_ms: u64) {
         self.wake_at = Some(self.wake_at.map_or(at_ms, |t| t.min(at_ms)));
     }

@@ -150,35 +150,39 @@ impl Wakes {
 pub(crate) struct Lowering {
     /// The least time that is wanted, and the number of the call that takes it.
     wanted: Mutex<(Option<u64>, u64)>,
-    /// How many calls succeeded or were followed by one that did.
-    done: tokio::sync::Mutex<u64>,
+    /// How many calls succeeded or were followed by one that did, and what those took that did neither: their
+    /// transactions may have failed, and those of others that waited for them have not.
+    done: tokio::sync::Mutex<(u64, Option<u64>)>,
 }
 
 impl Lowering {
-    /// Makes the wake time at most `at_ms`, durably.
+    /// Has the wake time be at most `at_ms`, by `call_it` if need be, which lowers it durably to what it is given.
     ///
     /// # Errors
-    /// `InvalidInput` if nobody keeps wake times of such tenants; the keeper's failure.
-    async fn lower(&self, tenant: &TenantInner, at_ms: u64) -> StoreResult<()> {
+    /// The call's failure.
+    async fn lower<F>(&self, at_ms: u64, call_it: impl FnOnce(u64) -> F) -> StoreResult<()>
+    where
+        F: Future<Output = StoreResult<()>>,
+    {
         let call = {
             let mut wanted = lock(&self.wanted);
             wanted.0 = Some(wanted.0.map_or(at_ms, |at| at.min(at_ms)));
             wanted.1
         };
         let mut done = self.done.lock().await;
-        if *done > call {
+        if done.0 > call {
             return Ok(());
         }
-        let (at_ms, call) = {
+        let (taken, call) = {
             let mut wanted = lock(&self.wanted);
-            // Nothing is wanted where a call before took it and failed.
-            let at_ms = wanted.0.take().map_or(at_ms, |at| at.min(at_ms));
             wanted.1 += 1;
-            (at_ms, wanted.1)
+            (wanted.0.take(), wanted.1)
         };
-        let (_, keeper) = tenant.shared.wakes.serving(&tenant.id)?;
-        lower(keeper, &tenant.id, at_ms).await?;
-        *done = call;
+        let least = [taken, done.1].into_iter().flatten().fold(at_ms, u64::min);
+        // Kept until it is done, also where this is given up in between.
+        done.1 = Some(least);
+        call_it(least).await?;
+        *done = (call, None);
         Ok(())
     }
 }
@@ -195,22 +199,26 @@ async fn lower(keeper: &Keeper, tenant: &TenantId, at_ms: u64) -> ProviderResult
 }
 
 impl Transaction {
-    /// Has those who look for work meanwhile make this transaction run again. To be called before it is validated.
-    pub(super) async fn read_fence(&mut self) -> StoreResult<()> {
-        if self.wanted_wake().is_some() {
-            self.view.get(Keyspace::Jobs, FENCE_KEY).await?;
-        }
-        Ok(())
+    /// Has those who look for work from now on make this transaction run again, if it schedules some: when.
+    pub(super) fn meet_fence(&mut self) -> Option<u64> {
+        let at_ms = self.wanted_wake()?;
+        // Its value does not matter.
+        self.view.rely_on(Keyspace::Jobs, FENCE_KEY);
+        Some(at_ms)
     }
+}
 
-    /// Announces the work that is scheduled, durably.
-    pub(super) async fn announce(&mut self) -> StoreResult<()> {
-        let Some(at_ms) = self.wanted_wake() else {
-            return Ok(());
-        };
-        let tenant = self.tenant.clone();
-        tenant.lowering.lower(&tenant, at_ms).await
-    }
+/// Announces work that a transaction schedules which met the fence, durably.
+///
+/// # Errors
+/// `InvalidInput` if nobody keeps wake times of such tenants; the keeper's failure.
+pub(super) async fn announce(tenant: &TenantInner, at_ms: Option<u64>) -> StoreResult<()> {
+    let Some(at_ms) = at_ms else { return Ok(()) };
+    let call = async |at_ms| {
+        let (_, keeper) = tenant.shared.wakes.serving(&tenant.id)?;
+        Ok(lower(keeper, &tenant.id, at_ms).await?)
+    };
+    tenant.lowering.lower(at_ms, call).await
 }
 
 impl Tenant {
@@ -220,7 +228,8 @@ impl Tenant {
             Box::pin(async move {
                 let mut look = [0; 16];
                 fill_random(&mut look)?;
-                let after = Bytes::from(data_encoding::HEXLOWER.encode(&look));
+                let look = data_encoding::HEXLOWER.encode(&look);
+                let after = Bytes::from(serde_json::json!({ "look": look }).to_string());
                 let before = tx.view.get(Keyspace::Jobs, FENCE_KEY).await?;
                 tx.view.put(Keyspace::Jobs, FENCE_KEY, before, Some(after))
             })
@@ -265,21 +274,25 @@ impl Engine {
     /// announced again. Takes a commit.
     ///
     /// # Errors
-    /// As [`Engine::tenant`] and [`Tenant::transact`]. After `TenantNotFound` it is due no more.
+    /// As [`Engine::tenant`] and [`Tenant::transact`]. With `TenantNotFound` the wake time is cleared.
     pub async fn due_tenant(&self, due: &DueTenant) -> StoreResult<Tenant> {
-        let opened = self.tenant(due.tenant()).await;
+        let opened = async {
+            let tenant = self.tenant(due.tenant()).await?;
+            tenant.raise_fence().await?;
+            Ok(tenant)
+        };
+        let opened = opened.await;
         if let Err(StoreError::TenantNotFound { .. }) = opened {
             // Its deletion was cut off, or it was never more than the copy of a move.
             let left = std::slice::from_ref(due);
             self.inner.shared.wakes.clear(left).await;
         }
-        let tenant = opened?;
-        tenant.raise_fence().await?;
-        Ok(tenant)
+        opened
     }
 
     /// Sets or clears the wake time of a tenant from [`Engine::due_tenant`], where no work was found that is due. False if
-    /// somebody announced some since it was told: then nothing is changed, and the tenant is due still.
+    /// it is another one by now, since somebody announced work or looked as well: then it stays, and [`Engine::due_tenants`]
+    /// tells of it if it is due.
     ///
     /// # Errors
     /// `InvalidInput` if nobody keeps wake times of such tenants; the keeper's failure.
@@ -295,5 +308,37 @@ impl Engine {
             lower(serving, due.tenant(), at_ms).await?;
         }
         Ok(told.replace(&due.wake, None).await?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    /// What a call took that failed, the next one does for those who waited for it.
+    #[tokio::test]
+    async fn a_failed_call_is_made_up_for() {
+        let lowering = Lowering::default();
+        let tried = Mutex::new(Vec::new());
+        let call = |at_ms: u64, fails: bool| {
+            let tried = &tried;
+            lowering.lower(at_ms, move |least| async move {
+                lock(tried).push(least);
+                match fails {
+                    true => Err(StoreError::Closed),
+                    false => Ok(()),
+                }
+            })
+        };
+        let held = lowering.done.lock().await;
+        let waiting = async { tokio::join!(call(10, true), call(1_000, false), call(3, false)) };
+        let ((first, second, third), ()) = tokio::join!(waiting, async { drop(held) });
+        assert!(first.is_err());
+        second.unwrap();
+        third.unwrap();
+        assert_eq!(*lock(&tried), [3, 3]);
+        call(7, false).await.unwrap();
+        assert_eq!(lock(&tried).last(), Some(&7), "nothing is owed any more");
     }
 }

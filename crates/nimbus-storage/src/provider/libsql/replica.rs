@@ -152,7 +152,7 @@ impl Replica {
 
     /// Has later reads look at the primary first.
     pub(super) fn look_again(&self) {
-        self.view().looked = None;
+        self.view().look_from = Some(Instant::now());
     }
 
     /// A snapshot of what was committed through this server, and of what others committed up to `max_staleness` ago.

@@ -186,8 +186,9 @@ pub(super) const CREATE_WAKES: [&str; 2] = [
     "CREATE TABLE IF NOT EXISTS wakes (tenant_id TEXT PRIMARY KEY NOT NULL, at_ms INTEGER NOT NULL, mark INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS wakes_by_time ON wakes (at_ms, tenant_id)",
 ];
-/// `?1` tenant, `?2` time, `?3` mark.
-pub(super) const LOWER_WAKE: &str = "INSERT INTO wakes (tenant_id, at_ms, mark) VALUES (?1, ?2, ?3) \
+/// `?1` tenant, `?2` time. The mark is made there: one that is sent again must not bring back one that somebody saw.
+pub(super) const LOWER_WAKE: &str = "INSERT INTO wakes (tenant_id, at_ms, mark) \
+     VALUES (?1, ?2, random() & 9223372036854775807) \
      ON CONFLICT (tenant_id) DO UPDATE SET at_ms = min(at_ms, excluded.at_ms), mark = excluded.mark";
 /// `?1` tenant, `?2` mark that was seen, `?3` time, `?4` mark; a row if it was done.
 pub(super) const REPLACE_WAKE: &str =

@@ -58,8 +58,7 @@ impl Wakes {
 impl WakeStore for Wakes {
     fn lower<'a>(&'a self, tenant: &'a TenantId, at_ms: u64) -> BoxFuture<'a, ProviderResult<()>> {
         async move {
-            let mark = fresh_mark()?;
-            let args = vec![tenant.as_str().into(), signed(at_ms).into(), mark.into()];
+            let args = vec![tenant.as_str().into(), signed(at_ms).into()];
             self.write(sql::LOWER_WAKE, args).await.map(drop)
         }
         .boxed()

@@ -48,6 +48,8 @@ pub(super) struct View {
     applied: Option<(i64, u64)>,
     /// When the primary was asked last, of everything that is applied.
     pub(super) looked: Option<Instant>,
+    /// When it was asked before this, that is not enough.
+    pub(super) look_from: Option<Instant>,
     /// The copy is of no use any more.
     pub(super) doubt: bool,
     /// The tenant is deleted.
@@ -74,7 +76,9 @@ impl View {
     /// Whether a read that began at `asked` may go ahead.
     pub(super) fn is_fresh(&self, asked: Instant, stale: Duration) -> bool {
         let reached = self.applied.is_some_and(|(at, _)| at >= self.required);
-        let looked = self.looked.is_some_and(|looked| looked + stale >= asked);
+        let looked = self
+            .looked
+            .is_some_and(|looked| looked + stale >= asked && Some(looked) >= self.look_from);
         reached && looked && !self.doubt && !self.gone
     }
 
