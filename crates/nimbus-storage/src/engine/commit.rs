@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::catalog::IndexState;
 use super::follow;
 use super::function::CommitStamp;
 use super::quota;
@@ -20,7 +21,7 @@ use super::tenant::{Tenant, TenantInner, WaitTicket, now_ns};
 use super::txn::Transaction;
 use super::view::View;
 use crate::error::{CommitId, StoreError, StoreResult};
-use crate::provider::CommitError;
+use crate::provider::{CommitError, Keyspace};
 
 /// Times that a batch is offered again after a passing failure (lock timeout, deadlock).
 const TRANSIENT_TRIES: u32 = 6;
@@ -267,6 +268,9 @@ async fn perform(tenant: &TenantInner, work: Work) {
 }
 
 async fn write(tenant: &TenantInner, taken: TakenBatch) {
+    if tenant.store.is_shared() && meets_a_fill(tenant, &taken) {
+        return follow::commit_in_turn(tenant, taken).await;
+    }
     match offer(tenant, &taken).await {
         Err(CommitError::HeadMoved { .. }) if tenant.store.is_shared() => {
             follow::commit_in_turn(tenant, taken).await;
@@ -276,6 +280,23 @@ async fn write(tenant: &TenantInner, taken: TakenBatch) {
         }
         result => conclude(tenant, taken, result),
     }
+}
+
+/// Whether a batch removes entries of an index that is being filled. That is done in turns which leave the head as it is, so
+/// a commit that waited for one goes on, and a database may look for its rows as they were before it waited: an entry that
+/// the turn made would stay. In a turn of its own it sees them.
+fn meets_a_fill(tenant: &TenantInner, taken: &TakenBatch) -> bool {
+    let writes = taken.batch.writes.iter();
+    let removed = writes.filter(|((space, _), value)| *space == Keyspace::Index && value.is_none());
+    let mut removed = removed.map(|((_, key), _)| key).peekable();
+    if removed.peek().is_none() {
+        return false;
+    }
+    let catalog = tenant.state().catalog();
+    let indexes = catalog.tables().flat_map(|table| &table.indexes);
+    let filling = indexes.filter(|index| index.state == IndexState::Backfilling);
+    let filling: Vec<_> = filling.map(|index| index.id.to_be_bytes()).collect();
+    removed.any(|key| filling.iter().any(|id| key.starts_with(id)))
 }
 
 /// Offers a batch to the provider, again after passing failures.
