@@ -48,7 +48,9 @@ impl ControlDb {
     /// # Errors
     /// `Full`, `Io`.
     pub fn set_wake(&self, tenant: &TenantId, at_ms: Option<u64>) -> ProviderResult<()> {
-        self.write_time(&mut self.writer(), tenant, at_ms)
+        let mut writer = self.writer();
+        self.reopened(&mut writer)?;
+        self.write_time(&mut writer, tenant, at_ms)
     }
 
     /// As [`ControlDb::set_wake`], unless somebody set or lowered it since `seen`; whether it was done.
@@ -71,7 +73,6 @@ impl ControlDb {
         tenant: &TenantId,
         at_ms: Option<u64>,
     ) -> ProviderResult<()> {
-        self.reopened(writer)?;
         let old = self.wake(tenant);
         if old != at_ms {
             let lowers = at_ms.is_some_and(|at| old.is_none_or(|old| at < old));

@@ -523,13 +523,10 @@ impl Job {
         let both = (&*self.source, &*self.target);
         let left = wakes.carry(&self.tenant, both).await?;
         let decided = combined::decide(store, turn, head, self.target.name()).await;
-        match decided {
-            Ok(()) => Ok(left),
-            Err(error) => Err(Undecided {
-                unknown: matches!(error, CommitError::OutcomeUnknown { .. }),
-                ..not_decided(error)
-            }),
-        }
+        decided.map(|()| left).map_err(|error| Undecided {
+            unknown: matches!(error, CommitError::OutcomeUnknown { .. }),
+            ..not_decided(error)
+        })
     }
 }
 

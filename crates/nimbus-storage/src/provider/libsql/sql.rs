@@ -186,13 +186,13 @@ pub(super) const CREATE_WAKES: [&str; 2] = [
     "CREATE TABLE IF NOT EXISTS wakes (tenant_id TEXT PRIMARY KEY NOT NULL, at_ms INTEGER NOT NULL, mark INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS wakes_by_time ON wakes (at_ms, tenant_id)",
 ];
-/// `?1` tenant, `?2` time. The mark is made there: one that is sent again must not bring back one that somebody saw.
+/// `?1` tenant, `?2` time. Marks are made there: a change that is sent again must not bring back one that somebody saw.
 pub(super) const LOWER_WAKE: &str = "INSERT INTO wakes (tenant_id, at_ms, mark) \
      VALUES (?1, ?2, random() & 9223372036854775807) \
      ON CONFLICT (tenant_id) DO UPDATE SET at_ms = min(at_ms, excluded.at_ms), mark = excluded.mark";
-/// `?1` tenant, `?2` mark that was seen, `?3` time, `?4` mark; a row if it was done.
-pub(super) const REPLACE_WAKE: &str =
-    "UPDATE wakes SET at_ms = ?3, mark = ?4 WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";
+/// `?1` tenant, `?2` mark that was seen, `?3` time; a row if it was done.
+pub(super) const REPLACE_WAKE: &str = "UPDATE wakes SET at_ms = ?3, mark = random() & 9223372036854775807 \
+     WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";
 /// `?1` tenant, `?2` mark that was seen; a row if it was done.
 pub(super) const CLEAR_WAKE: &str =
     "DELETE FROM wakes WHERE tenant_id = ?1 AND mark = ?2 RETURNING 1";

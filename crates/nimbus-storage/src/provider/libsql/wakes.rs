@@ -11,7 +11,7 @@ use nimbus_core::TenantId;
 use super::hrana::{Outcome, Script, Value};
 use super::primary::Row;
 use super::{Shared, sql};
-use crate::provider::external::wakes::{fresh_mark, signed, wake_of};
+use crate::provider::external::wakes::{signed, wake_of};
 use crate::provider::{ProviderError, ProviderResult, Wake, WakeStore};
 
 /// The wake times of one primary.
@@ -73,7 +73,7 @@ impl WakeStore for Wakes {
             let mut args = vec![seen.tenant.as_str().into(), signed(seen.mark).into()];
             let sql = match at_ms {
                 Some(at_ms) => {
-                    args.extend([signed(at_ms).into(), fresh_mark()?.into()]);
+                    args.push(signed(at_ms).into());
                     sql::REPLACE_WAKE
                 }
                 None => sql::CLEAR_WAKE,
